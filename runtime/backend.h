@@ -1,0 +1,101 @@
+// What a device must be able to do: memory, and a small table of coarse operations. The layer loop (forward) and the
+// attention (longheads) are written once against this; a backend knows nothing of models, sessions or policy.
+//
+// Pointers in operations are device memory of the backend (from alloc), unless said otherwise. Shapes are row-major.
+// Operations run in order; write and read wait for what was asked before.
+#ifndef LH_BACKEND_H
+#define LH_BACKEND_H
+
+#include "base.h"
+#include "chunk_map.h"
+#include "quant.h"
+
+typedef struct lh_backend lh_backend;
+
+// y[i] (=|+=) w[i] . f(x) (+ bias[i]) for n tokens and one to three matrices that read the same input.
+// f: RMS norm where norm is set, silu(gate) * x where gate is set, x itself where neither is.
+typedef struct lh_project {
+    int32_t n;               // tokens
+    int32_t n_cols;          // width of x
+    const float *x;          // (n, n_cols)
+    const float *gate;       // (n, n_cols) or NULL
+    const float *norm;       // (n_cols) or NULL; host memory that lives as long as the model
+    float norm_eps;
+    int32_t n_out;           // 1..3
+    const lh_tensor *w[3];   // (w[i]->n_rows, n_cols)
+    const float *bias[3];    // (w[i]->n_rows) or NULL; host memory, like norm
+    float *y[3];             // (n, w[i]->n_rows)
+    bool add;                // y[0] += ...: the residual stream (n_out is 1 then)
+} lh_project;
+
+// One layer's attention over n new tokens at positions pos, pos+1, ...
+// A chunk's keys and values are contiguous. n_chunk is the capacity of the cache in chunks.
+typedef struct lh_attention {
+    lh_chunk_plan plan;
+    int32_t n_head, n_head_kv, head_dim, n_chunk;
+    float scale;                    // of q.k
+    // the cache of this layer
+    lh_kv_type kv_type;
+    void *k;                        // (n_head_kv, n_chunk, chunk, head_dim), rotated by the offset inside the chunk
+    void *v;                        // (n_head_kv, n_chunk, chunk, head_dim)
+    lh_scheme scheme;
+    int32_t n_summary, summary_dim;
+    float *summary;                 // (n_summary, n_chunk, summary_dim)
+    float *queries;                 // (chunk, n_head, head_dim): q of the tokens of the unfinished chunk; NULL: not needed
+    // rotations, see rope.h
+    const float *rope_offset;       // (chunk, 2, head_dim): by 0, 1, ..., chunk-1 tokens
+    const float *rope_chunk;        // (n_rope_chunk, 2, head_dim): by 0, 1, ... chunks
+    int32_t rope_dim;               // rotated dimensions of a head
+    // the batch; q and k are not rotated
+    int64_t pos;
+    int32_t n;
+    const float *q;                 // (n, n_head, head_dim)
+    const float *new_k, *new_v;     // (n, n_head_kv, head_dim)
+    int32_t n_select;               // n_head, or n_head_kv where a group chooses together
+    int32_t *chosen;                // (n, n_select, plan.k), ascending; rows of dense tokens are not written
+    float *out;                     // (n, n_head, head_dim)
+} lh_attention;
+
+typedef struct lh_backend_ops {
+    void (*free)(lh_backend *b);
+    // Zeroed. Fails with LH_ERR_MEMORY and a sentence.
+    lh_status (*alloc)(lh_backend *b, size_t bytes, void **out);
+    void (*release)(lh_backend *b, void *p);
+    lh_status (*write)(lh_backend *b, void *device, const void *host, size_t bytes);
+    lh_status (*read)(lh_backend *b, void *host, const void *device, size_t bytes);
+    // Bytes alloc can still give.
+    uint64_t (*available)(lh_backend *b);
+    // Make a matrix of weights reachable (sets t->device where the backend keeps its own copy), and take it back.
+    lh_status (*upload)(lh_backend *b, lh_tensor *t);
+    void (*unload)(lh_backend *b, lh_tensor *t);
+    // Enter and leave a sequence of operations: sessions on several threads take turns here.
+    void (*begin)(lh_backend *b);
+    void (*end)(lh_backend *b);
+
+    // x (n, n_cols) = rows ids of table. ids: host memory, already checked.
+    lh_status (*embed)(lh_backend *b, const lh_tensor *table, const int32_t *ids, int32_t n, float *x);
+    lh_status (*project)(lh_backend *b, const lh_project *p);
+    // Store the batch's keys, rotated by their offsets, and values.
+    lh_status (*append)(lh_backend *b, const lh_attention *a);
+    // Fill the summaries of chunks [first, end), which are complete once the batch is appended, and keep the queries
+    // of the chunk that stays unfinished.
+    lh_status (*summarize)(lh_backend *b, const lh_attention *a, int32_t first, int32_t end);
+    // Fill chosen for the tokens of the batch that are not dense.
+    lh_status (*select)(lh_backend *b, const lh_attention *a);
+    lh_status (*attend)(lh_backend *b, const lh_attention *a);
+} lh_backend_ops;
+
+// The head of every backend's own struct.
+struct lh_backend {
+    const lh_backend_ops *ops;
+    char name[64];           // "cpu (avx512+vnni, 2 threads)"
+    int32_t n_threads;
+};
+
+// device as in lh_model_options. Unknown or absent devices are refused by name.
+lh_status lh_backend_open(const char *device, int32_t n_threads, lh_backend **out);
+void lh_backend_free(lh_backend *b);
+
+lh_status lh_backend_open_cpu(int32_t n_threads, lh_backend **out);
+
+#endif

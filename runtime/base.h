@@ -1,0 +1,32 @@
+// What everything stands on: statuses with a per-thread sentence, and aligned memory.
+#ifndef LH_BASE_H
+#define LH_BASE_H
+
+#include "include/longheads.h"
+
+#define LH_ALIGN 64  // a cache line, and the widest vector
+
+// Remember the sentence for this thread and return the status, so that `return lh_error(LH_ERR_FORMAT, "...", ...)` is
+// the whole error path.
+lh_status lh_error(lh_status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+// Put "prefix: " before the sentence of the current error (a path, a tensor's name); returns status unchanged.
+lh_status lh_error_context(lh_status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+#define LH_TRY(expr)                                \
+    do {                                            \
+        lh_status lh_try_ = (expr);                 \
+        if (lh_try_ != LH_OK) return lh_try_;       \
+    } while (0)
+
+// Zeroed, LH_ALIGN-aligned; NULL if there is none (lh_error is set) or if count * size overflows.
+void *lh_alloc(size_t count, size_t size);
+void lh_free(void *p);
+
+// Bytes this process can still get (MemAvailable, lowered by a container's limit); UINT64_MAX if unknown.
+uint64_t lh_memory_available(void);
+
+#define LH_MIN(a, b) ((a) < (b) ? (a) : (b))
+#define LH_MAX(a, b) ((a) > (b) ? (a) : (b))
+#define LH_ROUND_UP(a, b) (((a) + (b) - 1) / (b) * (b))
+
+#endif

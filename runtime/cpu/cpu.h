@@ -1,0 +1,38 @@
+// The CPU backend's own state, shared by its operations.
+#ifndef LH_CPU_H
+#define LH_CPU_H
+
+#include "attention_kernels.h"
+#include "backend.h"
+#include "matmul_kernels.h"
+#include "threads.h"
+
+typedef struct lh_cpu {
+    lh_backend base;
+    lh_threads *threads;
+    lh_matmul_kernels matmul;
+    lh_attention_kernels attention;
+    // Scratch that grows to what an operation asks for and is kept; slot 0 is shared by all threads of an operation,
+    // slot 1 + t belongs to thread t.
+    struct lh_scratch {
+        void *data;
+        size_t size;
+    } *scratch;
+} lh_cpu;
+
+// At least `bytes`, LH_ALIGN-aligned, contents undefined; NULL if there is none (lh_error is set). Call it before the
+// threads start, not inside a task: growing may move it.
+void *lh_cpu_scratch_shared(lh_cpu *c, size_t bytes);
+// The same for every thread: lh_cpu_scratch_of(c, thread) then gives it.
+lh_status lh_cpu_scratch_threads(lh_cpu *c, size_t bytes);
+static inline void *lh_cpu_scratch_of(lh_cpu *c, int thread) { return c->scratch[1 + thread].data; }
+
+// The operations, by file.
+lh_status lh_cpu_embed(lh_backend *b, const lh_tensor *table, const int32_t *ids, int32_t n, float *x);  // matmul.c
+lh_status lh_cpu_project(lh_backend *b, const lh_project *p);                                            // matmul.c
+lh_status lh_cpu_append(lh_backend *b, const lh_attention *a);                                           // attention.c
+lh_status lh_cpu_summarize(lh_backend *b, const lh_attention *a, int32_t first, int32_t end);            // select.c
+lh_status lh_cpu_select(lh_backend *b, const lh_attention *a);                                           // select.c
+lh_status lh_cpu_attend(lh_backend *b, const lh_attention *a);                                           // attention.c
+
+#endif

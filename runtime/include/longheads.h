@@ -1,0 +1,190 @@
+// longheads: LLaMA-class models that read far past their trained context.
+//
+// The only public header. A model (immutable weights) is apart from a session (one mutable timeline: KV cache,
+// summaries, position, logits); many sessions share a model. Nothing here exits, aborts or prints: a call that can
+// fail returns a status, and lh_last_error() has the sentence, per thread. Every *_free accepts NULL.
+#ifndef LONGHEADS_H
+#define LONGHEADS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define LH_API __attribute__((visibility("default")))
+#else
+#define LH_API
+#endif
+
+typedef struct lh_model lh_model;
+typedef struct lh_session lh_session;
+typedef struct lh_tokenizer lh_tokenizer;
+typedef struct lh_detokenizer lh_detokenizer;
+typedef struct lh_sampler lh_sampler;
+
+typedef enum lh_status {
+    LH_OK = 0,
+    LH_ERR_IO,           // a file cannot be opened, read or written
+    LH_ERR_FORMAT,       // a file is damaged or not what it claims to be
+    LH_ERR_UNSUPPORTED,  // well-formed, but not something this build can do
+    LH_ERR_ARGUMENT,     // the caller's value is out of range
+    LH_ERR_MEMORY,       // not enough memory
+    LH_ERR_CONTEXT,      // the tokens do not fit the session's context
+    LH_ERR_STATE,        // the call makes no sense now (no logits yet, ...)
+    LH_ERR_BUSY,         // the session is in use on another thread
+    LH_ERR_BACKEND,      // the device failed
+} lh_status;
+
+// The sentence of the last call that failed on this thread ("" if none).
+LH_API const char *lh_last_error(void);
+LH_API const char *lh_version(void);
+// What the CPU backend runs with, e.g. "avx512+vnni+bf16". Static string.
+LH_API const char *lh_cpu_description(void);
+
+// --- model -----------------------------------------------------------------------------------------------------
+
+typedef struct lh_model_options {
+    const char *device;  // "auto", "cpu", "cuda", "cuda:N"; NULL is "auto"
+    int32_t n_threads;   // 0: as many as this process may use (affinity and container quota)
+} lh_model_options;
+
+typedef struct lh_model_info {
+    int32_t n_vocab, n_layer, n_head, n_head_kv, head_dim, n_embd, n_ff;
+    int64_t trained_ctx;     // tokens
+    int64_t weight_bytes;    // tensors, as stored
+    int64_t n_params;
+    int32_t n_threads;
+    const char *device;      // lives as long as the model
+} lh_model_info;
+
+// A metadata entry as the file holds it; pointers live as long as the model.
+// type and elem_type are GGUF value types: 0 u8, 1 i8, 2 u16, 3 i16, 4 u32, 5 i32, 6 f32, 7 bool, 8 string, 9 array,
+// 10 u64, 11 i64, 12 f64. Scalars: data is the value, little endian. Strings: data is the text, size bytes, no
+// terminator. Arrays: data is count elements; strings inside are a u64 length and the bytes.
+typedef struct lh_metadata {
+    const char *key;
+    int32_t type, elem_type;
+    uint64_t count;          // elements of an array, else 1
+    const void *data;
+    uint64_t size;           // bytes at data
+} lh_metadata;
+
+LH_API lh_status lh_model_open(const char *path, const lh_model_options *options, lh_model **out);
+LH_API void lh_model_free(lh_model *m);
+LH_API void lh_model_get_info(const lh_model *m, lh_model_info *out);
+LH_API int64_t lh_model_n_metadata(const lh_model *m);
+LH_API lh_status lh_model_get_metadata(const lh_model *m, int64_t i, lh_metadata *out);
+LH_API const lh_tokenizer *lh_model_tokenizer(const lh_model *m);
+
+// --- session ---------------------------------------------------------------------------------------------------
+
+typedef enum lh_scheme { LH_SCHEME_BOUNDS = 0, LH_SCHEME_PAPER = 1 } lh_scheme;
+typedef enum lh_select_per { LH_PER_HEAD = 0, LH_PER_KV_HEAD = 1 } lh_select_per;
+typedef enum lh_attention_kind { LH_ATTENTION_LONGHEADS = 0, LH_ATTENTION_DENSE = 1 } lh_attention_kind;
+typedef enum lh_kv_type { LH_KV_F16 = 0, LH_KV_F32 = 1 } lh_kv_type;
+
+// Lengths in tokens. 0 means "from the model"; lh_session_options_resolve says what that is.
+typedef struct lh_session_options {
+    int64_t ctx;          // capacity (0: trained_ctx)
+    int32_t chunk;        // l (0: 64)
+    int32_t budget;       // k*l, a multiple of chunk (0: 2048, at most the window)
+    int32_t window;       // W, a multiple of chunk (0: three quarters of trained_ctx)
+    int32_t local;        // forced last chunks, own included (0: 4, or what the budget leaves room for)
+    int32_t dense_until;  // positions below attend densely (0: budget)
+    int32_t batch;        // most tokens computed at once (0: 1024)
+    lh_scheme scheme;
+    lh_select_per select_per;
+    lh_attention_kind attention;
+    lh_kv_type kv_type;
+} lh_session_options;
+
+typedef struct lh_session_stats {
+    int64_t kv_bytes, summary_bytes, buffer_bytes;  // reserved for the whole ctx
+} lh_session_stats;
+
+// Fill in every 0, cap what exceeds the model, refuse what makes no sense. Each cap adds a sentence and a newline to
+// notes (at most cap bytes with the terminator; may be NULL).
+LH_API lh_status lh_session_options_resolve(const lh_model *m, lh_session_options *inout, char *notes, size_t cap);
+// Resolves a copy of options (NULL: all defaults) and allocates. The model must outlive the session.
+LH_API lh_status lh_session_new(const lh_model *m, const lh_session_options *options, lh_session **out);
+LH_API void lh_session_free(lh_session *s);
+LH_API void lh_session_get_options(const lh_session *s, lh_session_options *out);
+LH_API void lh_session_get_stats(const lh_session *s, lh_session_stats *out);
+
+// Read n ids at the current position. All are checked before the first is computed. Afterwards logits are those that
+// follow the last id. n may be any size; slices keep the caller responsive.
+LH_API lh_status lh_session_feed(lh_session *s, const int32_t *ids, int64_t n);
+// As feed; logprobs[i] becomes ln p(ids[i] | everything before it), NaN for the first id of an empty session.
+LH_API lh_status lh_session_score(lh_session *s, const int32_t *ids, int64_t n, float *logprobs);
+LH_API lh_status lh_session_logits(lh_session *s, const float **out);  // (n_vocab,), valid until the next call
+LH_API int64_t lh_session_position(const lh_session *s);
+// Forget the last n tokens. Logits are gone until something is fed.
+LH_API lh_status lh_session_rewind(lh_session *s, int64_t n);
+// Chunks attended by the last token, (n_layer, n_head, *k), ascending, -1 where unused. out may be NULL to ask for *k.
+LH_API lh_status lh_session_selected(lh_session *s, int32_t *out, int32_t *k);
+LH_API lh_status lh_session_save(lh_session *s, const char *path);
+// Whole or not at all: a file of another model, other settings, or damaged leaves the session as it was.
+LH_API lh_status lh_session_load(lh_session *s, const char *path);
+
+// --- tokenizer -------------------------------------------------------------------------------------------------
+
+// Opens any GGUF with a vocabulary, weights or not.
+LH_API lh_status lh_tokenizer_open(const char *path, lh_tokenizer **out);
+LH_API void lh_tokenizer_free(lh_tokenizer *t);
+LH_API int32_t lh_tokenizer_n_vocab(const lh_tokenizer *t);
+LH_API int32_t lh_tokenizer_bos(const lh_tokenizer *t);  // -1: none
+LH_API int32_t lh_tokenizer_eos(const lh_tokenizer *t);  // -1: none
+LH_API bool lh_tokenizer_adds_bos(const lh_tokenizer *t);
+LH_API bool lh_tokenizer_is_end(const lh_tokenizer *t, int32_t id);      // ends a generation: eos, eot, eom
+LH_API bool lh_tokenizer_is_control(const lh_tokenizer *t, int32_t id);
+// UTF-8 text (any bytes; NUL allowed) to ids. bos: 1 add, 0 do not, -1 as the file says (then EOS as the file says too).
+// special: recognise control tokens written in the text. *n is the number of ids; LH_OK with *n > cap means that ids
+// got the first cap only and the caller should ask again.
+LH_API lh_status lh_tokenize(const lh_tokenizer *t, const char *text, size_t len, int bos, bool special, int32_t *ids,
+                             int64_t cap, int64_t *n);
+// The stored bytes of one token (byte tokens decoded, SentencePiece's space mark a space). Pointer lives with t.
+LH_API lh_status lh_token_bytes(const lh_tokenizer *t, int32_t id, const char **bytes, size_t *len);
+// ids to text, one at a time. Bytes come out when the UTF-8 sequence they belong to is whole; what can never become
+// one comes out as U+FFFD. Control tokens give nothing unless special. flush gives what is left.
+LH_API lh_status lh_detokenizer_new(const lh_tokenizer *t, bool special, lh_detokenizer **out);
+LH_API void lh_detokenizer_free(lh_detokenizer *d);
+LH_API lh_status lh_detokenizer_push(lh_detokenizer *d, int32_t id, const char **text, size_t *len);
+LH_API lh_status lh_detokenizer_flush(lh_detokenizer *d, const char **text, size_t *len);
+
+// --- sampler ---------------------------------------------------------------------------------------------------
+
+typedef struct lh_logit_bias {
+    int32_t id;
+    float bias;
+} lh_logit_bias;
+
+typedef struct lh_sampler_options {
+    float temperature;         // <= 0: greedy
+    int32_t top_k;             // <= 0: off
+    float top_p, min_p;        // 1 and 0: off
+    float typical_p;           // 1: off
+    float repeat_penalty;      // 1: off
+    float frequency_penalty, presence_penalty;  // 0: off
+    int32_t penalty_last_n;    // tokens looked back at; 0: none, -1: all
+    uint64_t seed;
+    const lh_logit_bias *logit_bias;  // copied
+    int32_t n_logit_bias;
+} lh_sampler_options;
+
+// Greedy, everything off.
+LH_API lh_sampler_options lh_sampler_default_options(void);
+LH_API lh_status lh_sampler_new(const lh_sampler_options *options, int32_t n_vocab, lh_sampler **out);
+LH_API void lh_sampler_free(lh_sampler *s);
+// Tell the penalties about a token (of the prompt, or one just chosen).
+LH_API lh_status lh_sampler_accept(lh_sampler *s, int32_t id);
+// logits (n_vocab,). logprob (may be NULL): ln softmax of the untouched logits at the chosen id.
+LH_API lh_status lh_sampler_sample(lh_sampler *s, const float *logits, int32_t *id, float *logprob);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
