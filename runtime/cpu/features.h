@@ -1,5 +1,5 @@
 // What the processor and the operating system allow. The environment variable LH_CPU lowers it, so that one machine
-// tests every path: generic, avx2, avx512 (no VNNI, no BF16), avx512vnni; anything else is the best there is.
+// tests every path: generic, avx2, avx512 (no VNNI, no BF16), avx512vnni, neon; anything else is the best there is.
 #ifndef LH_CPU_FEATURES_H
 #define LH_CPU_FEATURES_H
 
@@ -12,7 +12,9 @@ enum {
     LH_CPU_DOTPROD = 32,     // NEON sdot/udot
 };
 
-// Detected once, then lowered by LH_CPU.
+// Detected, then lowered by LH_CPU.
 unsigned lh_cpu_features(void);
+// "avx512+vnni+bf16", "generic", ... Static.
+const char *lh_cpu_features_text(unsigned features);
 
 #endif

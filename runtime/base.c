@@ -1,0 +1,84 @@
+#define _GNU_SOURCE
+#include "base.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define ERROR_CAP 1024
+
+static _Thread_local char error_text[ERROR_CAP];
+
+const char *lh_last_error(void) { return error_text; }
+
+lh_status lh_error(lh_status status, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    vsnprintf(error_text, sizeof error_text, format, args);
+    va_end(args);
+    return status;
+}
+
+lh_status lh_error_context(lh_status status, const char *format, ...) {
+    char rest[ERROR_CAP], prefix[ERROR_CAP];
+    memcpy(rest, error_text, sizeof rest);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(prefix, sizeof prefix, format, args);
+    va_end(args);
+    // A long prefix must not push the cause out of the buffer.
+    snprintf(error_text, sizeof error_text, "%.*s: %.*s", ERROR_CAP / 2, prefix, ERROR_CAP - ERROR_CAP / 2 - 4, rest);
+    return status;
+}
+
+void *lh_alloc(size_t count, size_t size) {
+    size_t bytes;
+    if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX - LH_ALIGN) {
+        lh_error(LH_ERR_MEMORY, "%zu items of %zu bytes are more than can be addressed", count, size);
+        return NULL;
+    }
+    bytes = LH_ROUND_UP(LH_MAX(bytes, 1), (size_t)LH_ALIGN);
+    // calloc's fresh pages are zero without being touched, which keeps a large KV cache free until it is used; the
+    // start of the block is kept in front of the aligned address.
+    char *block = calloc(1, bytes + LH_ALIGN);
+    if (!block) {
+        lh_error(LH_ERR_MEMORY, "out of memory: %zu bytes could not be had", bytes);
+        return NULL;
+    }
+    char *p = block + LH_ALIGN - (uintptr_t)block % LH_ALIGN;
+    memcpy(p - sizeof block, &block, sizeof block);
+    return p;
+}
+
+void lh_free(void *p) {
+    if (!p) return;
+    char *block;
+    memcpy(&block, (char *)p - sizeof block, sizeof block);
+    free(block);
+}
+
+// The first integer after `key` in a small text file; UINT64_MAX if there is none.
+static uint64_t read_number(const char *path, const char *key) {
+    FILE *f = fopen(path, "re");
+    if (!f) return UINT64_MAX;
+    char line[256];
+    uint64_t value = UINT64_MAX;
+    while (fgets(line, sizeof line, f)) {
+        unsigned long long v;
+        if (strncmp(line, key, strlen(key)) == 0 && sscanf(line + strlen(key), "%llu", &v) == 1) {
+            value = v;
+            break;
+        }
+    }
+    fclose(f);
+    return value;
+}
+
+uint64_t lh_memory_available(void) {
+    uint64_t free_kb = read_number("/proc/meminfo", "MemAvailable:");
+    uint64_t available = free_kb == UINT64_MAX ? UINT64_MAX : free_kb * 1024;
+    uint64_t limit = read_number("/sys/fs/cgroup/memory.max", ""), used = read_number("/sys/fs/cgroup/memory.current", "");
+    if (limit != UINT64_MAX && used != UINT64_MAX) available = LH_MIN(available, limit > used ? limit - used : 0);
+    return available;
+}

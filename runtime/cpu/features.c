@@ -1,0 +1,65 @@
+#include "features.h"
+
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+
+// The operating system must save the registers too: XCR0 tells which state it switches.
+static unsigned long long xcr0(void) {
+    unsigned lo, hi;
+    __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+    return (unsigned long long)hi << 32 | lo;
+}
+
+static unsigned detect(void) {
+    unsigned a, b, c, d, features = 0;
+    if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
+    const unsigned fma = 1u << 12, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29;
+    if ((c & (fma | osxsave | avx | f16c)) != (fma | osxsave | avx | f16c)) return 0;
+    unsigned long long state = xcr0();
+    if ((state & 0x6) != 0x6) return 0;  // xmm, ymm
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+    if (b >> 5 & 1) features |= LH_CPU_AVX2;
+    const unsigned f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31;
+    if (features && (b & (f | dq | bw | vl)) == (f | dq | bw | vl) && (state & 0xe0) == 0xe0) {
+        features |= LH_CPU_AVX512;
+        if (c >> 11 & 1) features |= LH_CPU_AVX512_VNNI;
+        if (__get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1)) features |= LH_CPU_AVX512_BF16;
+    }
+    return features;
+}
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
+
+static unsigned detect(void) {
+    const unsigned long asimddp = 1ul << 20;  // HWCAP_ASIMDDP
+    return LH_CPU_NEON | (getauxval(AT_HWCAP) & asimddp ? LH_CPU_DOTPROD : 0);
+}
+#else
+static unsigned detect(void) { return 0; }
+#endif
+
+unsigned lh_cpu_features(void) {
+    unsigned features = detect();
+    const char *lower = getenv("LH_CPU");
+    if (!lower) return features;
+    if (strcmp(lower, "generic") == 0) return 0;
+    if (strcmp(lower, "avx2") == 0) return features & LH_CPU_AVX2;
+    if (strcmp(lower, "avx512") == 0) return features & (LH_CPU_AVX2 | LH_CPU_AVX512);
+    if (strcmp(lower, "avx512vnni") == 0) return features & (LH_CPU_AVX2 | LH_CPU_AVX512 | LH_CPU_AVX512_VNNI);
+    if (strcmp(lower, "neon") == 0) return features & LH_CPU_NEON;
+    return features;
+}
+
+const char *lh_cpu_features_text(unsigned features) {
+    if (features & LH_CPU_AVX512) {
+        bool vnni = features & LH_CPU_AVX512_VNNI, bf16 = features & LH_CPU_AVX512_BF16;
+        return vnni && bf16 ? "avx512+vnni+bf16" : vnni ? "avx512+vnni" : "avx512";
+    }
+    if (features & LH_CPU_AVX2) return "avx2";
+    if (features & LH_CPU_NEON) return features & LH_CPU_DOTPROD ? "neon+dotprod" : "neon";
+    return "generic";
+}
