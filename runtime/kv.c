@@ -32,13 +32,13 @@ lh_status lh_kv_init(lh_kv *kv, lh_backend *backend, const lh_kv_shape *shape) {
     if (!table) return LH_ERR_MEMORY;
     kv->k = table;
     kv->v = table + shape->n_layer;
-    kv->summary = (float **)(table + 2 * (size_t)shape->n_layer);
-    kv->queries = (float **)(table + 3 * (size_t)shape->n_layer);
+    kv->summary = table + 2 * (size_t)shape->n_layer;
+    kv->queries = table + 3 * (size_t)shape->n_layer;
     for (int i = 0; i < shape->n_layer; i++) {
         LH_TRY(backend->ops->alloc(backend, side_bytes(shape), &kv->k[i]));
         LH_TRY(backend->ops->alloc(backend, side_bytes(shape), &kv->v[i]));
-        LH_TRY(backend->ops->alloc(backend, layer_summary_bytes(shape), (void **)&kv->summary[i]));
-        if (shape->keep_queries) LH_TRY(backend->ops->alloc(backend, layer_query_bytes(shape), (void **)&kv->queries[i]));
+        LH_TRY(backend->ops->alloc(backend, layer_summary_bytes(shape), &kv->summary[i]));
+        if (shape->keep_queries) LH_TRY(backend->ops->alloc(backend, layer_query_bytes(shape), &kv->queries[i]));
     }
     return LH_OK;
 }
@@ -53,7 +53,7 @@ void lh_kv_free(lh_kv *kv) {
 lh_status lh_kv_each(const lh_kv *kv, int64_t position, lh_kv_visit visit, void *arg) {
     const lh_kv_shape *s = &kv->shape;
     size_t row = (size_t)s->head_dim * lh_kv_type_size(s->type), head = (size_t)s->n_chunk * s->chunk * row;
-    size_t summary_head = (size_t)s->n_chunk * s->summary_dim;
+    size_t summary_head = (size_t)s->n_chunk * s->summary_dim * sizeof(float);
     size_t complete = (size_t)lh_chunk_of(position, s->chunk), offset = (size_t)lh_offset_of(position, s->chunk);
     for (int i = 0; i < s->n_layer; i++) {
         for (size_t h = 0; h < (size_t)s->n_head_kv; h++) {
@@ -61,7 +61,7 @@ lh_status lh_kv_each(const lh_kv *kv, int64_t position, lh_kv_visit visit, void 
             LH_TRY(visit(arg, (char *)kv->v[i] + h * head, (size_t)position * row));
         }
         for (size_t h = 0; h < (size_t)s->n_summary; h++)
-            LH_TRY(visit(arg, kv->summary[i] + h * summary_head, complete * s->summary_dim * sizeof(float)));
+            LH_TRY(visit(arg, (char *)kv->summary[i] + h * summary_head, complete * s->summary_dim * sizeof(float)));
         if (kv->queries[i]) LH_TRY(visit(arg, kv->queries[i], offset * s->n_head * s->head_dim * sizeof(float)));
     }
     return LH_OK;

@@ -18,8 +18,8 @@ typedef struct lh_kv {
     lh_backend *backend;
     int64_t position;                // tokens stored
     void **k, **v;                   // (n_layer) of (n_head_kv, n_chunk, chunk, head_dim)
-    float **summary;                 // (n_layer) of (n_summary, n_chunk, summary_dim)
-    float **queries;                 // (n_layer) of (chunk, n_head, head_dim), or of NULL
+    void **summary;                  // (n_layer) of (n_summary, n_chunk, summary_dim) floats
+    void **queries;                  // (n_layer) of (chunk, n_head, head_dim) floats, or of NULL
 } lh_kv;
 
 // Bytes of one value of K or V.

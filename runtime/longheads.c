@@ -1,0 +1,138 @@
+#include "longheads_impl.h"
+
+static const lh_scheme_traits schemes[] = {
+    [LH_SCHEME_BOUNDS] = {.name = "bounds", .vectors = 2},
+    [LH_SCHEME_PAPER] = {.name = "paper", .vectors = 1, .per_query_head = true, .needs_queries = true},
+};
+
+const lh_scheme_traits *lh_scheme_get(lh_scheme scheme) {
+    return (size_t)scheme < sizeof schemes / sizeof *schemes ? &schemes[scheme] : NULL;
+}
+
+lh_chunk_plan lh_plan_of(const lh_session_options *o) {
+    bool dense = o->attention == LH_ATTENTION_DENSE;
+    int32_t n_chunk = (int32_t)((o->ctx + o->chunk - 1) / o->chunk);
+    return (lh_chunk_plan){
+        .chunk = o->chunk,
+        .k = o->budget / o->chunk,
+        // Dense attention sees true distances however far they are.
+        .window = dense ? n_chunk : o->window / o->chunk,
+        .local = o->local,
+        .dense = dense ? INT32_MAX : o->dense_until / o->chunk,
+    };
+}
+
+lh_kv_shape lh_kv_shape_of(const lh_config *c, const lh_session_options *o) {
+    const lh_scheme_traits *scheme = lh_scheme_get(o->scheme);
+    lh_kv_shape shape = {
+        .n_layer = c->n_layer, .n_head = c->n_head, .n_head_kv = c->n_head_kv, .head_dim = c->head_dim,
+        .chunk = o->chunk, .n_chunk = (int32_t)((o->ctx + o->chunk - 1) / o->chunk), .type = o->kv_type,
+    };
+    // Where everything is attended nothing is chosen, and no summary is ever read.
+    if (o->attention == LH_ATTENTION_DENSE || o->ctx <= o->dense_until) return shape;
+    shape.n_summary = scheme->per_query_head ? c->n_head : c->n_head_kv;
+    shape.summary_dim = scheme->vectors * c->head_dim;
+    shape.keep_queries = scheme->needs_queries;
+    return shape;
+}
+
+static lh_status device_table(lh_backend *b, const lh_rope *rope, int64_t n, int64_t step, float **out) {
+    size_t count = (size_t)n * 2 * rope->head_dim;
+    float *host = lh_alloc(count, sizeof *host);
+    if (!host) return LH_ERR_MEMORY;
+    lh_rope_table(rope, n, step, host);
+    lh_status status = b->ops->alloc(b, count * sizeof *host, (void **)out);
+    if (status == LH_OK) status = b->ops->write(b, *out, host, count * sizeof *host);
+    lh_free(host);
+    return status;
+}
+
+lh_status lh_longheads_init(lh_longheads *lh, lh_backend *backend, const lh_config *c, const lh_rope *rope,
+                            const lh_session_options *o) {
+    *lh = (lh_longheads){
+        .backend = backend, .plan = lh_plan_of(o), .scheme = o->scheme, .n_layer = c->n_layer, .n_head = c->n_head,
+        .n_select = o->select_per == LH_PER_HEAD ? c->n_head : c->n_head_kv, .scale = rope->attn_scale,
+        .rope_dim = c->rope_dim, .last_position = -1,
+    };
+    LH_TRY(device_table(backend, rope, o->chunk, 1, &lh->rope_offset));
+    LH_TRY(device_table(backend, rope, lh->plan.window, o->chunk, &lh->rope_chunk));
+    size_t rows = (size_t)o->batch + c->n_layer - 1;
+    return backend->ops->alloc(backend, rows * lh->n_select * lh->plan.k * sizeof(int32_t), (void **)&lh->chosen);
+}
+
+void lh_longheads_free(lh_longheads *lh) {
+    if (!lh->backend) return;
+    lh->backend->ops->release(lh->backend, lh->rope_offset);
+    lh->backend->ops->release(lh->backend, lh->rope_chunk);
+    lh->backend->ops->release(lh->backend, lh->chosen);
+    *lh = (lh_longheads){0};
+}
+
+// Every layer writes its choices one row before where the layer before it did, so the row of the last token survives
+// the layers that follow: after the last layer the choices of all layers for that token lie together, none was copied.
+static int32_t *chosen_of(const lh_longheads *lh, int32_t layer, int32_t row) {
+    return lh->chosen + (size_t)(lh->n_layer - 1 - layer + row) * lh->n_select * lh->plan.k;
+}
+
+lh_status lh_longheads_layer(lh_longheads *lh, const lh_kv *kv, int32_t layer, int32_t n, int32_t first, const float *q,
+                             const float *k, const float *v, float *out) {
+    const lh_kv_shape *s = &kv->shape;
+    const lh_backend_ops *ops = lh->backend->ops;
+    lh_attention a = {
+        .plan = lh->plan, .n_head = s->n_head, .n_head_kv = s->n_head_kv, .head_dim = s->head_dim, .n_chunk = s->n_chunk,
+        .scale = lh->scale, .kv_type = s->type, .k = kv->k[layer], .v = kv->v[layer], .scheme = lh->scheme,
+        .n_summary = s->n_summary, .summary_dim = s->summary_dim, .summary = kv->summary[layer],
+        .queries = kv->queries[layer], .rope_offset = lh->rope_offset, .rope_chunk = lh->rope_chunk,
+        .rope_dim = lh->rope_dim, .pos = kv->position, .n = n, .q = q, .new_k = k, .new_v = v, .n_select = lh->n_select,
+        .chosen = chosen_of(lh, layer, 0), .out = out,
+    };
+    LH_TRY(ops->append(lh->backend, &a));
+    if (s->n_summary) {
+        int32_t chunk = lh->plan.chunk;
+        LH_TRY(ops->summarize(lh->backend, &a, lh_chunk_of(a.pos, chunk), lh_chunk_of(a.pos + n, chunk)));
+    }
+    // Summaries of chunks that the batch completed are in place: later tokens of the same batch may choose them.
+    size_t q_row = (size_t)s->n_head * s->head_dim, kv_row = (size_t)s->n_head_kv * s->head_dim;
+    a.pos += first;
+    a.n -= first;
+    a.q += first * q_row;
+    a.out += first * q_row;
+    a.new_k += first * kv_row;
+    a.new_v += first * kv_row;
+    a.chosen = chosen_of(lh, layer, first);
+    if (!lh_is_dense(lh->plan, lh_chunk_of(a.pos + a.n - 1, lh->plan.chunk))) LH_TRY(ops->select(lh->backend, &a));
+    LH_TRY(ops->attend(lh->backend, &a));
+    lh->last_position = a.pos + a.n - 1;
+    lh->last_n = n;
+    return LH_OK;
+}
+
+int32_t lh_longheads_width(const lh_longheads *lh) {
+    int32_t c = lh->last_position < 0 ? 0 : lh_chunk_of(lh->last_position, lh->plan.chunk);
+    return LH_MAX(lh->plan.k, lh_n_attended(lh->plan, c));
+}
+
+lh_status lh_longheads_selected(const lh_longheads *lh, int32_t *out) {
+    int32_t width = lh_longheads_width(lh), k = lh->plan.k, group = lh->n_head / lh->n_select;
+    size_t heads = (size_t)lh->n_layer * lh->n_head;
+    for (size_t i = 0; i < heads * width; i++) out[i] = -1;
+    if (lh->last_position < 0) return LH_OK;
+    int32_t c = lh_chunk_of(lh->last_position, lh->plan.chunk);
+    if (lh_is_dense(lh->plan, c)) {
+        for (size_t h = 0; h < heads; h++)
+            for (int32_t r = 0; r <= c; r++) out[h * width + r] = r;
+        return LH_OK;
+    }
+    size_t row = (size_t)lh->n_select * k;
+    int32_t *host = lh_alloc(row, sizeof *host);
+    if (!host) return LH_ERR_MEMORY;
+    lh_status status = LH_OK;
+    for (int32_t layer = 0; layer < lh->n_layer && status == LH_OK; layer++) {
+        status = lh->backend->ops->read(lh->backend, host, chosen_of(lh, layer, lh->last_n - 1), row * sizeof *host);
+        for (int32_t h = 0; h < lh->n_head && status == LH_OK; h++)
+            for (int32_t r = 0; r < k; r++)
+                out[((size_t)layer * lh->n_head + h) * width + r] = host[(size_t)(h / group) * k + r];
+    }
+    lh_free(host);
+    return status;
+}
