@@ -1,0 +1,134 @@
+"""Compile C test programs straight from the sources of the repository, so that tests can reach the native core without
+the Python extension and with flags of their own (sanitizers).
+
+    program = native.build("dump_gguf", ["tests/c/dump_gguf.c", *native.GGUF])
+    subprocess.run([program, path])
+
+Objects and programs are kept by content under the temporary directory: a second build of the same thing is a look-up,
+and one object serves many programs. Where there is no compiler the test is skipped, with the reason; a source that does
+not compile fails it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("LONGHEADS_DATA", ROOT.parent / "shared" / "data"))
+
+WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wpointer-arith", "-Werror"]
+OPTIMISED = ["-O2", "-g"]
+SANITIZED = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+
+# Sources of the loader and what it stands on.
+GGUF = ["runtime/base.c", "runtime/quant.c", "runtime/gguf.c", "runtime/gguf_open.c", "runtime/gguf_values.c",
+        "runtime/config.c", "runtime/weights.c"]
+
+# What CMake gives the files of one instruction set, by the end of their names.
+_AVX512 = "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx512bf16 -mfma -mf16c".split()
+ISA_FLAGS = {"_avx2.c": ["-mavx2", "-mfma", "-mf16c"], "_avx512.c": _AVX512}
+
+
+@functools.cache
+def compiler() -> str:
+    """The C compiler: $CC, or the first of cc, gcc and clang. Skips the test where there is none."""
+    for name in filter(None, [os.environ.get("CC"), "cc", "gcc", "clang"]):
+        if found := shutil.which(name):
+            return found
+    pytest.skip("no C compiler (tried $CC, cc, gcc, clang)")
+
+
+@functools.cache
+def _cache() -> Path:
+    folder = Path(tempfile.gettempdir()) / f"longheads-tests-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    info = folder.lstat()
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid():  # someone else's: programs in it are not ours
+        return Path(tempfile.mkdtemp(prefix="longheads-tests-"))
+    return folder
+
+
+@functools.cache
+def _environment() -> str:
+    """What every object depends on beside its own source: the compiler and all headers."""
+    version = subprocess.run([compiler(), "--version"], capture_output=True, text=True, check=True).stdout
+    digest = hashlib.sha256((compiler() + version + platform.machine()).encode())
+    for header in sorted([*ROOT.glob("runtime/**/*.h"), *ROOT.glob("tests/c/*.h"), *ROOT.glob("runtime/**/*.inc")]):
+        digest.update(str(header.relative_to(ROOT)).encode() + b"\0" + header.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _run(command: list[str], output: Path) -> None:
+    """Run a compiler that writes to `output`, which appears whole or not at all: tests may run side by side."""
+    handle, partial = tempfile.mkstemp(dir=output.parent, prefix=output.name)
+    os.close(handle)
+    try:
+        done = subprocess.run([*command, "-o", partial], capture_output=True, text=True, cwd=ROOT)
+        if done.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+        os.replace(partial, output)
+    finally:
+        Path(partial).unlink(missing_ok=True)
+
+
+def _object(source: str, flags: Sequence[str]) -> Path:
+    path = ROOT / source
+    flags = [*flags, *next((f for end, f in ISA_FLAGS.items() if source.endswith(end)), [])]
+    digest = hashlib.sha256("\0".join([_environment(), source, *flags]).encode() + path.read_bytes()).hexdigest()[:24]
+    output = _cache() / f"{path.stem}-{digest}.o"
+    if not output.exists():
+        _run([compiler(), "-std=c11", "-ffp-contract=off", *flags, "-Iruntime", "-Iruntime/cpu", "-c", source], output)
+    return output
+
+
+def build(name: str, sources: Sequence[str], flags: Sequence[str] = (*OPTIMISED, *WARNINGS)) -> Path:
+    """Compile `sources` (paths relative to the repository) into the program `name` and return its path.
+
+    `flags` go to the compiler and to the linker. Files that end in _avx2.c or _avx512.c get their instruction set's
+    flags too. Raises RuntimeError with the compiler's words where it refuses; skips where there is no compiler.
+    """
+    objects = [_object(source, flags) for source in sources]
+    digest = hashlib.sha256("\0".join([*map(str, objects), *flags]).encode()).hexdigest()[:24]
+    program = _cache() / f"{name}-{digest}"
+    if not program.exists():
+        _run([compiler(), *flags, *map(str, objects), "-lm", "-lpthread"], program)
+        program.chmod(0o700)
+    return program
+
+
+@functools.cache
+def supports(flags: tuple[str, ...]) -> bool:
+    """Can a program be built with `flags` here, and does it run? Sanitizers need libraries that may be missing."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, program = Path(folder, "empty.c"), Path(folder, "empty")
+        source.write_text("int main(void) { return 0; }\n")
+        command = [compiler(), *flags, str(source), "-o", str(program)]
+        if subprocess.run(command, capture_output=True).returncode != 0:
+            return False
+        return subprocess.run([program], capture_output=True).returncode == 0
+
+
+def build_sanitized(name: str, sources: Sequence[str]) -> Path:
+    """As build, under AddressSanitizer and UBSan; skips where the compiler has no sanitizers."""
+    if not supports(tuple(SANITIZED)):
+        pytest.skip(f"{compiler()} cannot build or run a program with {' '.join(SANITIZED)}")
+    return build(name, sources, [*SANITIZED, *WARNINGS])
+
+
+def data(path: str) -> Path:
+    """A file under the shared data folder; skips where it is absent."""
+    found = DATA / path
+    if not found.exists():
+        pytest.skip(f"no {found} (the data folder is $LONGHEADS_DATA, else ../shared/data)")
+    return found
