@@ -1,0 +1,86 @@
+// Models: the public functions that are not a session's, a tokenizer's or a sampler's.
+#include "cpu/features.h"
+#include "model.h"
+
+#ifndef LH_VERSION
+#define LH_VERSION "0"  // the build sets it
+#endif
+
+const char *lh_version(void) { return LH_VERSION; }
+const char *lh_cpu_description(void) { return lh_cpu_features_text(lh_cpu_features()); }
+
+// Every matrix of the model; stops at the first failure. output is embd again where they are tied.
+static lh_status each_matrix(lh_model *m, lh_status (*visit)(lh_backend *, lh_tensor *)) {
+    lh_weights *w = &m->weights;
+    LH_TRY(visit(m->backend, &w->embd));
+    if (w->output.data == w->embd.data) w->output.device = w->embd.device;
+    else LH_TRY(visit(m->backend, &w->output));
+    for (int32_t i = 0; w->layers && i < m->config.n_layer; i++) {
+        lh_layer *l = &w->layers[i];
+        lh_tensor *matrices[] = {&l->wq, &l->wk, &l->wv, &l->wo, &l->gate, &l->up, &l->down};
+        for (size_t j = 0; j < sizeof matrices / sizeof *matrices; j++) LH_TRY(visit(m->backend, matrices[j]));
+    }
+    return LH_OK;
+}
+
+static lh_status upload(lh_backend *b, lh_tensor *t) { return b->ops->upload(b, t); }
+static lh_status unload(lh_backend *b, lh_tensor *t) {
+    b->ops->unload(b, t);
+    return LH_OK;
+}
+
+static lh_status open_model(lh_model *m, const char *path, const lh_model_options *o) {
+    LH_TRY(lh_backend_open(o->device, o->n_threads, &m->backend));
+    LH_TRY(lh_gguf_open(path, &m->gguf));
+    LH_TRY(lh_config_read(m->gguf, &m->config));
+    LH_TRY(lh_weights_load(m->gguf, &m->config, &m->weights));
+    LH_TRY(lh_tokenizer_from_gguf(m->gguf, &m->tokenizer));
+    if (lh_tokenizer_n_vocab(m->tokenizer) > m->config.n_vocab)
+        return lh_error(LH_ERR_FORMAT, "the tokenizer has %d tokens, the model only %d rows of embeddings: the file is inconsistent",
+                        lh_tokenizer_n_vocab(m->tokenizer), m->config.n_vocab);
+    LH_TRY(lh_rope_init(&m->rope, &m->config, m->weights.rope_freqs));
+    return each_matrix(m, upload);
+}
+
+lh_status lh_model_open(const char *path, const lh_model_options *options, lh_model **out) {
+    *out = NULL;
+    lh_model *m = lh_alloc(1, sizeof *m);
+    if (!m) return LH_ERR_MEMORY;
+    lh_model_options defaults = {0};
+    lh_status status = open_model(m, path, options ? options : &defaults);
+    if (status != LH_OK) lh_model_free(m);
+    else *out = m;
+    return status;
+}
+
+void lh_model_free(lh_model *m) {
+    if (!m) return;
+    if (m->backend && m->weights.layers) each_matrix(m, unload);
+    lh_rope_free(&m->rope);
+    lh_tokenizer_free(m->tokenizer);
+    lh_weights_free(&m->weights);
+    lh_gguf_free(m->gguf);
+    lh_backend_free(m->backend);
+    lh_free(m);
+}
+
+void lh_model_get_info(const lh_model *m, lh_model_info *out) {
+    const lh_config *c = &m->config;
+    *out = (lh_model_info){
+        .n_vocab = c->n_vocab, .n_layer = c->n_layer, .n_head = c->n_head, .n_head_kv = c->n_head_kv,
+        .head_dim = c->head_dim, .n_embd = c->n_embd, .n_ff = c->n_ff, .trained_ctx = c->trained_ctx,
+        .weight_bytes = m->weights.bytes, .n_params = m->weights.n_params, .n_threads = m->backend->n_threads,
+        .device = m->backend->name,
+    };
+}
+
+int64_t lh_model_n_metadata(const lh_model *m) { return lh_gguf_n_metadata(m->gguf); }
+
+lh_status lh_model_get_metadata(const lh_model *m, int64_t i, lh_metadata *out) {
+    if (i < 0 || i >= lh_gguf_n_metadata(m->gguf))
+        return lh_error(LH_ERR_ARGUMENT, "metadata entry %lld of %lld", (long long)i, (long long)lh_gguf_n_metadata(m->gguf));
+    *out = *lh_gguf_metadata_at(m->gguf, i);
+    return LH_OK;
+}
+
+const lh_tokenizer *lh_model_tokenizer(const lh_model *m) { return m->tokenizer; }

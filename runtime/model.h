@@ -1,0 +1,39 @@
+// What lh_model and lh_session are made of; shared by the files that implement longheads.h.
+#ifndef LH_MODEL_H
+#define LH_MODEL_H
+
+#include <stdatomic.h>
+
+#include "forward.h"
+#include "tokenizer.h"
+
+struct lh_model {
+    lh_gguf *gguf;
+    lh_config config;
+    lh_weights weights;
+    lh_tokenizer *tokenizer;
+    lh_backend *backend;
+    lh_rope rope;
+};
+
+struct lh_session {
+    const lh_model *model;
+    lh_session_options options;   // resolved
+    lh_kv kv;
+    lh_longheads longheads;
+    lh_forward forward;
+    int32_t *ids;                 // (ctx): what was read
+    float *logits;                // (n_vocab), host
+    bool has_logits;              // of the last id
+    float *rows;                  // (LH_LOGITS_ROWS, n_vocab), host; only once score was called
+    atomic_flag busy;
+};
+
+// Every public call on a session is between these: a session in use on another thread is refused, not corrupted.
+lh_status lh_session_enter(lh_session *s);
+void lh_session_leave(lh_session *s);
+
+// The state as it is after reading nothing.
+void lh_session_clear(lh_session *s);
+
+#endif

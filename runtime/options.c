@@ -1,0 +1,123 @@
+// Session options: what 0 stands for, what is capped with a note, what is refused.
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "model.h"
+
+#define DEFAULT_CHUNK 64
+#define DEFAULT_BUDGET 2048
+#define DEFAULT_LOCAL 4
+#define DEFAULT_BATCH 1024
+#define MAX_CTX ((int64_t)1 << 28)
+#define MAX_CHUNK 4096
+#define MAX_BATCH 8192
+
+typedef struct notes {
+    char *text;
+    size_t cap, used;
+} notes;
+
+__attribute__((format(printf, 2, 3))) static void note(notes *n, const char *format, ...) {
+    if (n->used + 1 >= n->cap) return;
+    va_list args;
+    va_start(args, format);
+    int written = vsnprintf(n->text + n->used, n->cap - n->used, format, args);
+    va_end(args);
+    if (written > 0) n->used = LH_MIN(n->used + (size_t)written, n->cap - 1);
+}
+
+// A length in tokens that must be whole chunks.
+static lh_status whole_chunks(const char *name, int32_t tokens, int32_t chunk) {
+    if (tokens % chunk == 0) return LH_OK;
+    return lh_error(LH_ERR_ARGUMENT, "%s is %d, which is no multiple of the chunk size %d: use %d or %d", name, tokens,
+                    chunk, LH_MAX(tokens / chunk, 1) * chunk, (tokens / chunk + 1) * chunk);
+}
+
+static lh_status in_range(const char *name, int64_t value, int64_t low, int64_t high) {
+    if (value >= low && value <= high) return LH_OK;
+    return lh_error(LH_ERR_ARGUMENT, "%s is %lld, expected %lld to %lld", name, (long long)value, (long long)low, (long long)high);
+}
+
+static lh_status resolve_chunk(lh_session_options *o, int32_t trained) {
+    if (o->chunk == 0) {
+        // A model trained on little still gets room for chunk 0, the local ones and one of choice.
+        o->chunk = DEFAULT_CHUNK;
+        while (o->chunk > 1 && trained / 4 * 3 / o->chunk < DEFAULT_LOCAL + 2) o->chunk /= 2;
+    }
+    return in_range("chunk", o->chunk, 1, LH_MIN(MAX_CHUNK, LH_MAX(trained / 2, 1)));
+}
+
+static lh_status resolve_window(lh_session_options *o, int32_t trained, notes *n) {
+    if (o->window == 0) {
+        o->window = LH_MAX(trained / 4 * 3 / o->chunk, 2) * o->chunk;
+        return LH_OK;
+    }
+    LH_TRY(in_range("window", o->window, 2 * o->chunk, INT32_MAX));
+    if (o->window > trained) {
+        int32_t capped = trained / o->chunk * o->chunk;
+        note(n, "window is capped to %d tokens: the model was trained on %d, not %d\n", capped, trained, o->window);
+        o->window = capped;
+    }
+    return whole_chunks("window", o->window, o->chunk);
+}
+
+static lh_status resolve_budget(lh_session_options *o, notes *n) {
+    bool chosen = o->budget != 0;
+    if (!chosen) o->budget = LH_MAX(DEFAULT_BUDGET / o->chunk, 2) * o->chunk;
+    LH_TRY(in_range("budget", o->budget, 2 * (int64_t)o->chunk, INT32_MAX));
+    if (o->budget > o->window) {
+        if (chosen) note(n, "budget is capped to the window of %d tokens (asked for: %d)\n", o->window, o->budget);
+        o->budget = o->window;
+    }
+    return whole_chunks("budget", o->budget, o->chunk);
+}
+
+static lh_status resolve_local(lh_session_options *o, notes *n) {
+    int32_t k = o->budget / o->chunk;
+    if (o->local == 0) o->local = LH_MIN(DEFAULT_LOCAL, LH_MAX(1, k - 2));
+    LH_TRY(in_range("local", o->local, 1, INT32_MAX));
+    if (o->local > k - 1) {
+        int32_t capped = LH_MAX(1, k - 2);
+        note(n, "local is capped to %d chunks: a budget of %d chunks must hold the first one and the local ones (asked for: %d)\n",
+             capped, k, o->local);
+        o->local = capped;
+    }
+    return LH_OK;
+}
+
+static lh_status resolve_dense_until(lh_session_options *o, notes *n) {
+    if (o->dense_until == 0) o->dense_until = o->budget;
+    LH_TRY(in_range("dense_until", o->dense_until, 1, INT32_MAX));
+    LH_TRY(whole_chunks("dense_until", o->dense_until, o->chunk));
+    int32_t fitting = LH_MIN(LH_MAX(o->dense_until, o->budget), o->window);
+    if (fitting != o->dense_until)
+        note(n, "dense_until is set to %d tokens: it lies between the budget of %d and the window of %d (asked for: %d)\n",
+             fitting, o->budget, o->window, o->dense_until);
+    o->dense_until = fitting;
+    return LH_OK;
+}
+
+lh_status lh_session_options_resolve(const lh_model *m, lh_session_options *inout, char *text, size_t cap) {
+    notes n = {text, text ? cap : 0, 0};
+    if (n.cap) *text = '\0';
+    lh_session_options o = *inout;
+    int32_t trained = (int32_t)LH_MIN(m->config.trained_ctx, INT32_MAX);
+    if (!lh_scheme_get(o.scheme)) return lh_error(LH_ERR_ARGUMENT, "scheme %d is not known", (int)o.scheme);
+    LH_TRY(in_range("select_per", o.select_per, LH_PER_HEAD, LH_PER_KV_HEAD));
+    LH_TRY(in_range("attention", o.attention, LH_ATTENTION_LONGHEADS, LH_ATTENTION_DENSE));
+    LH_TRY(in_range("kv_type", o.kv_type, LH_KV_F16, LH_KV_F32));
+    if (o.ctx == 0) o.ctx = LH_MIN(m->config.trained_ctx, MAX_CTX);
+    if (o.batch == 0) o.batch = DEFAULT_BATCH;
+    LH_TRY(in_range("ctx", o.ctx, 1, MAX_CTX));
+    LH_TRY(in_range("batch", o.batch, 1, MAX_BATCH));
+    o.batch = (int32_t)LH_MIN((int64_t)o.batch, o.ctx);
+    LH_TRY(resolve_chunk(&o, trained));
+    LH_TRY(resolve_window(&o, trained, &n));
+    LH_TRY(resolve_budget(&o, &n));
+    LH_TRY(resolve_local(&o, &n));
+    LH_TRY(resolve_dense_until(&o, &n));
+    if (o.attention == LH_ATTENTION_DENSE && o.ctx > m->config.trained_ctx)
+        note(&n, "dense attention past the trained context of %d tokens: expect nonsense there\n", trained);
+    *inout = o;
+    return LH_OK;
+}

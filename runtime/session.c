@@ -1,0 +1,188 @@
+#include <math.h>
+#include <string.h>
+
+#include "model.h"
+
+lh_status lh_session_new(const lh_model *m, const lh_session_options *options, lh_session **out) {
+    *out = NULL;
+    lh_session_options o = options ? *options : (lh_session_options){0};
+    LH_TRY(lh_session_options_resolve(m, &o, NULL, 0));
+    lh_session *s = lh_alloc(1, sizeof *s);
+    if (!s) return LH_ERR_MEMORY;
+    *s = (lh_session){.model = m, .options = o, .busy = ATOMIC_FLAG_INIT};
+    lh_kv_shape shape = lh_kv_shape_of(&m->config, &o);
+    s->ids = lh_alloc((size_t)o.ctx, sizeof *s->ids);
+    s->logits = lh_alloc((size_t)m->config.n_vocab, sizeof *s->logits);
+    lh_status status = s->ids && s->logits ? LH_OK : LH_ERR_MEMORY;
+    m->backend->ops->begin(m->backend);
+    if (status == LH_OK) status = lh_kv_init(&s->kv, m->backend, &shape);
+    if (status == LH_OK) status = lh_longheads_init(&s->longheads, m->backend, &m->config, &m->rope, &o);
+    if (status == LH_OK) status = lh_forward_init(&s->forward, m->backend, &m->config, &m->weights, o.batch);
+    m->backend->ops->end(m->backend);
+    if (status != LH_OK) lh_session_free(s);
+    else *out = s;
+    return status;
+}
+
+void lh_session_free(lh_session *s) {
+    if (!s) return;
+    lh_backend *b = s->model->backend;
+    b->ops->begin(b);
+    lh_forward_free(&s->forward);
+    lh_longheads_free(&s->longheads);
+    lh_kv_free(&s->kv);
+    b->ops->end(b);
+    lh_free(s->rows);
+    lh_free(s->logits);
+    lh_free(s->ids);
+    lh_free(s);
+}
+
+lh_status lh_session_enter(lh_session *s) {
+    if (atomic_flag_test_and_set_explicit(&s->busy, memory_order_acquire))
+        return lh_error(LH_ERR_BUSY, "the session is in use on another thread: a session serves one call at a time, make one for each thread");
+    s->model->backend->ops->begin(s->model->backend);
+    return LH_OK;
+}
+
+void lh_session_leave(lh_session *s) {
+    s->model->backend->ops->end(s->model->backend);
+    atomic_flag_clear_explicit(&s->busy, memory_order_release);
+}
+
+void lh_session_clear(lh_session *s) {
+    s->kv.position = 0;
+    s->has_logits = false;
+    s->longheads.last_position = -1;
+}
+
+void lh_session_get_options(const lh_session *s, lh_session_options *out) { *out = s->options; }
+
+void lh_session_get_stats(const lh_session *s, lh_session_stats *out) {
+    *out = (lh_session_stats){
+        .kv_bytes = lh_kv_bytes(&s->kv.shape),
+        .summary_bytes = lh_summary_bytes(&s->kv.shape),
+        .buffer_bytes = s->forward.bytes,
+    };
+}
+
+int64_t lh_session_position(const lh_session *s) { return s->kv.position; }
+
+static lh_status check_ids(const lh_session *s, const int32_t *ids, int64_t n) {
+    int32_t n_vocab = s->model->config.n_vocab;
+    if (n < 0) return lh_error(LH_ERR_ARGUMENT, "%lld ids were given, expected 0 or more", (long long)n);
+    int64_t left = s->options.ctx - s->kv.position;
+    if (n > left)
+        return lh_error(LH_ERR_CONTEXT, "%lld tokens at position %lld exceed the context of %lld by %lld: shorten the text or raise ctx",
+                        (long long)n, (long long)s->kv.position, (long long)s->options.ctx, (long long)(n - left));
+    for (int64_t i = 0; i < n; i++)
+        if (ids[i] < 0 || ids[i] >= n_vocab)
+            return lh_error(LH_ERR_ARGUMENT, "id %d at index %lld is outside the vocabulary of %d", ids[i], (long long)i, n_vocab);
+    return LH_OK;
+}
+
+// ln softmax(logits)[id]
+static float log_probability(const float *logits, int32_t n, int32_t id) {
+    float top = logits[0];
+    for (int32_t i = 1; i < n; i++) top = LH_MAX(top, logits[i]);
+    double sum = 0;
+    for (int32_t i = 0; i < n; i++) sum += (double)expf(logits[i] - top);
+    return (float)((double)logits[id] - top - log(sum));
+}
+
+// One batch, n <= options.batch. logprobs: NULL, or (n) where logprobs[i] scores ids[i].
+static lh_status run_batch(lh_session *s, const int32_t *ids, int32_t n, bool want_logits, float *logprobs) {
+    int32_t n_vocab = s->model->config.n_vocab;
+    float before = logprobs && s->has_logits ? log_probability(s->logits, n_vocab, ids[0]) : NAN;
+    memcpy(s->ids + s->kv.position, ids, (size_t)n * sizeof *ids);
+    s->has_logits = false;
+    LH_TRY(lh_forward_layers(&s->forward, &s->longheads, &s->kv, ids, n, logprobs ? 0 : n - 1));
+    if (logprobs) {
+        logprobs[0] = before;
+        for (int32_t row = 0; row < n - 1; row += LH_LOGITS_ROWS) {
+            int32_t rows = LH_MIN(n - 1 - row, LH_LOGITS_ROWS);
+            LH_TRY(lh_forward_logits(&s->forward, row, rows, s->rows));
+            for (int32_t i = 0; i < rows; i++)
+                logprobs[row + i + 1] = log_probability(s->rows + (size_t)i * n_vocab, n_vocab, ids[row + i + 1]);
+        }
+    }
+    if (!want_logits) return LH_OK;
+    LH_TRY(lh_forward_logits(&s->forward, n - 1, 1, s->logits));
+    s->has_logits = true;
+    return LH_OK;
+}
+
+static lh_status run(lh_session *s, const int32_t *ids, int64_t n, float *logprobs) {
+    LH_TRY(check_ids(s, ids, n));
+    for (int64_t i = 0; i < n; i += s->options.batch) {
+        int32_t rows = (int32_t)LH_MIN(n - i, (int64_t)s->options.batch);
+        // Scores of a batch's first id need the logits of the batch before it.
+        bool want_logits = logprobs || i + rows == n;
+        LH_TRY(run_batch(s, ids + i, rows, want_logits, logprobs ? logprobs + i : NULL));
+    }
+    return LH_OK;
+}
+
+lh_status lh_session_feed(lh_session *s, const int32_t *ids, int64_t n) {
+    LH_TRY(lh_session_enter(s));
+    lh_status status = run(s, ids, n, NULL);
+    lh_session_leave(s);
+    return status;
+}
+
+lh_status lh_session_score(lh_session *s, const int32_t *ids, int64_t n, float *logprobs) {
+    LH_TRY(lh_session_enter(s));
+    lh_status status = LH_OK;
+    if (!s->rows) s->rows = lh_alloc((size_t)LH_LOGITS_ROWS * s->model->config.n_vocab, sizeof *s->rows);
+    if (!s->rows) status = LH_ERR_MEMORY;
+    if (status == LH_OK) status = run(s, ids, n, logprobs);
+    lh_session_leave(s);
+    return status;
+}
+
+lh_status lh_session_logits(lh_session *s, const float **out) {
+    LH_TRY(lh_session_enter(s));
+    lh_status status = LH_OK;
+    if (s->has_logits) *out = s->logits;
+    else status = lh_error(LH_ERR_STATE, "there are no logits yet: feed at least one id (after a rewind, too)");
+    lh_session_leave(s);
+    return status;
+}
+
+// Where summaries are made from queries, those of an unfinished chunk must be kept. A rewind into an earlier chunk has
+// lost them, so the part of that chunk that stays is read again.
+static lh_status rewind_to(lh_session *s, int64_t target) {
+    int32_t chunk = s->options.chunk;
+    bool lost = s->kv.shape.keep_queries && lh_chunk_of(target, chunk) != lh_chunk_of(s->kv.position, chunk);
+    int32_t again = lost ? lh_offset_of(target, chunk) : 0;
+    s->kv.position = target - again;
+    while (s->kv.position < target) {
+        int32_t rows = (int32_t)LH_MIN(target - s->kv.position, (int64_t)s->options.batch);
+        LH_TRY(run_batch(s, s->ids + s->kv.position, rows, false, NULL));
+    }
+    s->has_logits = false;
+    s->longheads.last_position = -1;
+    return LH_OK;
+}
+
+lh_status lh_session_rewind(lh_session *s, int64_t n) {
+    LH_TRY(lh_session_enter(s));
+    lh_status status = LH_OK;
+    if (n < 0 || n > s->kv.position)
+        status = lh_error(LH_ERR_ARGUMENT, "cannot forget %lld tokens: expected 0 to %lld, what was read so far", (long long)n,
+                          (long long)s->kv.position);
+    else if (n > 0) status = rewind_to(s, s->kv.position - n);
+    lh_session_leave(s);
+    return status;
+}
+
+lh_status lh_session_selected(lh_session *s, int32_t *out, int32_t *k) {
+    LH_TRY(lh_session_enter(s));
+    lh_status status = LH_OK;
+    if (s->longheads.last_position < 0)
+        status = lh_error(LH_ERR_STATE, "no chunks were selected yet: feed at least one id (after a rewind or a load, too)");
+    else if (out) status = lh_longheads_selected(&s->longheads, out);
+    *k = lh_longheads_width(&s->longheads);
+    lh_session_leave(s);
+    return status;
+}
