@@ -38,14 +38,14 @@ CHATML = (
 )
 
 # Enough English for a vocabulary with real merges.
-CORPUS = """The king who lived beside the river had three daughters, and the youngest was so beautiful that the sun itself,
-which has seen so much, wondered whenever it shone in her face. Near the castle there was a great dark forest, and under
-an old tree in the forest there was a well. When the day was warm, the daughter of the king went out into the forest and
-sat down by the side of the cool well; and when she was tired of sitting there she took a golden ball, threw it on high and
-caught it, and this ball was her favourite thing. Now it happened that on one occasion the ball of the princess did not
-fall into the little hand which she was holding up for it, but on to the ground beyond, and rolled straight into the
-water. Numbers such as 0123456789 are read one digit at a time. What would you like to know about them? "Nothing," she
-said, "but thank you for asking!" """
+CORPUS = """There is a small harbour at the end of the road, and every morning the boats go out before the sun has
+come up over the hills. When the weather is good they are back by noon, and the people who live there walk down to
+the water to see what they have brought. In the winter nobody is in a hurry; the nets are mended, the children read
+what they like, and the old woman who kept the light for thirty years tells her stories again. "What would you have
+done?" she asks them, and they answer that they would have gone out with the others, or that they would have stayed.
+The road itself was made by hand, stone upon stone, long before anybody thought of counting the days it took. Its
+numbers are on the milestones: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, and then they begin again. Write them down, please;
+thank you!"""
 
 
 @dataclass(frozen=True)
@@ -279,7 +279,7 @@ def add_vocabulary(writer: gguf.GGUFWriter, spec: ModelSpec) -> None:
 # --- the file ------------------------------------------------------------------------------------------------------
 
 
-def make_model(path: str | Path, spec: ModelSpec | None = None, *, split_max_tensors: int = 0, **changes: object) -> Path:
+def make_model(path: str | Path, spec: ModelSpec | None = None, *, split_max_tensors: int = 0, **changes) -> Path:
     """Write a model and return its path; `changes` are fields of ModelSpec.
 
     With split_max_tensors the file is split and the first part's path is returned. Raises ValueError for a shape that
@@ -324,7 +324,7 @@ def make_model(path: str | Path, spec: ModelSpec | None = None, *, split_max_ten
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write a small random LLaMA model as GGUF.")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--split-max-tensors", type=int, default=0, help="write several files, at most this many tensors each")
+    parser.add_argument("--split-max-tensors", type=int, default=0, help="write several files of at most N tensors")
     for field in dataclasses.fields(ModelSpec):
         name = "--" + field.name.replace("_", "-")
         if isinstance(field.default, bool):
