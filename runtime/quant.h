@@ -17,6 +17,10 @@ typedef struct lh_type_traits {
     int32_t block_len;       // values in a block
     int32_t block_size;      // bytes of a block
     void (*decode)(const void *blocks, float *out, int64_t n);  // n values, a multiple of block_len
+    // Quantised types: w = scale * q (+ min), a scale and a min for each run of scale_len values.
+    int32_t scale_len;       // 16 or 32; 0: floats, and no unpack
+    bool has_min;
+    void (*unpack)(const void *blocks, int64_t n, int8_t *q, float *scale, float *min);  // min: NULL where has_min is false
 } lh_type_traits;
 
 // NULL for a number that is no supported type.

@@ -1,0 +1,78 @@
+// The kernels under matmul.c: one table per instruction set, generic first, better entries laid over it.
+//
+// Against quantised weights activations are quantised too: int8 in blocks of 32, sums over a block exact in int32, scales
+// applied in float. Against float weights they stay float. Two shapes of work:
+//
+// - few tokens: `dot` streams rows of weights as they lie in the file;
+// - many tokens: `pack` unpacks a panel of rows, any format, into one layout that stays in cache, `pack_tokens` lays
+//   activations out to match, and `multiply` runs a register tile of rows x tokens over them. Layouts are the kernels' own.
+#ifndef LH_MATMUL_KERNELS_H
+#define LH_MATMUL_KERNELS_H
+
+#include "quant.h"
+
+#define LH_ACT_BLOCK 32  // activations that share a scale
+
+// One token's activations. The quantised part is there only where a matrix needs it, and then n_cols is a multiple of 32.
+typedef struct lh_act_row {
+    const float *x;    // (n_cols)
+    int8_t *q;         // (n_cols), -127..127
+    float *scale;      // (n_cols / 32): x ~ scale * q
+    int32_t *q_sum;    // (n_cols / 16): sums of q over runs of 16
+    float *sum16;      // (n_cols / 16): scale * sum of q, for runs of 16
+    float *sum32;      // (n_cols / 32): and of 32
+} lh_act_row;
+
+// Where a tile goes: y[t * stride + r] (=|+=) result (+ bias[r]) for t < n_tokens, r < n_rows.
+typedef struct lh_tile_out {
+    float *y;
+    int64_t stride;
+    int32_t n_rows, n_tokens;
+    const float *bias;  // or NULL
+    bool add;
+} lh_tile_out;
+
+typedef struct lh_panel_kernels {
+    int32_t rows;         // of a panel
+    int32_t tokens;       // of a tile
+    int32_t weight_size;  // bytes of one unpacked weight or activation
+    // Unpack columns [col, col + n_cols) of rows [row, row + rows); rows past the end become zero. Quantised types: col and
+    // n_cols are multiples of the block length.
+    void (*pack)(const lh_tensor *w, int64_t row, int64_t col, int64_t n_cols, void *panel);
+    // Put token t of a tile into place. NULL instead of a row: zeros.
+    void (*pack_tokens)(const lh_act_row *row, int64_t n_cols, int32_t t, void *tile);
+    // panel . tile over the panel's columns [col, col + n_cols); the tile holds all columns. traits: of the weights.
+    void (*multiply)(const lh_type_traits *traits, const void *panel, const void *tile, int64_t col, int64_t n_cols,
+                     const lh_tile_out *out);
+} lh_panel_kernels;
+
+// out[r] = row r . act for n_rows rows of n_cols weights, row_size bytes apart.
+typedef void (*lh_dot_fn)(const void *rows, size_t row_size, int64_t n_rows, int64_t n_cols, const lh_act_row *act,
+                          float *out);
+
+typedef struct lh_matmul_kernels {
+    const char *name;
+    // One row of n values; out may be x.
+    void (*rms_norm)(const float *x, const float *weight, float eps, int64_t n, float *out);
+    void (*silu_mul)(const float *gate, const float *x, int64_t n, float *out);
+    void (*quantise)(const float *x, int64_t n, lh_act_row *row);
+    lh_dot_fn dot[LH_TYPE_COUNT];
+    lh_panel_kernels real;     // F32, F16, BF16 weights
+    lh_panel_kernels integer;  // quantised weights
+} lh_matmul_kernels;
+
+// Bytes of a panel of n_cols columns and of a tile, for any quantised type or any float type.
+size_t lh_panel_size(const lh_panel_kernels *k, bool integer, int64_t n_cols);
+size_t lh_panel_tile_size(const lh_panel_kernels *k, bool integer, int64_t n_cols);
+
+// The best kernels for a processor with these LH_CPU_* features.
+void lh_matmul_kernels_select(unsigned features, lh_matmul_kernels *out);
+
+// One file each; each lays its entries over what is there.
+void lh_matmul_kernels_generic(lh_matmul_kernels *k);
+void lh_matmul_kernels_avx2(lh_matmul_kernels *k);
+void lh_matmul_kernels_avx512(lh_matmul_kernels *k);
+void lh_matmul_kernels_avx512vnni(lh_matmul_kernels *k);
+void lh_matmul_kernels_neon(lh_matmul_kernels *k, bool dotprod);
+
+#endif

@@ -1,0 +1,274 @@
+// Blocks of quantised weights as GGUF files store them, and how to unpack one of each kind.
+//
+// Every format reduces to w = scale * q (+ min) with a small signed integer q, one scale (and min) for each run of 16 or
+// 32 values. The unpack functions are plain C: kernels include them and the compiler vectorises them for their ISA.
+// Blocks lie in an mmap at any even address or worse, hence packed.
+#ifndef LH_QUANT_BLOCKS_H
+#define LH_QUANT_BLOCKS_H
+
+#include <stdint.h>
+#include <string.h>
+#ifdef __F16C__
+#include <immintrin.h>
+#endif
+
+#define LH_PACKED __attribute__((packed))
+
+// Legacy formats: 32 values, one scale.
+typedef struct LH_PACKED lh_block_q4_0 {
+    uint16_t d;       // half: scale
+    uint8_t qs[16];   // low nibbles: values 0..15, high: 16..31; all less 8
+} lh_block_q4_0;
+_Static_assert(sizeof(lh_block_q4_0) == 18, "Q4_0");
+
+typedef struct LH_PACKED lh_block_q4_1 {
+    uint16_t d, m;    // halves: scale, min
+    uint8_t qs[16];   // as Q4_0, not less 8
+} lh_block_q4_1;
+_Static_assert(sizeof(lh_block_q4_1) == 20, "Q4_1");
+
+typedef struct LH_PACKED lh_block_q5_0 {
+    uint16_t d;
+    uint8_t qh[4];    // bit i: the fifth bit of value i
+    uint8_t qs[16];   // as Q4_0; all less 16
+} lh_block_q5_0;
+_Static_assert(sizeof(lh_block_q5_0) == 22, "Q5_0");
+
+typedef struct LH_PACKED lh_block_q5_1 {
+    uint16_t d, m;
+    uint8_t qh[4];
+    uint8_t qs[16];
+} lh_block_q5_1;
+_Static_assert(sizeof(lh_block_q5_1) == 24, "Q5_1");
+
+typedef struct LH_PACKED lh_block_q8_0 {
+    uint16_t d;
+    int8_t qs[32];
+} lh_block_q8_0;
+_Static_assert(sizeof(lh_block_q8_0) == 34, "Q8_0");
+
+typedef struct LH_PACKED lh_block_iq4_nl {
+    uint16_t d;
+    uint8_t qs[16];   // as Q4_0, indices into lh_iq4_values
+} lh_block_iq4_nl;
+_Static_assert(sizeof(lh_block_iq4_nl) == 18, "IQ4_NL");
+
+// K formats: 256 values, with scales of their own for runs of 16 or 32.
+typedef struct LH_PACKED lh_block_q2_k {
+    uint8_t scales[16];  // low nibble: scale, high: min, of each run of 16
+    uint8_t qs[64];      // 2 bits: byte 32h + i holds values 128h + i + {0, 32, 64, 96}
+    uint16_t d, dmin;    // halves
+} lh_block_q2_k;
+_Static_assert(sizeof(lh_block_q2_k) == 84, "Q2_K");
+
+typedef struct LH_PACKED lh_block_q3_k {
+    uint8_t hmask[32];   // byte i, bit j: value 32j + i is not less 4
+    uint8_t qs[64];      // low 2 bits, as Q2_K
+    uint8_t scales[12];  // 16 scales of 6 bits, less 32
+    uint16_t d;
+} lh_block_q3_k;
+_Static_assert(sizeof(lh_block_q3_k) == 110, "Q3_K");
+
+typedef struct LH_PACKED lh_block_q4_k {
+    uint16_t d, dmin;
+    uint8_t scales[12];  // 8 scales and 8 mins of 6 bits, for runs of 32
+    uint8_t qs[128];     // byte 32j + i: low nibble: value 64j + i, high: 64j + 32 + i
+} lh_block_q4_k;
+_Static_assert(sizeof(lh_block_q4_k) == 144, "Q4_K");
+
+typedef struct LH_PACKED lh_block_q5_k {
+    uint16_t d, dmin;
+    uint8_t scales[12];
+    uint8_t qh[32];      // byte i, bit j: the fifth bit of value 32j + i
+    uint8_t qs[128];     // as Q4_K
+} lh_block_q5_k;
+_Static_assert(sizeof(lh_block_q5_k) == 176, "Q5_K");
+
+typedef struct LH_PACKED lh_block_q6_k {
+    uint8_t ql[128];     // byte 64h + i: low nibble: value 128h + i, high: 128h + 64 + i
+    uint8_t qh[64];      // byte 32h + i: two high bits of values 128h + i + {0, 32, 64, 96}
+    int8_t scales[16];   // of runs of 16
+    uint16_t d;
+} lh_block_q6_k;
+_Static_assert(sizeof(lh_block_q6_k) == 210, "Q6_K");
+
+typedef struct LH_PACKED lh_block_iq4_xs {
+    uint16_t d;
+    uint16_t scales_h;   // bits 2j: two high bits of scale j
+    uint8_t scales_l[4]; // nibble j: low bits of scale j; less 32
+    uint8_t qs[128];     // eight runs, each as IQ4_NL
+} lh_block_iq4_xs;
+_Static_assert(sizeof(lh_block_iq4_xs) == 136, "IQ4_XS");
+
+static const int8_t lh_iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+
+// A half as a float, exactly.
+static inline float lh_half(uint16_t h) {
+#ifdef __F16C__
+    return _cvtsh_ss(h);
+#else
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16, magnitude = h & 0x7fff, bits;
+    if (magnitude >= 0x7c00) {
+        bits = magnitude << 13 | 0x7f800000;  // infinity, NaN
+    } else if (magnitude >= 0x0400) {
+        bits = (magnitude << 13) + ((127 - 15) << 23);
+    } else {
+        float subnormal = (float)magnitude * 0x1p-24f;
+        memcpy(&bits, &subnormal, 4);
+    }
+    bits |= sign;
+    float f;
+    memcpy(&f, &bits, 4);
+    return f;
+#endif
+}
+
+// --- unpacking: q in the order of values, one scale (and min) for each run -----------------------------------------
+
+static inline void lh_unpack_q4_0(const lh_block_q4_0 *b, int8_t *q, float *scale) {
+    scale[0] = lh_half(b->d);
+    for (int i = 0; i < 16; i++) q[i] = (int8_t)((b->qs[i] & 15) - 8);
+    for (int i = 0; i < 16; i++) q[16 + i] = (int8_t)((b->qs[i] >> 4) - 8);
+}
+
+static inline void lh_unpack_q4_1(const lh_block_q4_1 *b, int8_t *q, float *scale, float *min) {
+    scale[0] = lh_half(b->d);
+    min[0] = lh_half(b->m);
+    for (int i = 0; i < 16; i++) q[i] = (int8_t)(b->qs[i] & 15);
+    for (int i = 0; i < 16; i++) q[16 + i] = (int8_t)(b->qs[i] >> 4);
+}
+
+// The fifth bits of 32 values, as 0 or 16.
+static inline void lh_unpack_fifth_bits(const uint8_t *qh, uint8_t *out) {
+    for (int i = 0; i < 32; i++) out[i] = (uint8_t)((qh[i / 8] >> (i % 8) & 1) << 4);
+}
+
+static inline void lh_unpack_q5_0(const lh_block_q5_0 *b, int8_t *q, float *scale) {
+    uint8_t high[32];
+    lh_unpack_fifth_bits(b->qh, high);
+    scale[0] = lh_half(b->d);
+    for (int i = 0; i < 16; i++) q[i] = (int8_t)(((b->qs[i] & 15) | high[i]) - 16);
+    for (int i = 0; i < 16; i++) q[16 + i] = (int8_t)(((b->qs[i] >> 4) | high[16 + i]) - 16);
+}
+
+static inline void lh_unpack_q5_1(const lh_block_q5_1 *b, int8_t *q, float *scale, float *min) {
+    uint8_t high[32];
+    lh_unpack_fifth_bits(b->qh, high);
+    scale[0] = lh_half(b->d);
+    min[0] = lh_half(b->m);
+    for (int i = 0; i < 16; i++) q[i] = (int8_t)((b->qs[i] & 15) | high[i]);
+    for (int i = 0; i < 16; i++) q[16 + i] = (int8_t)((b->qs[i] >> 4) | high[16 + i]);
+}
+
+static inline void lh_unpack_q8_0(const lh_block_q8_0 *b, int8_t *q, float *scale) {
+    scale[0] = lh_half(b->d);
+    memcpy(q, b->qs, 32);
+}
+
+static inline void lh_unpack_iq4_nl(const lh_block_iq4_nl *b, int8_t *q, float *scale) {
+    scale[0] = lh_half(b->d);
+    for (int i = 0; i < 16; i++) q[i] = lh_iq4_values[b->qs[i] & 15];
+    for (int i = 0; i < 16; i++) q[16 + i] = lh_iq4_values[b->qs[i] >> 4];
+}
+
+static inline void lh_unpack_q2_k(const lh_block_q2_k *b, int8_t *q, float *scale, float *min) {
+    float d = lh_half(b->d), dmin = lh_half(b->dmin);
+    for (int j = 0; j < 16; j++) {
+        scale[j] = d * (float)(b->scales[j] & 15);
+        min[j] = -(dmin * (float)(b->scales[j] >> 4));
+    }
+    for (int h = 0; h < 2; h++)
+        for (int j = 0; j < 4; j++)
+            for (int i = 0; i < 32; i++) q[128 * h + 32 * j + i] = (int8_t)(b->qs[32 * h + i] >> (2 * j) & 3);
+}
+
+static inline void lh_unpack_q3_k(const lh_block_q3_k *b, int8_t *q, float *scale) {
+    float d = lh_half(b->d);
+    for (int j = 0; j < 16; j++) {
+        int low = b->scales[j % 8] >> (j / 8 * 4) & 15, high = b->scales[8 + j % 4] >> (j / 4 * 2) & 3;
+        scale[j] = d * (float)((low | high << 4) - 32);
+    }
+    for (int h = 0; h < 2; h++)
+        for (int j = 0; j < 4; j++)
+            for (int i = 0; i < 32; i++) {
+                int low = b->qs[32 * h + i] >> (2 * j) & 3, high = b->hmask[i] >> (4 * h + j) & 1;
+                q[128 * h + 32 * j + i] = (int8_t)((low | high << 2) - 4);
+            }
+}
+
+// The 6-bit scales and mins of Q4_K and Q5_K.
+static inline void lh_unpack_scales_k(const uint8_t *s, uint8_t *scale, uint8_t *min) {
+    for (int j = 0; j < 4; j++) {
+        scale[j] = s[j] & 63;
+        min[j] = s[4 + j] & 63;
+        scale[4 + j] = (uint8_t)((s[8 + j] & 15) | (s[j] >> 6) << 4);
+        min[4 + j] = (uint8_t)((s[8 + j] >> 4) | (s[4 + j] >> 6) << 4);
+    }
+}
+
+static inline void lh_unpack_q4_k(const lh_block_q4_k *b, int8_t *q, float *scale, float *min) {
+    float d = lh_half(b->d), dmin = lh_half(b->dmin);
+    uint8_t s[8], m[8];
+    lh_unpack_scales_k(b->scales, s, m);
+    for (int j = 0; j < 8; j++) scale[j] = d * (float)s[j];
+    for (int j = 0; j < 8; j++) min[j] = -(dmin * (float)m[j]);
+    for (int j = 0; j < 4; j++) {
+        for (int i = 0; i < 32; i++) q[64 * j + i] = (int8_t)(b->qs[32 * j + i] & 15);
+        for (int i = 0; i < 32; i++) q[64 * j + 32 + i] = (int8_t)(b->qs[32 * j + i] >> 4);
+    }
+}
+
+static inline void lh_unpack_q5_k(const lh_block_q5_k *b, int8_t *q, float *scale, float *min) {
+    float d = lh_half(b->d), dmin = lh_half(b->dmin);
+    uint8_t s[8], m[8];
+    lh_unpack_scales_k(b->scales, s, m);
+    for (int j = 0; j < 8; j++) scale[j] = d * (float)s[j];
+    for (int j = 0; j < 8; j++) min[j] = -(dmin * (float)m[j]);
+    for (int j = 0; j < 4; j++) {
+        for (int i = 0; i < 32; i++)
+            q[64 * j + i] = (int8_t)((b->qs[32 * j + i] & 15) | (b->qh[i] >> (2 * j) & 1) << 4);
+        for (int i = 0; i < 32; i++)
+            q[64 * j + 32 + i] = (int8_t)(b->qs[32 * j + i] >> 4 | (b->qh[i] >> (2 * j + 1) & 1) << 4);
+    }
+}
+
+static inline void lh_unpack_q6_k(const lh_block_q6_k *b, int8_t *q, float *scale) {
+    float d = lh_half(b->d);
+    for (int j = 0; j < 16; j++) scale[j] = d * (float)b->scales[j];
+    for (int h = 0; h < 2; h++) {
+        const uint8_t *ql = b->ql + 64 * h, *qh = b->qh + 32 * h;
+        int8_t *o = q + 128 * h;
+        for (int i = 0; i < 32; i++) o[i] = (int8_t)(((ql[i] & 15) | (qh[i] & 3) << 4) - 32);
+        for (int i = 0; i < 32; i++) o[32 + i] = (int8_t)(((ql[32 + i] & 15) | (qh[i] >> 2 & 3) << 4) - 32);
+        for (int i = 0; i < 32; i++) o[64 + i] = (int8_t)((ql[i] >> 4 | (qh[i] >> 4 & 3) << 4) - 32);
+        for (int i = 0; i < 32; i++) o[96 + i] = (int8_t)((ql[32 + i] >> 4 | (qh[i] >> 6) << 4) - 32);
+    }
+}
+
+static inline void lh_unpack_iq4_xs(const lh_block_iq4_xs *b, int8_t *q, float *scale) {
+    float d = lh_half(b->d);
+    for (int j = 0; j < 8; j++) {
+        int low = b->scales_l[j / 2] >> (j % 2 * 4) & 15, high = b->scales_h >> (2 * j) & 3;
+        scale[j] = d * (float)((low | high << 4) - 32);
+        for (int i = 0; i < 16; i++) q[32 * j + i] = lh_iq4_values[b->qs[16 * j + i] & 15];
+        for (int i = 0; i < 16; i++) q[32 * j + 16 + i] = lh_iq4_values[b->qs[16 * j + i] >> 4];
+    }
+}
+
+// The quantised formats: X(suffix, TYPE, block_len, scale_len, has_min, unpack call on block b).
+// has_min: 1: w = scale * q + min; 0: w = scale * q.
+#define LH_QUANT_FORMATS(X)                                                 \
+    X(q4_0, Q4_0, 32, 32, 0, lh_unpack_q4_0(b, q, scale))                   \
+    X(q4_1, Q4_1, 32, 32, 1, lh_unpack_q4_1(b, q, scale, min))              \
+    X(q5_0, Q5_0, 32, 32, 0, lh_unpack_q5_0(b, q, scale))                   \
+    X(q5_1, Q5_1, 32, 32, 1, lh_unpack_q5_1(b, q, scale, min))              \
+    X(q8_0, Q8_0, 32, 32, 0, lh_unpack_q8_0(b, q, scale))                   \
+    X(q2_k, Q2_K, 256, 16, 1, lh_unpack_q2_k(b, q, scale, min))             \
+    X(q3_k, Q3_K, 256, 16, 0, lh_unpack_q3_k(b, q, scale))                  \
+    X(q4_k, Q4_K, 256, 32, 1, lh_unpack_q4_k(b, q, scale, min))             \
+    X(q5_k, Q5_K, 256, 32, 1, lh_unpack_q5_k(b, q, scale, min))             \
+    X(q6_k, Q6_K, 256, 16, 0, lh_unpack_q6_k(b, q, scale))                  \
+    X(iq4_nl, IQ4_NL, 32, 32, 0, lh_unpack_iq4_nl(b, q, scale))             \
+    X(iq4_xs, IQ4_XS, 256, 32, 0, lh_unpack_iq4_xs(b, q, scale))
+
+#endif
