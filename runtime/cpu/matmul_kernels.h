@@ -46,9 +46,9 @@ typedef struct lh_panel_kernels {
                      const lh_tile_out *out);
 } lh_panel_kernels;
 
-// out[r] = row r . act for n_rows rows of n_cols weights, row_size bytes apart.
-typedef void (*lh_dot_fn)(const void *rows, size_t row_size, int64_t n_rows, int64_t n_cols, const lh_act_row *act,
-                          float *out);
+// out[r] = row r . act for n_rows rows of n_cols weights, row_size bytes apart. traits: of the weights.
+typedef void (*lh_dot_fn)(const lh_type_traits *traits, const void *rows, size_t row_size, int64_t n_rows,
+                          int64_t n_cols, const lh_act_row *act, float *out);
 
 typedef struct lh_matmul_kernels {
     const char *name;

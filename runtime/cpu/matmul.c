@@ -1,0 +1,241 @@
+// Matrix products of the CPU backend. Few tokens: every thread prepares all of them for itself (that costs less than a
+// barrier) and streams its share of the rows. Many tokens: threads prepare tiles of tokens together, then take panels of
+// rows one by one, so that a panel is unpacked once and used for all tokens while it is in cache.
+#include <string.h>
+
+#include "cpu.h"
+
+// From this many tokens on unpacking a panel pays.
+#define MIN_PANEL_TOKENS 4
+// Columns of a panel at a time: it has to stay in the second-level cache beside a tile of tokens.
+#define INTEGER_COLS 4096
+#define REAL_COLS 1024
+// Rows for one call of a dot kernel, so that they are still in cache for the next token.
+#define DOT_ROWS 32
+// Weights, in bytes, under which waking the other threads costs more than it brings.
+#define MIN_PARALLEL_BYTES (32 * 1024)
+
+static bool is_integer(const lh_tensor *w) { return lh_type_get(w->type)->scale_len != 0; }
+
+// --- preparing activations -------------------------------------------------------------------------------------
+
+static size_t act_row_size(int64_t n_cols, bool integer) {
+    size_t n = LH_ROUND_UP((size_t)n_cols, 256);  // keeps every part aligned
+    return n * sizeof(float) + (integer ? n + n / 32 * 2 * sizeof(float) + n / 16 * 2 * sizeof(float) : 0);
+}
+
+static lh_act_row act_row_in(void *memory, int64_t n_cols, bool integer) {
+    size_t n = LH_ROUND_UP((size_t)n_cols, 256);
+    float *x = memory;
+    lh_act_row row = {.x = x};
+    if (integer) {
+        row.scale = x + n;
+        row.sum32 = row.scale + n / 32;
+        row.sum16 = row.sum32 + n / 32;
+        row.q_sum = (int32_t *)(row.sum16 + n / 16);
+        row.q = (int8_t *)(row.q_sum + n / 16);
+    }
+    return row;
+}
+
+// Token t of p through its prologue, and quantised where that is asked for. memory: act_row_size bytes.
+static lh_act_row prepare_row(const lh_matmul_kernels *k, const lh_project *p, int32_t t, bool integer, void *memory) {
+    lh_act_row row = act_row_in(memory, p->n_cols, integer);
+    const float *x = p->x + (int64_t)t * p->n_cols;
+    if (p->norm) k->rms_norm(x, p->norm, p->norm_eps, p->n_cols, memory);
+    else if (p->gate) k->silu_mul(p->gate + (int64_t)t * p->n_cols, x, p->n_cols, memory);
+    else row.x = x;
+    if (integer) k->quantise(row.x, p->n_cols, &row);
+    return row;
+}
+
+// --- few tokens ------------------------------------------------------------------------------------------------
+
+typedef struct stream_job {
+    lh_cpu *cpu;
+    const lh_project *p;
+    bool integer;  // some matrix wants quantised activations
+    int n_threads;
+} stream_job;
+
+static void stream_rows(const stream_job *job, int i, const lh_act_row *rows, int thread) {
+    const lh_project *p = job->p;
+    const lh_tensor *w = p->w[i];
+    lh_dot_fn dot = job->cpu->matmul.dot[w->type];
+    // Shares are whole vectors of rows.
+    int64_t share = LH_ROUND_UP((w->n_rows + job->n_threads - 1) / job->n_threads, 16);
+    int64_t first = LH_MIN(share * thread, w->n_rows), end = LH_MIN(first + share, w->n_rows);
+    for (int64_t r = first; r < end; r += DOT_ROWS) {
+        int64_t n_rows = LH_MIN(end - r, DOT_ROWS);
+        const char *data = (const char *)w->data + (size_t)r * w->row_size;
+        for (int32_t t = 0; t < p->n; t++) {
+            float out[DOT_ROWS];
+            dot(lh_type_get(w->type), data, w->row_size, n_rows, w->n_cols, &rows[t], out);
+            float *y = p->y[i] + t * w->n_rows + r;
+            const float *bias = p->bias[i] ? p->bias[i] + r : NULL;
+            for (int64_t j = 0; j < n_rows; j++) {
+                float value = bias ? out[j] + bias[j] : out[j];
+                y[j] = p->add ? y[j] + value : value;
+            }
+        }
+    }
+}
+
+static void stream_task(void *arg, int thread) {
+    const stream_job *job = arg;
+    char *memory = lh_cpu_scratch_of(job->cpu, thread);
+    lh_act_row rows[MIN_PANEL_TOKENS];
+    for (int32_t t = 0; t < job->p->n; t++) {
+        rows[t] = prepare_row(&job->cpu->matmul, job->p, t, job->integer, memory);
+        memory += act_row_size(job->p->n_cols, job->integer);
+    }
+    for (int i = 0; i < job->p->n_out; i++) stream_rows(job, i, rows, thread);
+}
+
+static lh_status stream(lh_cpu *c, const lh_project *p, bool integer) {
+    size_t bytes = 0;
+    for (int i = 0; i < p->n_out; i++) bytes += (size_t)p->w[i]->n_rows * p->w[i]->row_size;
+    stream_job job = {c, p, integer, bytes < MIN_PARALLEL_BYTES ? 1 : lh_threads_count(c->threads)};
+    LH_TRY(lh_cpu_scratch_threads(c, (size_t)p->n * act_row_size(p->n_cols, integer)));
+    if (job.n_threads == 1) stream_task(&job, 0);
+    else lh_threads_run(c->threads, stream_task, &job);
+    return LH_OK;
+}
+
+// --- many tokens -----------------------------------------------------------------------------------------------
+
+size_t lh_panel_size(const lh_panel_kernels *k, bool integer, int64_t n_cols) {
+    size_t scales = integer ? (size_t)n_cols / 16 * 2 * sizeof(float) : 0;  // at most: runs of 16, with mins
+    return (size_t)k->rows * ((size_t)n_cols * (size_t)k->weight_size + scales);
+}
+
+size_t lh_panel_tile_size(const lh_panel_kernels *k, bool integer, int64_t n_cols) {
+    // At most, for 32 columns: a scale, and two kinds of sums for one run of 32 and two of 16.
+    size_t scales = integer ? (size_t)n_cols / 32 * 7 * sizeof(float) : 0;
+    return LH_ROUND_UP((size_t)k->tokens * ((size_t)n_cols * (size_t)k->weight_size + scales), (size_t)LH_ALIGN);
+}
+
+// Integer or float: the kernels, and all tokens laid out for them.
+typedef struct side {
+    const lh_panel_kernels *kernels;
+    int64_t n_tiles;    // 0: no matrix is of this side
+    size_t tile_size;
+    char *tiles;        // (n_tiles, tile_size)
+    int64_t max_cols;   // of a panel
+} side;
+
+typedef struct panel_job {
+    lh_cpu *cpu;
+    const lh_project *p;
+    side sides[2];             // [is_integer]
+    int64_t n_slabs;           // runs of tiles: more than one where there are too few panels for the threads
+    int64_t first_panel[4];    // of each matrix, and the end
+    lh_work prepare, multiply;
+} panel_job;
+
+static int64_t n_panels(const panel_job *job, int i) {
+    int32_t rows = job->sides[is_integer(job->p->w[i])].kernels->rows;
+    return (job->p->w[i]->n_rows + rows - 1) / rows;
+}
+
+static void prepare_tile(const panel_job *job, const side *s, bool integer, int64_t tile, void *memory) {
+    char *out = s->tiles + (size_t)tile * s->tile_size;
+    for (int32_t t = 0; t < s->kernels->tokens; t++) {
+        int64_t token = tile * s->kernels->tokens + t;
+        if (token < job->p->n) {
+            lh_act_row row = prepare_row(&job->cpu->matmul, job->p, (int32_t)token, integer, memory);
+            s->kernels->pack_tokens(&row, job->p->n_cols, t, out);
+        } else {
+            s->kernels->pack_tokens(NULL, job->p->n_cols, t, out);
+        }
+    }
+}
+
+// One panel of matrix i against one slab of tiles.
+static void multiply_panel(const panel_job *job, int i, int64_t panel, int64_t slab, void *memory) {
+    const lh_project *p = job->p;
+    const lh_tensor *w = p->w[i];
+    const side *s = &job->sides[is_integer(w)];
+    const lh_panel_kernels *k = s->kernels;
+    const lh_type_traits *traits = lh_type_get(w->type);
+    int64_t row = panel * k->rows;
+    int64_t first = s->n_tiles * slab / job->n_slabs, end = s->n_tiles * (slab + 1) / job->n_slabs;
+    for (int64_t col = 0; col < w->n_cols; col += s->max_cols) {
+        int64_t n_cols = LH_MIN(s->max_cols, w->n_cols - col);
+        k->pack(w, row, col, n_cols, memory);
+        lh_tile_out out = {
+            .stride = w->n_rows,
+            .n_rows = (int32_t)LH_MIN(k->rows, w->n_rows - row),
+            .bias = p->bias[i] && col == 0 ? p->bias[i] + row : NULL,
+            .add = p->add || col > 0,
+        };
+        for (int64_t tile = first; tile < end; tile++) {
+            int64_t token = tile * k->tokens;
+            out.y = p->y[i] + token * w->n_rows + row;
+            out.n_tokens = (int32_t)LH_MIN(k->tokens, p->n - token);
+            k->multiply(traits, memory, s->tiles + (size_t)tile * s->tile_size, col, n_cols, &out);
+        }
+    }
+}
+
+static void panel_task(void *arg, int thread) {
+    panel_job *job = arg;
+    void *memory = lh_cpu_scratch_of(job->cpu, thread);
+    int64_t n_real = job->sides[0].n_tiles, n_tiles = n_real + job->sides[1].n_tiles;
+    for (int64_t tile; (tile = lh_work_next(&job->prepare)) < n_tiles;) {
+        bool integer = tile >= n_real;
+        prepare_tile(job, &job->sides[integer], integer, integer ? tile - n_real : tile, memory);
+    }
+    lh_threads_barrier(job->cpu->threads);
+    int64_t n_work = job->first_panel[job->p->n_out] * job->n_slabs;
+    for (int64_t work; (work = lh_work_next(&job->multiply)) < n_work;) {
+        int64_t panel = work / job->n_slabs;
+        int i = 0;
+        while (panel >= job->first_panel[i + 1]) i++;
+        multiply_panel(job, i, panel - job->first_panel[i], work % job->n_slabs, memory);
+    }
+}
+
+static lh_status multiply_panels(lh_cpu *c, const lh_project *p, const bool uses[2]) {
+    panel_job job = {.cpu = c, .p = p};
+    size_t thread_size = act_row_size(p->n_cols, uses[1]), shared_size = 0;
+    int64_t least_tiles = INT64_MAX;
+    for (int integer = 0; integer < 2; integer++) {
+        side *s = &job.sides[integer];
+        s->kernels = integer ? &c->matmul.integer : &c->matmul.real;
+        s->max_cols = LH_MIN(p->n_cols, integer ? INTEGER_COLS : REAL_COLS);
+        if (!uses[integer]) continue;
+        s->n_tiles = (p->n + s->kernels->tokens - 1) / s->kernels->tokens;
+        s->tile_size = lh_panel_tile_size(s->kernels, integer, p->n_cols);
+        shared_size += (size_t)s->n_tiles * s->tile_size;
+        thread_size = LH_MAX(thread_size, lh_panel_size(s->kernels, integer, s->max_cols));
+        least_tiles = LH_MIN(least_tiles, s->n_tiles);
+    }
+    for (int i = 0; i < p->n_out; i++) job.first_panel[i + 1] = job.first_panel[i] + n_panels(&job, i);
+    // About four pieces for each thread, so that none waits long for the last.
+    int64_t wanted = 4 * lh_threads_count(c->threads);
+    job.n_slabs = LH_MIN(least_tiles, (wanted + job.first_panel[p->n_out] - 1) / job.first_panel[p->n_out]);
+
+    LH_TRY(lh_cpu_scratch_threads(c, thread_size));
+    char *shared = lh_cpu_scratch_shared(c, shared_size);
+    if (!shared) return LH_ERR_MEMORY;
+    job.sides[0].tiles = shared;
+    job.sides[1].tiles = shared + (size_t)job.sides[0].n_tiles * job.sides[0].tile_size;
+    lh_threads_run(c->threads, panel_task, &job);
+    return LH_OK;
+}
+
+lh_status lh_cpu_project(lh_backend *b, const lh_project *p) {
+    lh_cpu *c = (lh_cpu *)b;
+    bool uses[2] = {false, false};
+    for (int i = 0; i < p->n_out; i++) uses[is_integer(p->w[i])] = true;
+    return p->n < MIN_PANEL_TOKENS ? stream(c, p, uses[1]) : multiply_panels(c, p, uses);
+}
+
+lh_status lh_cpu_embed(lh_backend *b, const lh_tensor *table, const int32_t *ids, int32_t n, float *x) {
+    (void)b;
+    const lh_type_traits *traits = lh_type_get(table->type);
+    for (int32_t t = 0; t < n; t++)
+        traits->decode((const char *)table->data + (size_t)ids[t] * table->row_size, x + t * table->n_cols, table->n_cols);
+    return LH_OK;
+}
