@@ -1,0 +1,190 @@
+#include "weights.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+// A vector that had to be converted to float. They form a list, w->owned.
+typedef struct owned {
+    struct owned *next;
+    _Alignas(LH_ALIGN) float values[];
+} owned;
+
+#define OTHER_MODEL "the file's metadata describe another model; convert it again"
+
+typedef struct loader {
+    const lh_gguf *g;
+    const lh_config *c;
+    lh_weights *w;
+} loader;
+
+static lh_quoted quote_name(const lh_gguf_tensor *t) { return lh_quote(t->name, strlen(t->name)); }
+
+// --- one tensor, of the shape it must have ---------------------------------------------------------------------
+
+typedef struct name {
+    char text[64];
+} name;
+
+static name in_layer(int32_t layer, const char *suffix) {
+    name n;
+    snprintf(n.text, sizeof n.text, "blk.%d.%s", layer, suffix);
+    return n;
+}
+
+static lh_status missing(const char *tensor) {
+    return lh_error(LH_ERR_FORMAT, "the tensor '%s' is missing: the file is not a whole LLaMA model; convert it again",
+                    tensor);
+}
+
+// GGUF writes a matrix of rows x cols as the dimensions (cols, rows).
+static lh_status check_shape(const lh_gguf_tensor *t, int64_t n_cols, int64_t n_rows) {
+    if (t->ne[0] == n_cols && t->ne[1] == n_rows && t->ne[2] == 1 && t->ne[3] == 1) return LH_OK;
+    char found[96], expected[48];
+    int n = 0;
+    for (int d = 0; d < t->n_dims; d++)
+        n += snprintf(found + n, sizeof found - (size_t)n, "%s%" PRId64, d ? " x " : "", t->ne[d]);
+    snprintf(expected, sizeof expected, n_rows == 1 ? "%" PRId64 : "%" PRId64 " x %" PRId64, n_cols, n_rows);
+    return lh_error(LH_ERR_FORMAT, "the tensor %s has the shape %s, expected %s: " OTHER_MODEL, quote_name(t).text,
+                    found, expected);
+}
+
+static lh_status load_matrix(const loader *l, const char *tensor, int64_t n_rows, int64_t n_cols, lh_tensor *out) {
+    const lh_gguf_tensor *t = lh_gguf_find_tensor(l->g, tensor);
+    if (!t) return missing(tensor);
+    LH_TRY(check_shape(t, n_cols, n_rows));
+    size_t row_size = t->size / (uint64_t)n_rows;  // whole blocks: the parse refuses rows that a block does not divide
+    *out = (lh_tensor){.type = t->type, .n_rows = n_rows, .n_cols = n_cols, .data = t->data, .row_size = row_size};
+    return LH_OK;
+}
+
+// Norms and biases are read as float by every backend; *out stays NULL where an optional one is absent.
+static lh_status load_vector(const loader *l, const char *tensor, int64_t n, bool optional, const float **out) {
+    const lh_gguf_tensor *t = lh_gguf_find_tensor(l->g, tensor);
+    if (!t) return optional ? LH_OK : missing(tensor);
+    LH_TRY(check_shape(t, n, 1));
+    if (t->type == LH_TYPE_F32) {
+        *out = t->data;
+        return LH_OK;
+    }
+    if (t->type != LH_TYPE_F16 && t->type != LH_TYPE_BF16)
+        return lh_error(LH_ERR_UNSUPPORTED, "the tensor '%s' is of type %s, expected F32, F16 or BF16 for a vector",
+                        tensor, lh_type_name(t->type));
+    owned *o = lh_alloc(1, sizeof *o + (size_t)n * sizeof *o->values);
+    if (!o) return LH_ERR_MEMORY;
+    o->next = l->w->owned;
+    l->w->owned = o;
+    lh_type_get(t->type)->decode(t->data, o->values, n);
+    *out = o->values;
+    return LH_OK;
+}
+
+// --- the model -------------------------------------------------------------------------------------------------
+
+static lh_status load_layer(const loader *l, int32_t i) {
+    const lh_config *c = l->c;
+    lh_layer *layer = &l->w->layers[i];
+    int64_t q = (int64_t)c->n_head * c->head_dim, kv = (int64_t)c->n_head_kv * c->head_dim;
+    LH_TRY(load_vector(l, in_layer(i, "attn_norm.weight").text, c->n_embd, false, &layer->attn_norm));
+    LH_TRY(load_matrix(l, in_layer(i, "attn_q.weight").text, q, c->n_embd, &layer->wq));
+    LH_TRY(load_matrix(l, in_layer(i, "attn_k.weight").text, kv, c->n_embd, &layer->wk));
+    LH_TRY(load_matrix(l, in_layer(i, "attn_v.weight").text, kv, c->n_embd, &layer->wv));
+    LH_TRY(load_matrix(l, in_layer(i, "attn_output.weight").text, c->n_embd, q, &layer->wo));
+    LH_TRY(load_vector(l, in_layer(i, "attn_q.bias").text, q, true, &layer->bq));
+    LH_TRY(load_vector(l, in_layer(i, "attn_k.bias").text, kv, true, &layer->bk));
+    LH_TRY(load_vector(l, in_layer(i, "attn_v.bias").text, kv, true, &layer->bv));
+    LH_TRY(load_vector(l, in_layer(i, "attn_output.bias").text, c->n_embd, true, &layer->bo));
+    LH_TRY(load_vector(l, in_layer(i, "ffn_norm.weight").text, c->n_embd, false, &layer->ffn_norm));
+    LH_TRY(load_matrix(l, in_layer(i, "ffn_gate.weight").text, c->n_ff, c->n_embd, &layer->gate));
+    LH_TRY(load_matrix(l, in_layer(i, "ffn_up.weight").text, c->n_ff, c->n_embd, &layer->up));
+    return load_matrix(l, in_layer(i, "ffn_down.weight").text, c->n_embd, c->n_ff, &layer->down);
+}
+
+static lh_status load_rope_freqs(const loader *l) {
+    int64_t n = l->c->rope_dim / 2;
+    LH_TRY(load_vector(l, "rope_freqs.weight", n, true, &l->w->rope_freqs));
+    if (!l->w->rope_freqs) return LH_OK;
+    for (int64_t i = 0; i < n; i++) {
+        float f = l->w->rope_freqs[i];
+        if (!(f > 0) || !isfinite(f))
+            return lh_error(LH_ERR_FORMAT,
+                            "the tensor 'rope_freqs.weight' holds %g, expected positive numbers; convert it again",
+                            (double)f);
+    }
+    return LH_OK;
+}
+
+static const char *const global_tensors[] = {"token_embd.weight", "output.weight", "output_norm.weight",
+                                             "rope_freqs.weight"};
+static const char *const layer_tensors[] = {
+    "attn_norm.weight", "attn_q.weight", "attn_k.weight", "attn_v.weight", "attn_output.weight",
+    "attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias",
+    "ffn_norm.weight", "ffn_gate.weight", "ffn_up.weight", "ffn_down.weight",
+    // Rotation frequencies, in files of 2023. They follow from the metadata.
+    "attn_rot_embd", "attn_rot_embd.weight",
+};
+
+static bool is_one_of(const char *text, const char *const *list, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(text, list[i]) == 0) return true;
+    return false;
+}
+#define IS_ONE_OF(text, list) is_one_of(text, list, sizeof list / sizeof *list)
+
+// A tensor that the graph leaves out would change the model silently.
+static lh_status check_known(const loader *l, const lh_gguf_tensor *t) {
+    if (IS_ONE_OF(t->name, global_tensors)) return LH_OK;
+    int layer = 0, used = 0;
+    if (sscanf(t->name, "blk.%9d.%n", &layer, &used) == 1 && used > 0 && layer >= 0 &&
+        strncmp(t->name, in_layer(layer, "").text, (size_t)used) == 0 && IS_ONE_OF(t->name + used, layer_tensors)) {
+        if (layer < l->c->n_layer) return LH_OK;
+        return lh_error(LH_ERR_FORMAT, "the tensor %s is of a layer past llama.block_count %d: " OTHER_MODEL,
+                        quote_name(t).text, l->c->n_layer);
+    }
+    return lh_error(LH_ERR_UNSUPPORTED, "the tensor %s is no part of a dense LLaMA; this variant is not supported",
+                    quote_name(t).text);
+}
+
+static lh_status load(const loader *l) {
+    const lh_config *c = l->c;
+    lh_weights *w = l->w;
+    for (int64_t i = 0; i < lh_gguf_n_tensors(l->g); i++) {
+        const lh_gguf_tensor *t = lh_gguf_tensor_at(l->g, i);
+        LH_TRY(check_known(l, t));
+        w->n_params += t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3];
+        w->bytes += (int64_t)t->size;
+    }
+    LH_TRY(load_matrix(l, "token_embd.weight", c->n_vocab, c->n_embd, &w->embd));
+    w->output = w->embd;
+    if (lh_gguf_find_tensor(l->g, "output.weight"))
+        LH_TRY(load_matrix(l, "output.weight", c->n_vocab, c->n_embd, &w->output));
+    LH_TRY(load_vector(l, "output_norm.weight", c->n_embd, false, &w->output_norm));
+    LH_TRY(load_rope_freqs(l));
+    w->layers = lh_alloc((size_t)c->n_layer, sizeof *w->layers);
+    if (!w->layers) return LH_ERR_MEMORY;
+    for (int32_t i = 0; i < c->n_layer; i++) LH_TRY(load_layer(l, i));
+    return LH_OK;
+}
+
+lh_status lh_weights_load(const lh_gguf *g, const lh_config *c, lh_weights *out) {
+    *out = (lh_weights){0};
+    lh_status s = load(&(loader){g, c, out});
+    if (s != LH_OK)
+        lh_weights_free(out);
+    else
+        lh_gguf_prefetch(g);
+    return s;
+}
+
+void lh_weights_free(lh_weights *w) {
+    if (!w) return;
+    for (owned *o = w->owned; o;) {
+        owned *next = o->next;
+        lh_free(o);
+        o = next;
+    }
+    lh_free(w->layers);
+    *w = (lh_weights){0};
+}
