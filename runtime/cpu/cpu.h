@@ -2,6 +2,8 @@
 #ifndef LH_CPU_H
 #define LH_CPU_H
 
+#include <pthread.h>
+
 #include "attention_kernels.h"
 #include "backend.h"
 #include "matmul_kernels.h"
@@ -10,6 +12,7 @@
 typedef struct lh_cpu {
     lh_backend base;
     lh_threads *threads;
+    pthread_mutex_t turn;     // held from begin to end
     lh_matmul_kernels matmul;
     lh_attention_kernels attention;
     // Scratch that grows to what an operation asks for and is kept; slot 0 is shared by all threads of an operation,

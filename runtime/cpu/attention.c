@@ -1,0 +1,290 @@
+// Attention on the CPU: (token, head) -> chunks is turned into chunk -> rows, so that a chunk's keys and values are read
+// once for all the queries that chose it.
+//
+// A unit of work is one KV head, a block of tokens, and a slice of the chunks they attend; a row is one query head of
+// one token. Where a batch has few units (decoding has one block) the chunks are cut into slices, each with a softmax
+// state of its own, merged afterwards. The cut depends on shapes only, never on the number of threads, so results do not
+// depend on it either.
+#include <math.h>
+#include <string.h>
+
+#include "cpu.h"
+
+#define BLOCK_ROWS 768   // rows of a unit: many rows share a chunk, and their state still fits the L2 cache
+#define MIN_UNITS 16
+#define TILE_ROWS 96     // rows that are rotated and run at once
+
+// Where a row meets a chunk.
+typedef struct meeting {
+    int32_t row, distance;  // distance in chunks
+} meeting;
+
+typedef struct job {
+    lh_cpu *cpu;
+    const lh_attention *a;
+    int32_t group;           // query heads of a KV head
+    int32_t stride;          // floats between rows: head_dim rounded up to LH_PAD
+    int32_t block;           // tokens of a unit
+    int32_t n_blocks, n_slices;
+    size_t max_meetings;     // of a unit
+    int32_t end_chunk;       // of the batch
+    float *states;           // (n_head_kv, n_blocks, n_slices) unit states, only where n_slices > 1
+    lh_work units, merges;
+} job;
+
+// --- append ----------------------------------------------------------------------------------------------------
+
+typedef struct append_job {
+    lh_cpu *cpu;
+    const lh_attention *a;
+} append_job;
+
+static void append_tokens(const append_job *j, int32_t from, int32_t to, float *rotated) {
+    const lh_attention *a = j->a;
+    const lh_attention_kernels *k = &j->cpu->attention;
+    size_t dim = (size_t)a->head_dim, row = dim * (a->kv_type == LH_KV_F32 ? 4 : 2);
+    size_t head = (size_t)a->n_chunk * a->plan.chunk * row;
+    for (int32_t t = from; t < to; t++) {
+        int64_t position = a->pos + t;
+        const float *table = a->rope_offset + 2 * dim * lh_offset_of(position, a->plan.chunk);
+        for (int32_t h = 0; h < a->n_head_kv; h++) {
+            size_t in = ((size_t)t * a->n_head_kv + h) * dim, at = h * head + (size_t)position * row;
+            k->rotate(a->new_k + in, table, 1, 1, a->head_dim, rotated);
+            k->store(rotated, a->head_dim, a->kv_type, (char *)a->k + at);
+            k->store(a->new_v + in, a->head_dim, a->kv_type, (char *)a->v + at);
+        }
+    }
+}
+
+static void append_task(void *arg, int thread) {
+    const append_job *j = arg;
+    int64_t n = j->a->n, n_threads = lh_threads_count(j->cpu->threads);
+    append_tokens(j, (int32_t)(n * thread / n_threads), (int32_t)(n * (thread + 1) / n_threads),
+                  lh_cpu_scratch_of(j->cpu, thread));
+}
+
+lh_status lh_cpu_append(lh_backend *b, const lh_attention *a) {
+    append_job j = {(lh_cpu *)b, a};
+    LH_TRY(lh_cpu_scratch_threads(j.cpu, (size_t)a->head_dim * sizeof(float)));
+    // A token or two take less time than waking anyone.
+    if (a->n <= 2) append_tokens(&j, 0, a->n, lh_cpu_scratch_of(j.cpu, 0));
+    else lh_threads_run(j.cpu->threads, append_task, &j);
+    return LH_OK;
+}
+
+// --- attend ----------------------------------------------------------------------------------------------------
+
+// A unit's state: for every row its accumulator, then all tops, then all sums.
+static size_t state_floats(const job *j) { return (size_t)j->block * j->group * (j->stride + 2); }
+
+// What one thread works in.
+typedef struct bench {
+    float *state;      // see state_floats
+    float *query;      // (rows, stride): rotated by the offset, scaled
+    float *rotated;    // (TILE_ROWS, stride): rotated for the chunk at hand
+    float *tile;       // scratch of the kernel
+    meeting *meetings; // by chunk
+    int32_t *start;    // (end_chunk + 3): where a chunk's meetings begin
+    int32_t *row, *limit;  // (TILE_ROWS)
+} bench;
+
+static size_t carve(const job *j, char *memory, bench *out) {
+    size_t rows = (size_t)j->block * j->group, used = 0;
+    bench b;
+#define CARVE(field, count)                                                        \
+    b.field = (void *)(memory + used);                                             \
+    used += LH_ROUND_UP((size_t)(count) * sizeof *b.field, (size_t)LH_ALIGN)
+    CARVE(state, state_floats(j));
+    CARVE(query, rows * j->stride);
+    CARVE(rotated, (size_t)TILE_ROWS * j->stride);
+    CARVE(tile, lh_tile_scratch(TILE_ROWS, j->stride));
+    CARVE(meetings, j->max_meetings);
+    CARVE(start, j->end_chunk + 3);
+    CARVE(row, TILE_ROWS);
+    CARVE(limit, TILE_ROWS);
+#undef CARVE
+    if (out) *out = b;
+    return used;
+}
+
+typedef struct unit {
+    int32_t kv_head, slice;
+    int32_t first, n;       // tokens of the batch
+} unit;
+
+static unit unit_at(const job *j, int64_t index) {
+    unit u = {.slice = (int32_t)(index % j->n_slices)};
+    index /= j->n_slices;
+    u.first = (int32_t)(index % j->n_blocks) * j->block;
+    u.kv_head = (int32_t)(index / j->n_blocks);
+    u.n = LH_MIN(j->block, j->a->n - u.first);
+    return u;
+}
+
+// The chunks that query head `head` of batch token t attends; NULL: 0, 1, ..., its own.
+static const int32_t *chosen_by(const lh_attention *a, int32_t t, int32_t head) {
+    if (lh_is_dense(a->plan, lh_chunk_of(a->pos + t, a->plan.chunk))) return NULL;
+    int32_t chooser = head / (a->n_head / a->n_select);
+    return a->chosen + ((size_t)t * a->n_select + chooser) * a->plan.k;
+}
+
+// Sort the unit's meetings by chunk: count, sum up, place.
+static void meet(const job *j, const unit *u, bench *b) {
+    const lh_attention *a = j->a;
+    memset(b->start, 0, ((size_t)j->end_chunk + 3) * sizeof *b->start);
+    int32_t *place = b->start + 1;
+    for (int pass = 0; pass < 2; pass++) {
+        for (int32_t i = 0; i < u->n * j->group; i++) {
+            int32_t t = u->first + i / j->group, c = lh_chunk_of(a->pos + t, a->plan.chunk);
+            int32_t m = lh_n_attended(a->plan, c);
+            const int32_t *list = chosen_by(a, t, u->kv_head * j->group + i % j->group);
+            for (int32_t r = 0; r < m; r++) {
+                int32_t s = list ? list[r] : r;
+                if (pass == 0) place[s + 1]++;
+                else b->meetings[place[s]++] = (meeting){i, lh_chunk_distance(a->plan, c, s, r)};
+            }
+        }
+        if (pass == 0)
+            for (int32_t s = 0; s <= j->end_chunk; s++) place[s] += s ? place[s - 1] : 0;
+    }
+    // Placing moved place[s] = start[s + 1] from the chunk's begin to its end, which is what start wants.
+}
+
+static void rotate_queries(const job *j, const unit *u, bench *b) {
+    const lh_attention *a = j->a;
+    size_t rows = (size_t)u->n * j->group, dim = (size_t)a->head_dim;
+    for (size_t i = 0; i < rows; i++) {
+        size_t t = u->first + i / j->group, head = u->kv_head * (size_t)j->group + i % j->group;
+        const float *table = a->rope_offset + 2 * dim * lh_offset_of(a->pos + (int64_t)t, a->plan.chunk);
+        float *q = b->query + i * j->stride;
+        j->cpu->attention.rotate(a->q + (t * a->n_head + head) * dim, table, 1, a->scale, a->head_dim, q);
+        memset(q + dim, 0, (j->stride - dim) * sizeof *q);
+    }
+}
+
+// Run some rows, already gathered, against all keys of a chunk.
+static void attend_chunk(const job *j, const unit *u, const bench *b, int32_t chunk, int32_t rows, bool own) {
+    const lh_attention *a = j->a;
+    size_t key = (size_t)a->head_dim * (a->kv_type == LH_KV_F32 ? 4 : 2);
+    size_t at = ((size_t)u->kv_head * a->n_chunk + chunk) * a->plan.chunk * key;
+    size_t n_rows = (size_t)j->block * j->group;
+    lh_tile tile = {
+        .dim = a->head_dim, .stride = j->stride, .type = a->kv_type, .acc = b->state,
+        .top = b->state + n_rows * j->stride, .sum = b->state + n_rows * (j->stride + 1),
+    };
+    // Rows are in the order of their tokens: those that see nothing of a later tile come first.
+    int32_t skip = 0;
+    for (int32_t first = 0; first < a->plan.chunk; first += LH_TILE_KEYS) {
+        tile.n_keys = LH_MIN(LH_TILE_KEYS, a->plan.chunk - first);
+        if (own) {
+            while (skip < rows && b->limit[skip] <= first) skip++;
+            if (skip == rows) return;
+        }
+        int32_t limit[TILE_ROWS];
+        for (int32_t i = skip; own && i < rows; i++) limit[i] = LH_MIN(b->limit[i] - first, tile.n_keys);
+        tile.rows = rows - skip;
+        tile.q = b->rotated + (size_t)skip * j->stride;
+        tile.row = b->row + skip;
+        tile.limit = own ? limit + skip : NULL;
+        tile.k = (const char *)a->k + at + first * key;
+        tile.v = (const char *)a->v + at + first * key;
+        j->cpu->attention.attend(&tile, b->tile);
+    }
+}
+
+static void run_unit(const job *j, const unit *u, bench *b) {
+    const lh_attention *a = j->a;
+    size_t rows = (size_t)j->block * j->group, dim = (size_t)a->head_dim;
+    memset(b->state, 0, state_floats(j) * sizeof *b->state);
+    for (size_t i = 0; i < rows; i++) b->state[rows * j->stride + i] = -INFINITY;
+    rotate_queries(j, u, b);
+    meet(j, u, b);
+    // The slice's share: chunks whose first meeting lies in its part of all meetings.
+    int64_t total = b->start[j->end_chunk + 1];
+    int64_t from = total * u->slice / j->n_slices, to = total * (u->slice + 1) / j->n_slices;
+    for (int32_t s = 0; s <= j->end_chunk; s++) {
+        int32_t begin = b->start[s], end = b->start[s + 1];
+        if (begin == end || begin < from || begin >= to) continue;
+        for (int32_t m = begin; m < end;) {
+            // The rows whose own chunk this is see part of it; they are the first ones here or the last, never mixed.
+            bool own = b->meetings[m].distance == 0;
+            int32_t n = 0;
+            for (; n < TILE_ROWS && m < end && (b->meetings[m].distance == 0) == own; n++, m++) {
+                meeting at = b->meetings[m];
+                const float *q = b->query + (size_t)at.row * j->stride;
+                float *to_row = b->rotated + (size_t)n * j->stride;
+                if (own) {
+                    memcpy(to_row, q, (size_t)j->stride * sizeof *q);
+                } else {
+                    j->cpu->attention.rotate(q, a->rope_chunk + 2 * dim * at.distance, 1, 1, a->head_dim, to_row);
+                    memset(to_row + dim, 0, (j->stride - dim) * sizeof *to_row);
+                }
+                b->row[n] = at.row;
+                b->limit[n] = lh_offset_of(a->pos + u->first + at.row / j->group, a->plan.chunk) + 1;
+            }
+            attend_chunk(j, u, b, s, n, own);
+        }
+    }
+}
+
+// out = sum of the slices' accumulators over the sum of their sums, all brought to one top.
+static void finish_row(const job *j, const unit *u, const float *states, int32_t n_slices, int32_t row) {
+    const lh_attention *a = j->a;
+    size_t rows = (size_t)j->block * j->group, step = state_floats(j);
+    int32_t t = u->first + row / j->group, head = u->kv_head * j->group + row % j->group;
+    float *out = a->out + ((size_t)t * a->n_head + head) * a->head_dim;
+    float top = -INFINITY, sum = 0;
+    for (int32_t i = 0; i < n_slices; i++) top = fmaxf(top, states[i * step + rows * j->stride + row]);
+    memset(out, 0, (size_t)a->head_dim * sizeof *out);
+    for (int32_t i = 0; i < n_slices; i++) {
+        const float *state = states + i * step, *acc = state + (size_t)row * j->stride;
+        float weight = n_slices == 1 ? 1 : expf(state[rows * j->stride + row] - top);
+        sum += weight * state[rows * (j->stride + 1) + row];
+        for (int32_t x = 0; x < a->head_dim; x++) out[x] += weight * acc[x];
+    }
+    float inverse = 1 / sum;
+    for (int32_t x = 0; x < a->head_dim; x++) out[x] *= inverse;
+}
+
+static void attend_task(void *arg, int thread) {
+    job *j = arg;
+    bench b;
+    carve(j, lh_cpu_scratch_of(j->cpu, thread), &b);
+    int64_t n_merges = (int64_t)j->a->n_head_kv * j->n_blocks, n_units = n_merges * j->n_slices;
+    for (int64_t i; (i = lh_work_next(&j->units)) < n_units;) {
+        unit u = unit_at(j, i);
+        if (j->n_slices > 1) b.state = j->states + (size_t)i * state_floats(j);
+        run_unit(j, &u, &b);
+        if (j->n_slices == 1)
+            for (int32_t row = 0; row < u.n * j->group; row++) finish_row(j, &u, b.state, 1, row);
+    }
+    if (j->n_slices == 1) return;
+    lh_threads_barrier(j->cpu->threads);
+    for (int64_t i; (i = lh_work_next(&j->merges)) < n_merges;) {
+        unit u = unit_at(j, i * j->n_slices);
+        const float *states = j->states + (size_t)(i * j->n_slices) * state_floats(j);
+        for (int32_t row = 0; row < u.n * j->group; row++) finish_row(j, &u, states, j->n_slices, row);
+    }
+}
+
+lh_status lh_cpu_attend(lh_backend *b, const lh_attention *a) {
+    int32_t group = a->n_head / a->n_head_kv;
+    job j = {
+        .cpu = (lh_cpu *)b, .a = a, .group = group, .stride = LH_ROUND_UP(a->head_dim, LH_PAD),
+        .block = LH_MIN(a->n, LH_MAX(BLOCK_ROWS / group, 1)), .end_chunk = lh_chunk_of(a->pos + a->n - 1, a->plan.chunk),
+    };
+    j.n_blocks = (a->n + j.block - 1) / j.block;
+    int32_t unsliced = a->n_head_kv * j.n_blocks;
+    int32_t most = lh_n_attended(a->plan, j.end_chunk);
+    if (a->pos < (int64_t)LH_MIN(a->plan.dense, j.end_chunk + 1) * a->plan.chunk)
+        most = LH_MAX(most, LH_MIN(a->plan.dense, j.end_chunk + 1));
+    j.n_slices = LH_MAX(1, LH_MIN((MIN_UNITS + unsliced - 1) / unsliced, most));
+    j.max_meetings = (size_t)j.block * group * most;
+    if (j.n_slices > 1) {
+        j.states = lh_cpu_scratch_shared(j.cpu, (size_t)unsliced * j.n_slices * state_floats(&j) * sizeof(float));
+        if (!j.states) return LH_ERR_MEMORY;
+    }
+    LH_TRY(lh_cpu_scratch_threads(j.cpu, carve(&j, NULL, NULL)));
+    lh_threads_run(j.cpu->threads, attend_task, &j);
+    return LH_OK;
+}

@@ -1,0 +1,54 @@
+// The kernels under attention and selection, one table for each instruction set.
+//
+// kernels_attention_generic.c is the plain meaning of each; attention_simd.h is the fast form, compiled once for every
+// instruction set over its own vectors.
+#ifndef LH_ATTENTION_KERNELS_H
+#define LH_ATTENTION_KERNELS_H
+
+#include "base.h"
+
+// Keys in a tile; longer chunks are several tiles.
+#define LH_TILE_KEYS 64
+// Rows of queries, accumulators and panels are this many floats apart or a multiple: whole vectors on every machine.
+#define LH_PAD 16
+
+// Some rows of queries against some keys: one step of an online softmax (Milakov and Gimelshein, arXiv 1805.02867).
+typedef struct lh_tile {
+    int32_t rows, n_keys;     // n_keys <= LH_TILE_KEYS
+    int32_t dim, stride;      // stride = dim rounded up to LH_PAD
+    lh_kv_type type;
+    const void *k, *v;        // (n_keys, dim)
+    const float *q;           // (rows, stride): rotated for this chunk, scaled, zero beyond dim
+    const int32_t *limit;     // (rows): keys a row may see, 1..n_keys; NULL: all
+    const int32_t *row;       // (rows): index of the row's state
+    float *top, *sum;         // the running maximum of scores and sum of exp(score - top), by state
+    float *acc;               // (states, stride): sum of exp(score - top) * v
+} lh_tile;
+
+// Floats of scratch for one tile.
+static inline size_t lh_tile_scratch(int32_t rows, int32_t stride) {
+    return (size_t)LH_TILE_KEYS * (2 * (size_t)stride + (size_t)rows) + (size_t)rows;
+}
+
+typedef struct lh_attention_kernels {
+    // y[j] = scale * (x[j] * table[0][j] + sign * x[j ^ 1] * table[1][j]); table (2, dim), see rope.h. y may not be x.
+    void (*rotate)(const float *x, const float *table, float sign, float scale, int32_t dim, float *y);
+    // n floats into the cache's type and back.
+    void (*store)(const float *x, int32_t n, lh_kv_type type, void *out);
+    void (*load)(const void *x, int32_t n, lh_kv_type type, float *out);
+    void (*attend)(const lh_tile *t, float *scratch);
+    // out[i][j] (=|+=) a[i] . b[j]: a (rows, dim), b (n, dim), out (rows, out_stride); dim any, scratch dim * LH_TILE_KEYS.
+    void (*dots)(const float *a, int32_t rows, const float *b, int32_t n, int32_t dim, float *out, int32_t out_stride,
+                 bool add, float *scratch);
+    // The k best of n scores as ascending indices plus first, ties to the lower index; scratch n. k <= n.
+    void (*top)(const float *scores, int32_t n, int32_t k, int32_t first, int32_t *out, int32_t *scratch);
+} lh_attention_kernels;
+
+// The best table for these features (cpu/features.h).
+void lh_attention_kernels_select(unsigned features, lh_attention_kernels *out);
+
+// The tables, by file; the build has those of its architecture.
+extern const lh_attention_kernels lh_attention_kernels_generic, lh_attention_kernels_avx2, lh_attention_kernels_avx512,
+    lh_attention_kernels_neon;
+
+#endif

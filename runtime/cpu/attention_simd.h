@@ -1,0 +1,308 @@
+// The attention kernels over vectors: the body of kernels_attention_{avx2,avx512,neon}.c, which include a simd_*.h first
+// and then this, once each. The meaning of every kernel is its twin in kernels_attention_generic.c.
+//
+// Everything is made of one register block, C (rows x vectors) = C * scale + A . B. Scores are q . K^T and outputs are
+// P . V. For many rows K is unpacked and transposed once into a panel; for a few rows (decoding) keys and values are read
+// as they lie.
+#include <math.h>
+#include <string.h>
+
+#include "attention_kernels.h"
+#include "chunk_map.h"
+#include "quant.h"
+
+#define INLINE static inline __attribute__((always_inline))
+#define FEW_ROWS 4  // below this a panel costs more than it saves
+
+// e^x to about 1e-7, relative; exactly 0 for what is too small, -inf included.
+static inline vf vf_exp(vf x) {
+    x = vf_max(x, vf_set1(-104));
+    vf n = vf_round(vf_mul(x, vf_set1(0x1.715476p+0f)));
+    // ln 2 in two parts, so that n * ln 2 keeps its low bits.
+    vf r = vf_fma(n, vf_set1(-0x1.62e400p-1f), x);
+    r = vf_fma(n, vf_set1(-0x1.7f7d1cp-20f), r);
+    vf p = vf_set1(1.0f / 5040);
+    p = vf_fma(p, r, vf_set1(1.0f / 720));
+    p = vf_fma(p, r, vf_set1(1.0f / 120));
+    p = vf_fma(p, r, vf_set1(1.0f / 24));
+    p = vf_fma(p, r, vf_set1(1.0f / 6));
+    p = vf_fma(p, r, vf_set1(0.5f));
+    p = vf_fma(p, r, vf_set1(1));
+    return vf_scale(vf_fma(p, r, vf_set1(1)), n);
+}
+
+INLINE vf load_vector(const void *p, size_t i, lh_kv_type type) {
+    return type == LH_KV_F32 ? vf_load((const float *)p + i) : vf_load_f16((const uint16_t *)p + i);
+}
+
+static inline float load_one(const void *p, size_t i, lh_kv_type type) {
+    return type == LH_KV_F32 ? ((const float *)p)[i] : lh_f16_to_f32(((const uint16_t *)p)[i]);
+}
+
+// --- small ones --------------------------------------------------------------------------------------------------
+
+static void rotate_simd(const float *x, const float *table, float sign, float scale, int32_t dim, float *y) {
+    const float *cosines = table, *sines = table + dim;
+    int32_t j = 0;
+    for (; j + VN <= dim; j += VN) {
+        vf a = vf_load(x + j);
+        vf turned = vf_mul(vf_mul(vf_swap_pairs(a), vf_load(sines + j)), vf_set1(sign));
+        vf_store(y + j, vf_mul(vf_fma(a, vf_load(cosines + j), turned), vf_set1(scale)));
+    }
+    for (; j < dim; j++) y[j] = scale * (x[j] * cosines[j] + sign * x[j ^ 1] * sines[j]);
+}
+
+static void store_simd(const float *x, int32_t n, lh_kv_type type, void *out) {
+    if (type == LH_KV_F32) {
+        memcpy(out, x, (size_t)n * sizeof *x);
+        return;
+    }
+    uint16_t *half = out;
+    int32_t i = 0;
+    for (; i + VN <= n; i += VN) vf_store_f16(half + i, vf_load(x + i));
+    for (; i < n; i++) half[i] = lh_f32_to_f16(x[i]);
+}
+
+static void load_simd(const void *x, int32_t n, lh_kv_type type, float *out) {
+    int32_t i = 0;
+    for (; i + VN <= n; i += VN) vf_store(out + i, load_vector(x, (size_t)i, type));
+    for (; i < n; i++) out[i] = load_one(x, (size_t)i, type);
+}
+
+// --- the register block ------------------------------------------------------------------------------------------
+
+// c[i] (vecs vectors) = c[i] * scale[i] + sum_x a[i][x] * b[x]; scale NULL: c is not read. Rows of a are a_stride floats
+// apart, rows of b are b_stride values of `type` apart. rows and vecs are constants where this is called.
+INLINE void block(int rows, int vecs, int32_t depth, const float *a, size_t a_stride, const void *b, size_t b_stride, lh_kv_type type,
+                  const float *scale, float *const *c, size_t col) {
+    vf sum[BLOCK_ROWS][BLOCK_VECS];
+    for (int i = 0; i < rows; i++)
+        for (int v = 0; v < vecs; v++)
+            sum[i][v] = scale ? vf_mul(vf_load(c[i] + col + (size_t)v * VN), vf_set1(scale[i])) : vf_set1(0);
+    for (int32_t x = 0; x < depth; x++) {
+        vf in[BLOCK_VECS];
+        for (int v = 0; v < vecs; v++) in[v] = load_vector(b, (size_t)x * b_stride + col + (size_t)v * VN, type);
+        for (int i = 0; i < rows; i++) {
+            vf one = vf_set1(a[(size_t)i * a_stride + x]);
+            for (int v = 0; v < vecs; v++) sum[i][v] = vf_fma(one, in[v], sum[i][v]);
+        }
+    }
+    for (int i = 0; i < rows; i++)
+        for (int v = 0; v < vecs; v++) vf_store(c[i] + col + (size_t)v * VN, sum[i][v]);
+}
+
+#define BLOCK_ARGS depth, a, a_stride, b, b_stride, type, scale, c, col
+
+INLINE void block_vecs(int rows, int vecs, int32_t depth, const float *a, size_t a_stride, const void *b, size_t b_stride,
+                       lh_kv_type type, const float *scale, float *const *c, size_t col) {
+    switch (vecs) {
+#if BLOCK_VECS > 2
+        case 4: block(rows, 4, BLOCK_ARGS); break;
+        case 3: block(rows, 3, BLOCK_ARGS); break;
+#endif
+        case 2: block(rows, 2, BLOCK_ARGS); break;
+        default: block(rows, 1, BLOCK_ARGS); break;
+    }
+}
+
+// The same for any number of rows and columns; columns are whole vectors.
+INLINE void product(int32_t rows, int32_t cols, int32_t depth, const float *a, size_t a_stride, const void *b, size_t b_stride,
+                    lh_kv_type type, const float *scale, float *const *c) {
+    for (int32_t i = 0; i < rows; i += BLOCK_ROWS, a += BLOCK_ROWS * a_stride, c += BLOCK_ROWS, scale += scale ? BLOCK_ROWS : 0)
+        for (int32_t at = 0; at < cols; at += BLOCK_VECS * VN) {
+            size_t col = (size_t)at;
+            int vecs = (cols - at) / VN < BLOCK_VECS ? (cols - at) / VN : BLOCK_VECS;
+            switch (rows - i) {
+                case 1: block_vecs(1, vecs, BLOCK_ARGS); break;
+                case 2: block_vecs(2, vecs, BLOCK_ARGS); break;
+                case 3: block_vecs(3, vecs, BLOCK_ARGS); break;
+                case 4: block_vecs(4, vecs, BLOCK_ARGS); break;
+                case 5: block_vecs(5, vecs, BLOCK_ARGS); break;
+                default: block_vecs(6, vecs, BLOCK_ARGS); break;
+            }
+        }
+}
+_Static_assert(BLOCK_ROWS == 6, "the switch in product counts the rows of a block");
+
+static __attribute__((noinline)) void product_f32(int32_t rows, int32_t cols, int32_t depth, const float *a, size_t a_stride,
+                                                  const float *b, size_t b_stride, const float *scale, float *const *c) {
+    product(rows, cols, depth, a, a_stride, b, b_stride, LH_KV_F32, scale, c);
+}
+
+static __attribute__((noinline)) void product_f16(int32_t rows, int32_t cols, int32_t depth, const float *a, size_t a_stride,
+                                                  const uint16_t *b, size_t b_stride, const float *scale, float *const *c) {
+    product(rows, cols, depth, a, a_stride, b, b_stride, LH_KV_F16, scale, c);
+}
+
+// --- panels ------------------------------------------------------------------------------------------------------
+
+// out[x * LH_TILE_KEYS + j] = b[j][x], zero for j >= n, for the columns that are used: n rounded up to whole vectors.
+INLINE void transpose_any(const void *b, int32_t n, int32_t dim, lh_kv_type type, float *out) {
+    for (int32_t j0 = 0; j0 < n; j0 += VN) {
+        int32_t x0 = 0;
+        for (; x0 + VN <= dim; x0 += VN) {
+            vf r[VN];
+            for (int i = 0; i < VN; i++)
+                r[i] = j0 + i < n ? load_vector(b, (size_t)(j0 + i) * dim + x0, type) : vf_set1(0);
+            vf_transpose(r);
+            for (int i = 0; i < VN; i++) vf_store(out + (size_t)(x0 + i) * LH_TILE_KEYS + j0, r[i]);
+        }
+        for (; x0 < dim; x0++)
+            for (int i = 0; i < VN; i++)
+                out[(size_t)x0 * LH_TILE_KEYS + j0 + i] = j0 + i < n ? load_one(b, (size_t)(j0 + i) * dim + x0, type) : 0;
+    }
+}
+
+static void transpose(const void *b, int32_t n, int32_t dim, lh_kv_type type, float *out) {
+    if (type == LH_KV_F32) transpose_any(b, n, dim, LH_KV_F32, out);
+    else transpose_any(b, n, dim, LH_KV_F16, out);
+}
+
+// out[j] = a . b[j] for j < n: VN keys at a time, summed across by a transposition.
+INLINE void dots_few(const float *a, const void *b, int32_t n, int32_t dim, lh_kv_type type, float *out) {
+    for (int32_t j0 = 0; j0 < n; j0 += VN) {
+        int32_t here = n - j0 < VN ? n - j0 : VN;
+        vf r[VN];
+        for (int i = 0; i < VN; i++) r[i] = vf_set1(0);
+        int32_t x = 0;
+        for (; x + VN <= dim; x += VN) {
+            vf q = vf_load(a + x);
+            for (int i = 0; i < VN; i++)
+                if (i < here) r[i] = vf_fma(q, load_vector(b, (size_t)(j0 + i) * dim + x, type), r[i]);
+        }
+        vf_transpose(r);
+        for (int step = VN / 2; step > 0; step /= 2)
+            for (int i = 0; i < step; i++) r[i] = vf_add(r[i], r[i + step]);
+        float sums[VN];
+        vf_store(sums, r[0]);
+        for (int i = 0; i < here; i++) {
+            for (int32_t y = x; y < dim; y++) sums[i] += a[y] * load_one(b, (size_t)(j0 + i) * dim + y, type);
+            out[j0 + i] = sums[i];
+        }
+    }
+}
+
+static void dots_few_of(const float *a, const void *b, int32_t n, int32_t dim, lh_kv_type type, float *out) {
+    if (type == LH_KV_F32) dots_few(a, b, n, dim, LH_KV_F32, out);
+    else dots_few(a, b, n, dim, LH_KV_F16, out);
+}
+
+static void dots_simd(const float *a, int32_t rows, const float *b, int32_t n, int32_t dim, float *out, int32_t out_stride, bool add,
+                      float *scratch) {
+    for (int32_t j0 = 0; j0 < n; j0 += LH_TILE_KEYS) {
+        int32_t here = n - j0 < LH_TILE_KEYS ? n - j0 : LH_TILE_KEYS, cols = LH_ROUND_UP(here, VN);
+        const float *part = b + (size_t)j0 * dim;
+        if (rows >= FEW_ROWS) transpose(part, here, dim, LH_KV_F32, scratch);
+        for (int32_t i0 = 0; i0 < rows; i0 += BLOCK_ROWS) {
+            int32_t some = rows - i0 < BLOCK_ROWS ? rows - i0 : BLOCK_ROWS;
+            float sums[BLOCK_ROWS][LH_TILE_KEYS], *c[BLOCK_ROWS];
+            for (int32_t i = 0; i < some; i++) c[i] = sums[i];
+            const float *from = a + (size_t)i0 * dim;
+            if (rows >= FEW_ROWS) product_f32(some, cols, dim, from, (size_t)dim, scratch, LH_TILE_KEYS, NULL, c);
+            else
+                for (int32_t i = 0; i < some; i++) dots_few_of(from + (size_t)i * dim, part, here, dim, LH_KV_F32, sums[i]);
+            for (int32_t i = 0; i < some; i++) {
+                float *o = out + (size_t)(i0 + i) * out_stride + j0;
+                for (int32_t j = 0; j < here; j++) o[j] = add ? o[j] + sums[i][j] : sums[i][j];
+            }
+        }
+    }
+}
+
+// --- attend ------------------------------------------------------------------------------------------------------
+
+// Scores of a row become its weights; returns what the accumulator is to be multiplied with. Keys past `visible` get
+// weight 0, up to `cols`.
+static float softmax_step(float *scores, int32_t visible, int32_t cols, float *top, float *sum) {
+    for (int32_t j = visible; j < cols; j++) scores[j] = -INFINITY;
+    vf most = vf_load(scores);
+    for (int32_t j = VN; j < cols; j += VN) most = vf_max(most, vf_load(scores + j));
+    float here = vf_top(most), now = here > *top ? here : *top;
+    vf total = vf_set1(0);
+    for (int32_t j = 0; j < cols; j += VN) {
+        vf p = vf_exp(vf_sub(vf_load(scores + j), vf_set1(now)));
+        vf_store(scores + j, p);
+        total = vf_add(total, p);
+    }
+    float shrink = *top == now ? 1 : expf(*top - now);
+    *top = now;
+    *sum = *sum * shrink + vf_sum(total);
+    return shrink;
+}
+
+static void attend_simd(const lh_tile *t, float *scratch) {
+    int32_t cols = LH_ROUND_UP(t->n_keys, VN);
+    size_t stride = (size_t)t->stride;
+    float *scores = scratch, *panel = scores + (size_t)t->rows * LH_TILE_KEYS;
+    float *values = panel + LH_TILE_KEYS * stride, *shrink = values + LH_TILE_KEYS * stride;
+    bool few = t->rows < FEW_ROWS;
+
+    if (!few) transpose(t->k, t->n_keys, t->dim, t->type, panel);
+    for (int32_t i = 0; i < t->rows; i += BLOCK_ROWS) {
+        int32_t some = t->rows - i < BLOCK_ROWS ? t->rows - i : BLOCK_ROWS;
+        const float *q = t->q + (size_t)i * stride;
+        float *c[BLOCK_ROWS];
+        for (int32_t r = 0; r < some; r++) c[r] = scores + (size_t)(i + r) * LH_TILE_KEYS;
+        if (!few) product_f32(some, cols, t->dim, q, stride, panel, LH_TILE_KEYS, NULL, c);
+        else
+            for (int32_t r = 0; r < some; r++) dots_few_of(q + r * stride, t->k, t->n_keys, t->dim, t->type, c[r]);
+    }
+    for (int32_t i = 0; i < t->rows; i++)
+        shrink[i] = softmax_step(scores + (size_t)i * LH_TILE_KEYS, t->limit ? t->limit[i] : t->n_keys, cols, &t->top[t->row[i]],
+                                 &t->sum[t->row[i]]);
+
+    // Values are read as they lie where a row is whole vectors; where it is not, or many rows read them, unpacked.
+    bool whole = t->dim == t->stride, half = t->type != LH_KV_F32;
+    bool unpack = !whole || (half && !few);
+    if (unpack)
+        for (int32_t j = 0; j < t->n_keys; j++) {
+            size_t size = t->type == LH_KV_F32 ? sizeof(float) : sizeof(uint16_t);
+            load_simd((const char *)t->v + (size_t)j * t->dim * size, t->dim, t->type, values + j * stride);
+            memset(values + j * stride + t->dim, 0, (stride - (size_t)t->dim) * sizeof *values);
+        }
+    for (int32_t i = 0; i < t->rows; i += BLOCK_ROWS) {
+        int32_t some = t->rows - i < BLOCK_ROWS ? t->rows - i : BLOCK_ROWS;
+        const float *p = scores + (size_t)i * LH_TILE_KEYS;
+        float *c[BLOCK_ROWS];
+        for (int32_t r = 0; r < some; r++) c[r] = t->acc + (size_t)t->row[i + r] * stride;
+        if (unpack || !half) product_f32(some, t->stride, t->n_keys, p, LH_TILE_KEYS, unpack ? values : t->v, stride, shrink + i, c);
+        else product_f16(some, t->stride, t->n_keys, p, LH_TILE_KEYS, t->v, stride, shrink + i, c);
+    }
+}
+
+// --- top ---------------------------------------------------------------------------------------------------------
+
+// Floats as integers of the same order; -0 and 0 are one value, as they are to lh_ranks_before.
+static inline int32_t order_of(float x) {
+    x += 0.0f;
+    int32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits ^ (int32_t)((uint32_t)(bits >> 31) >> 1);
+}
+
+// Bisects for the k-th best score: counting is what vectors do well.
+static void top_simd(const float *scores, int32_t n, int32_t k, int32_t first, int32_t *out, int32_t *keys) {
+    if (k <= 0) return;
+    int32_t low = INT32_MAX, high = INT32_MIN;
+    for (int32_t i = 0; i < n; i++) {
+        keys[i] = order_of(scores[i]);
+        low = keys[i] < low ? keys[i] : low;
+        high = keys[i] > high ? keys[i] : high;
+    }
+    // The largest key that at least k scores reach lies in [low, high].
+    while (low < high) {
+        int32_t middle = (int32_t)((int64_t)low + ((int64_t)high - low + 1) / 2), reached = 0;
+        for (int32_t i = 0; i < n; i++) reached += keys[i] >= middle;
+        if (reached >= k) low = middle;
+        else high = middle - 1;
+    }
+    int32_t better = 0;
+    for (int32_t i = 0; i < n; i++) better += keys[i] > low;
+    int32_t ties = k - better;
+    for (int32_t i = 0; i < n && k > 0; i++) {
+        bool take = keys[i] > low || (keys[i] == low && ties-- > 0);
+        if (!take) continue;
+        *out++ = i + first;
+        k--;
+    }
+}

@@ -1,0 +1,97 @@
+// What every attention kernel means, in plain C: the oracle of the vectorised ones, and what runs where there are none.
+#include <math.h>
+#include <string.h>
+
+#include "attention_kernels.h"
+#include "chunk_map.h"
+#include "features.h"
+#include "quant.h"
+
+static float load_one(const void *x, int32_t i, lh_kv_type type) {
+    return type == LH_KV_F32 ? ((const float *)x)[i] : lh_f16_to_f32(((const uint16_t *)x)[i]);
+}
+
+static void rotate_generic(const float *x, const float *table, float sign, float scale, int32_t dim, float *y) {
+    for (int32_t j = 0; j < dim; j++) y[j] = scale * (x[j] * table[j] + sign * x[j ^ 1] * table[dim + j]);
+}
+
+static void store_generic(const float *x, int32_t n, lh_kv_type type, void *out) {
+    if (type == LH_KV_F32) memcpy(out, x, (size_t)n * sizeof *x);
+    else
+        for (int32_t i = 0; i < n; i++) ((uint16_t *)out)[i] = lh_f32_to_f16(x[i]);
+}
+
+static void load_generic(const void *x, int32_t n, lh_kv_type type, float *out) {
+    for (int32_t i = 0; i < n; i++) out[i] = load_one(x, i, type);
+}
+
+static void attend_generic(const lh_tile *t, float *scratch) {
+    float *scores = scratch;
+    for (int32_t i = 0; i < t->rows; i++) {
+        int32_t visible = t->limit ? t->limit[i] : t->n_keys, state = t->row[i];
+        const float *q = t->q + (size_t)i * t->stride;
+        float *acc = t->acc + (size_t)state * t->stride;
+        float top = t->top[state];
+        for (int32_t j = 0; j < visible; j++) {
+            float s = 0;
+            for (int32_t x = 0; x < t->dim; x++) s += q[x] * load_one(t->k, j * t->dim + x, t->type);
+            scores[j] = s;
+            top = fmaxf(top, s);
+        }
+        float shrink = expf(t->top[state] - top);
+        t->top[state] = top;
+        t->sum[state] *= shrink;
+        for (int32_t x = 0; x < t->dim; x++) acc[x] *= shrink;
+        for (int32_t j = 0; j < visible; j++) {
+            float p = expf(scores[j] - top);
+            t->sum[state] += p;
+            for (int32_t x = 0; x < t->dim; x++) acc[x] += p * load_one(t->v, j * t->dim + x, t->type);
+        }
+    }
+}
+
+static void dots_generic(const float *a, int32_t rows, const float *b, int32_t n, int32_t dim, float *out,
+                         int32_t out_stride, bool add, float *scratch) {
+    (void)scratch;
+    for (int32_t i = 0; i < rows; i++)
+        for (int32_t j = 0; j < n; j++) {
+            float s = 0;
+            for (int32_t x = 0; x < dim; x++) s += a[(size_t)i * dim + x] * b[(size_t)j * dim + x];
+            float *o = &out[(size_t)i * out_stride + j];
+            *o = add ? *o + s : s;
+        }
+}
+
+static void top_generic(const float *scores, int32_t n, int32_t k, int32_t first, int32_t *out, int32_t *scratch) {
+    // scratch: the best so far, best first; a straight insertion by the total order.
+    int32_t held = 0;
+    for (int32_t i = 0; i < n && k > 0; i++) {
+        if (held == k && !lh_ranks_before(scores[i], i, scores[scratch[k - 1]], scratch[k - 1])) continue;
+        int32_t at = held < k ? held++ : k - 1;
+        for (; at > 0 && lh_ranks_before(scores[i], i, scores[scratch[at - 1]], scratch[at - 1]); at--)
+            scratch[at] = scratch[at - 1];
+        scratch[at] = i;
+    }
+    // Back into the order of the text.
+    for (int32_t i = 0; i < k; i++) {
+        int32_t at = i;
+        for (; at > 0 && out[at - 1] > scratch[i] + first; at--) out[at] = out[at - 1];
+        out[at] = scratch[i] + first;
+    }
+}
+
+const lh_attention_kernels lh_attention_kernels_generic = {
+    .rotate = rotate_generic, .store = store_generic, .load = load_generic, .attend = attend_generic,
+    .dots = dots_generic, .top = top_generic,
+};
+
+void lh_attention_kernels_select(unsigned features, lh_attention_kernels *out) {
+    *out = lh_attention_kernels_generic;
+#if defined(__x86_64__)
+    if (features & LH_CPU_AVX2) *out = lh_attention_kernels_avx2;
+    if (features & LH_CPU_AVX512) *out = lh_attention_kernels_avx512;
+#elif defined(__aarch64__)
+    if (features & LH_CPU_NEON) *out = lh_attention_kernels_neon;
+#endif
+    (void)features;
+}
