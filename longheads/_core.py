@@ -1,0 +1,56 @@
+"""What the wrappers share: converting arguments for the core."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longheads._native import ffi, lib
+from longheads.errors import ArgumentError
+
+__all__ = ["Ids", "StrPath", "ffi", "ids_array", "ids_pointer", "lib", "path_bytes", "text_bytes"]
+
+Ids: TypeAlias = Iterable[int] | NDArray[np.integer]
+StrPath: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+
+def path_bytes(path: StrPath) -> bytes:
+    """A path as the file system spells it."""
+    name = os.fsencode(path)
+    if not name or b"\0" in name:
+        raise ArgumentError(f"{os.fsdecode(name)!r} is no path")
+    return name
+
+
+def text_bytes(text: str) -> bytes:
+    """Text as UTF-8."""
+    if not isinstance(text, str):
+        raise TypeError(f"expected text (str), got {type(text).__name__}")
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise ArgumentError(
+            f"the text is not valid Unicode: a lone surrogate (U+{ord(text[error.start]):04X}) at index {error.start}"
+        ) from None
+
+
+def ids_array(ids: Ids) -> NDArray[np.int32]:
+    """Token ids as the core takes them: (n,) int32, contiguous."""
+    array = np.asarray(ids if isinstance(ids, (np.ndarray, list, tuple)) else list(ids))
+    if array.size == 0:
+        return np.empty(0, np.int32)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise TypeError(f"expected a flat sequence of token ids (integers), got shape {array.shape} of {array.dtype}")
+    if array.min() < 0 or array.max() > np.iinfo(np.int32).max:
+        bad = int(array.min() if array.min() < 0 else array.max())
+        raise ArgumentError(f"{bad} is no token id: ids lie in [0, n_vocab)")
+    return np.ascontiguousarray(array, np.int32)
+
+
+def ids_pointer(ids: NDArray[np.int32]):
+    """The array's memory; valid while the array is."""
+    return ffi.cast("int32_t *", ids.ctypes.data)

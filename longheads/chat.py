@@ -1,0 +1,112 @@
+"""Chat templates: from messages to the prompt that the model was trained on."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from longheads.errors import ArgumentError, TemplateError
+from longheads.prompt import Part, encode_parts
+from longheads.tokenizer import Tokenizer
+
+Message: TypeAlias = Mapping[str, Any]  #: {"role": "system" | "user" | "assistant" | ..., "content": text}
+
+
+def _raise(message: str) -> None:
+    raise TemplateError(f"the chat template refuses the messages: {message}")
+
+
+def _now(format_: str) -> str:
+    return datetime.datetime.now().strftime(format_)
+
+
+def _to_json(value: Any, **options: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, **options)
+
+
+class ChatTemplate:
+    """A jinja2 template as models carry them. It runs in a sandbox: a model file is not to be trusted with the machine."""
+
+    def __init__(self, source: str, tokenizer: Tokenizer) -> None:
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        environment.filters["tojson"] = _to_json
+        environment.globals.update(raise_exception=_raise, strftime_now=_now)
+        try:
+            self._template = environment.from_string(source)
+        except jinja2.TemplateError as error:
+            raise TemplateError(f"the chat template cannot be read: {error}") from None
+        self._tokenizer = tokenizer
+        self._tokens = {
+            f"{name}_token": "" if token is None else tokenizer.token_bytes(token).decode("utf-8", "replace")
+            for name, token in (("bos", tokenizer.bos), ("eos", tokenizer.eos))
+        }
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+        """The prompt as text. Raises TemplateError where the template fails or refuses the messages."""
+        try:
+            return self._template.render(
+                messages=messages, add_generation_prompt=add_generation_prompt, tools=None, documents=None, **self._tokens
+            )
+        except TemplateError:
+            raise
+        except Exception as error:  # a template is a program that came with a file: it may fail in any way
+            raise TemplateError(f"the chat template fails: {error}") from None
+
+    def encode(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> list[int]:
+        """The prompt as token ids. Control tokens count where the template writes them, never where a message does.
+
+        Raises ArgumentError for messages that are none, TemplateError as render does.
+        """
+        _check(messages)
+        text = self.render(messages, add_generation_prompt=add_generation_prompt)
+        pattern = self._tokenizer.control_pattern
+        if not any(pattern.search(message["content"]) for message in messages):
+            return encode_parts(self._tokenizer, [Part(text, True)])
+
+        # Somebody wrote control tokens. Find what of the prompt is theirs by rendering with marks in place of contents.
+        for contents in ([m["content"] for m in messages], [m["content"].strip() for m in messages]):
+            marks = [f"mark{secrets.token_hex(16)}" for _ in messages]
+            marked = [{**m, "content": mark} for m, mark in zip(messages, marks)]
+            frame = self.render(marked, add_generation_prompt=add_generation_prompt)
+            parts = _fill(frame, dict(zip(marks, contents)))
+            if "".join(part.text for part in parts) == text:
+                return encode_parts(self._tokenizer, parts)
+
+        # The template does more with contents than insert them: break the tokens up before it sees them.
+        broken = [{**m, "content": pattern.sub(lambda found: " ".join(found.group()), m["content"])} for m in messages]
+        text = self.render(broken, add_generation_prompt=add_generation_prompt)
+        return encode_parts(self._tokenizer, [Part(text, True)])
+
+
+def _check(messages: Sequence[Message]) -> None:
+    if not messages:
+        raise ArgumentError("there are no messages: a chat needs at least one")
+    for i, message in enumerate(messages):
+        if not isinstance(message, Mapping) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
+            raise ArgumentError(f"message {i} is {message!r:.80}, expected a mapping with the texts 'role' and 'content'")
+
+
+def _fill(frame: str, contents: dict[str, str]) -> list[Part]:
+    """The frame with contents in place of their marks, as parts. A mark may be missing, or there more than once."""
+    places = sorted((at, mark) for mark in contents for at in _find_all(frame, mark))
+    parts, end = [], 0
+    for at, mark in places:
+        parts += [Part(frame[end:at], True), Part(contents[mark], False)]
+        end = at + len(mark)
+    return [*parts, Part(frame[end:], True)]
+
+
+def _find_all(text: str, mark: str) -> list[int]:
+    found, at = [], text.find(mark)
+    while at >= 0:
+        found.append(at)
+        at = text.find(mark, at + len(mark))
+    return found

@@ -1,0 +1,228 @@
+"""The loop that writes: sample, decode, watch for the end, feed back."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longheads._core import ffi, ids_array, lib
+from longheads.errors import ArgumentError, ContextError, StateError, check
+from longheads.tokenizer import Detokenizer
+
+if TYPE_CHECKING:
+    from longheads.session import Session
+
+#: Tokens written where the caller names no number.
+DEFAULT_MAX_TOKENS = 512
+
+
+class Sampling(TypedDict, total=False):
+    """How text is written: the keywords that generate, stream and chat share, with their defaults.
+
+    The defaults are those that users of llama.cpp know. All filters work together; a value that switches its filter
+    off is named last.
+    """
+
+    #: Most tokens to write. Default None: 512, or fewer where the context has less room; negative: whatever room there is.
+    max_tokens: int | None
+    #: Divides the logits: higher is more varied. Default 0.8; 0 always takes the likeliest token.
+    temperature: float
+    #: Keep the k likeliest tokens. Default 40; 0.
+    top_k: int
+    #: Keep the likeliest tokens that together reach this probability. Default 0.95; 1.
+    top_p: float
+    #: Keep tokens that are at least this fraction as likely as the likeliest. Default 0.05; 0.
+    min_p: float
+    #: Keep the most typical tokens that together reach this probability. Default 1; 1.
+    typical_p: float
+    #: Divides (or multiplies) the logit of a recent token. Default 1; 1.
+    repeat_penalty: float
+    #: Subtracted from a recent token's logit for each time it occurred. Default 0; 0.
+    frequency_penalty: float
+    #: Subtracted from a recent token's logit once. Default 0; 0.
+    presence_penalty: float
+    #: How many tokens count as recent, the prompt's included. Default 64; 0; -1 is all.
+    penalty_last_n: int
+    #: Added to the logits of tokens, by id. Default none.
+    logit_bias: Mapping[int, float] | None
+    #: The same seed gives the same text. Default None: another one each time.
+    seed: int | None
+    #: Texts that end the writing and are not part of it. Default none.
+    stop: str | Sequence[str]
+    #: Give each piece the n likeliest tokens as top_logprobs. Default 0.
+    logprobs: int
+
+
+DEFAULTS = Sampling(
+    max_tokens=None,
+    temperature=0.8,
+    top_k=40,
+    top_p=0.95,
+    min_p=0.05,
+    typical_p=1.0,
+    repeat_penalty=1.0,
+    frequency_penalty=0.0,
+    presence_penalty=0.0,
+    penalty_last_n=64,
+    logit_bias=None,
+    seed=None,
+    stop=(),
+    logprobs=0,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One generated token."""
+
+    text: str  #: what became whole with this token; often a word, "" inside a character or a possible stop text
+    token: int
+    logprob: float  #: ln of the model's own probability of the token, before temperature and filters
+    top_logprobs: list[tuple[int, float]] | None = None  #: (token, logprob), likeliest first, where asked for
+    finish_reason: str | None = None  #: on the last piece: "stop" (end token or stop text) or "length"
+
+
+def with_defaults(sampling: Sampling) -> Sampling:
+    """All settings; TypeError for a name that is none, ArgumentError for a value that cannot be."""
+    if unknown := sampling.keys() - DEFAULTS.keys():
+        raise TypeError(f"unknown keyword {min(unknown)!r}; known are {', '.join(DEFAULTS)}")
+    settings = DEFAULTS | sampling
+    if settings["max_tokens"] == 0:
+        raise ArgumentError("max_tokens is 0: ask for at least one token, or None for the default")
+    if settings["logprobs"] < 0:
+        raise ArgumentError(f"logprobs is {settings['logprobs']}, expected 0 or more")
+    stop = settings["stop"]
+    settings["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
+    if not all(isinstance(text, str) and text for text in settings["stop"]):
+        raise ArgumentError("a stop text is empty or no text")
+    return settings
+
+
+def check_room(n_prompt: int, max_tokens: int | None, ctx: int) -> None:
+    """Raise ContextError where a prompt, and the number of tokens asked for, exceed the context."""
+    wanted = max_tokens if max_tokens is not None and max_tokens > 0 else 1
+    excess = n_prompt + wanted - ctx
+    if excess > 0:
+        raise ContextError(
+            f"the prompt of {n_prompt} tokens and {wanted} to generate exceed the context of {ctx} by {excess}: "
+            f"raise ctx to {n_prompt + wanted} or shorten the prompt"
+        )
+
+
+class StopFilter:
+    """Lets text through up to the first stop text, holding back an end that may become one."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = stops
+        self._held = ""
+        self.stopped = False
+
+    def push(self, text: str) -> str:
+        """The text that is now certain to be no part of a stop text."""
+        self._held += text
+        found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        if found:
+            self.stopped = True
+            self._held = self._held[: min(found)]
+            return self.flush()
+        keep = max((_overlap(self._held, stop) for stop in self._stops), default=0)
+        cut = len(self._held) - keep
+        out, self._held = self._held[:cut], self._held[cut:]
+        return out
+
+    def flush(self) -> str:
+        """What was held back."""
+        out, self._held = self._held, ""
+        return out
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of text that begins stop."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
+
+
+class Sampler:
+    """Logits to a token."""
+
+    def __init__(self, settings: Sampling, n_vocab: int) -> None:
+        bias = settings["logit_bias"] or {}
+        seed = settings["seed"]
+        options = ffi.new("lh_sampler_options *", lib.lh_sampler_default_options())
+        for name in ("temperature", "top_k", "top_p", "min_p", "typical_p", "repeat_penalty", "frequency_penalty",
+                     "presence_penalty", "penalty_last_n"):  # fmt: skip
+            setattr(options, name, settings[name])
+        options.seed = (secrets.randbits(64) if seed is None else seed) & (2**64 - 1)
+        biases = ffi.new("lh_logit_bias[]", [(token, value) for token, value in bias.items()])
+        options.logit_bias, options.n_logit_bias = biases, len(bias)
+        out = ffi.new("lh_sampler **")
+        check(lib.lh_sampler_new(options, n_vocab, out))
+        self._handle: Any = ffi.gc(out[0], lib.lh_sampler_free)
+        self._penalises = (
+            settings["repeat_penalty"] != 1 or settings["frequency_penalty"] != 0 or settings["presence_penalty"] != 0
+        )
+        self._last_n = settings["penalty_last_n"]
+        self._id, self._logprob = ffi.new("int32_t *"), ffi.new("float *")
+
+    def accept_prompt(self, ids: NDArray[np.int32]) -> None:
+        """Tell the penalties what was read."""
+        if self._penalises and self._last_n:
+            for token in (ids if self._last_n < 0 else ids[-self._last_n :]).tolist():
+                self.accept(token)
+
+    def accept(self, token: int) -> None:
+        check(lib.lh_sampler_accept(self._handle, token))
+
+    def sample(self, logits: Any) -> tuple[int, float]:
+        """logits: the core's pointer, (n_vocab,). Returns the token and its log-probability."""
+        check(lib.lh_sampler_sample(self._handle, logits, self._id, self._logprob))
+        return self._id[0], self._logprob[0]
+
+
+def top_logprobs(logits: NDArray[np.float32], n: int) -> list[tuple[int, float]]:
+    """The n likeliest tokens with their log-probabilities, ties to the lower id."""
+    order = np.argsort(-logits, kind="stable")[:n]
+    shifted = (logits - logits[order[0]]).astype(np.float64)
+    log_sum = np.log(np.exp(shifted).sum())
+    return [(int(token), float(shifted[token] - log_sum)) for token in order]
+
+
+def write(session: Session, settings: Sampling) -> Iterator[Piece]:
+    """Yield pieces from where the session stands. Each token is fed when the next one is asked for."""
+    tokenizer = session.tokenizer
+    sampler = Sampler(settings, session.n_vocab)
+    sampler.accept_prompt(session._known_ids())
+    # What the prompt's last token left unfinished is completed here; what it says itself was read, not written.
+    detokenizer = Detokenizer(tokenizer)
+    for token in session._known_ids()[-1:].tolist():
+        detokenizer.push(token)
+    stops = StopFilter(settings["stop"])
+
+    position = session.position
+    room = session.ctx - position
+    if room < 1:
+        raise ContextError(f"the context of {session.ctx} tokens is full: nothing more can be written, raise ctx")
+    limit = settings["max_tokens"]
+    limit = min(DEFAULT_MAX_TOKENS if limit is None else limit if limit > 0 else room, room)
+
+    for n in range(1, limit + 1):
+        token, logprob, top = session._sample(sampler, settings["logprobs"])
+        ended = tokenizer.is_end(token)
+        text = stops.push(detokenizer.flush() if ended else detokenizer.push(token))
+        if not stops.stopped and (ended or n == limit):
+            text += stops.push(detokenizer.flush())
+        finish = "stop" if ended or stops.stopped else "length" if n == limit else None
+        if finish and not stops.stopped:
+            text += stops.flush()
+        yield Piece(text, token, logprob, top, finish)
+        if finish:
+            return
+        sampler.accept(token)
+        if session.position != position:
+            raise StateError("the session was used elsewhere while it was writing: give each stream its own session")
+        session.feed(ids_array([token]))
+        position += 1

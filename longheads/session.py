@@ -1,0 +1,307 @@
+"""One timeline: what was read so far, and what comes next."""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypedDict, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longheads._core import Ids, StrPath, ffi, ids_array, ids_pointer, lib, path_bytes
+from longheads.errors import ArgumentError, BusyError, ContextError, LongHeadsWarning, StateError, check
+from longheads.generate import Piece, Sampler, Sampling, check_room, top_logprobs, with_defaults, write
+
+if TYPE_CHECKING:
+    from longheads.model import Model
+    from longheads.tokenizer import Tokenizer
+
+Progress: TypeAlias = Callable[[int, int], object]  #: called with (tokens done, tokens in all)
+
+# Prompts are read in slices, so that Ctrl-C is noticed in between: about this many seconds each.
+SLICE_SECONDS = 0.4
+FIRST_SLICE = 32
+
+
+class SessionOptions(TypedDict, total=False):
+    """The keywords of Model that each of its sessions may set anew; see Model."""
+
+    ctx: int | None
+    chunk: int | None
+    budget: int | None
+    window: int | None
+    local: int | None
+    dense_until: int | None
+    batch: int | None
+    scheme: Literal["bounds", "paper"]
+    select_per: Literal["head", "kv_head"]
+    attention: Literal["longheads", "dense"]
+    kv_type: Literal["f16", "f32"]
+
+
+_NAMED: dict[str, dict[str, int]] = {
+    "scheme": {"bounds": lib.LH_SCHEME_BOUNDS, "paper": lib.LH_SCHEME_PAPER},
+    "select_per": {"head": lib.LH_PER_HEAD, "kv_head": lib.LH_PER_KV_HEAD},
+    "attention": {"longheads": lib.LH_ATTENTION_LONGHEADS, "dense": lib.LH_ATTENTION_DENSE},
+    "kv_type": {"f16": lib.LH_KV_F16, "f32": lib.LH_KV_F32},
+}
+
+
+def resolve_options(model_handle: Any, options: SessionOptions) -> Any:
+    """The core's lh_session_options with everything filled in; warns of what had to be capped."""
+    out = ffi.new("lh_session_options *")
+    for name, value in options.items():
+        if name not in SessionOptions.__annotations__:
+            raise TypeError(f"unknown keyword {name!r}; known are {', '.join(SessionOptions.__annotations__)}")
+        if name in _NAMED:
+            if value not in _NAMED[name]:
+                raise ArgumentError(f"{name} is {value!r}, expected {' or '.join(map(repr, _NAMED[name]))}")
+            setattr(out, name, _NAMED[name][value])
+        elif value is not None:
+            if value < 1:
+                raise ArgumentError(f"{name} is {value}, expected a positive number of {_unit(name)}")
+            try:
+                setattr(out, name, value)
+            except OverflowError:
+                raise ArgumentError(f"{name} is {value}, which no machine could hold") from None
+    notes = ffi.new("char[]", 2048)
+    check(lib.lh_session_options_resolve(model_handle, out, notes, len(notes)))
+    for note in ffi.string(notes).decode("utf-8", "replace").splitlines():
+        warnings.warn(note, LongHeadsWarning, stacklevel=3)
+    return out
+
+
+def _unit(name: str) -> str:
+    return "chunks" if name == "local" else "tokens"
+
+
+class Session:
+    """What a model has read: keys and values, summaries, position and logits. Made by Model.session.
+
+    A session does one thing at a time; a call from a second thread meanwhile raises BusyError. Many sessions of one
+    model may be used from many threads. A session keeps what it needs of its model, which may be closed before it.
+    """
+
+    def __init__(self, model: Model, **options: Unpack[SessionOptions]) -> None:
+        model_handle = model._pointer
+        self._options = resolve_options(model_handle, options)
+        out = ffi.new("lh_session **")
+        check(lib.lh_session_new(model_handle, self._options, out))
+        # The core's objects go when their last reference does: closing waits for a call on another thread, and the
+        # model outlives its sessions.
+        self._handle: Any = ffi.gc(out[0], lambda pointer, _keep=model_handle: lib.lh_session_free(pointer))
+        self._turn_lock = threading.Lock()
+        self._ids = array("i")  # what was fed; past the position it is stale
+        self._ids_known = True  # not after a load
+        self.tokenizer: Tokenizer = model.tokenizer
+        self.n_vocab: int = model.n_vocab
+        self._shape = (model.n_layer, model.n_head)
+
+    # --- state ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _pointer(self) -> Any:
+        handle = self._handle
+        if handle is None:
+            raise StateError("the session is closed: make a new one")
+        return handle
+
+    @contextmanager
+    def _turn(self) -> Iterator[Any]:
+        """Hold the session for a call; gives the core's pointer."""
+        if not self._turn_lock.acquire(blocking=False):
+            raise BusyError("the session is in use on another thread: wait for it, or make a session for each thread")
+        try:
+            yield self._pointer
+        finally:
+            self._turn_lock.release()
+
+    def close(self) -> None:
+        """Free the memory. Closing twice is fine; a call that runs on another thread ends first."""
+        self._handle = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def ctx(self) -> int:
+        """Most tokens the session holds."""
+        return self._options.ctx
+
+    @property
+    def position(self) -> int:
+        """Tokens read so far."""
+        return lib.lh_session_position(self._pointer)
+
+    @property
+    def stats(self) -> dict[str, int]:
+        """Bytes reserved for the whole context: `kv`, `summaries` and `buffers`."""
+        out = ffi.new("lh_session_stats *")
+        lib.lh_session_get_stats(self._pointer, out)
+        return {"kv": out.kv_bytes, "summaries": out.summary_bytes, "buffers": out.buffer_bytes}
+
+    def _known_ids(self) -> NDArray[np.int32]:
+        """The ids that were read, as far as they are known: all, or none after a load."""
+        if not self._ids_known:
+            return np.empty(0, np.int32)
+        return np.array(self._ids[: self.position], np.int32)
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    def _in_slices(
+        self, pointer: Any, ids: NDArray[np.int32], run: Callable[[int, int], int], progress: Progress | None
+    ) -> None:
+        """Call run(begin, end) over all ids. Ctrl-C arrives between two calls and leaves the session as it is there."""
+        position, n = lib.lh_session_position(pointer), len(ids)
+        if position + n > self.ctx:
+            raise ContextError(
+                f"{n} tokens at position {position} exceed the context of {self.ctx} by {position + n - self.ctx}: "
+                "shorten the text or raise ctx"
+            )
+        if n and ids.max() >= self.n_vocab:
+            raise ArgumentError(f"id {ids.max()} is outside the vocabulary of {self.n_vocab}")
+        size, done = FIRST_SLICE, 0
+        if progress:
+            progress(0, n)
+        while done < n:
+            began = time.monotonic()
+            end = min(done + size, n)
+            # Noted before it is done, and cut back to the core's position next time: Ctrl-C may come in between.
+            del self._ids[position + done :]
+            self._ids.frombytes(ids[done:end].tobytes())
+            check(run(done, end))
+            done = end
+            seconds = time.monotonic() - began
+            if seconds < SLICE_SECONDS / 2:
+                size = min(2 * size, self._options.batch)
+            elif seconds > SLICE_SECONDS:
+                size = max(size // 2, 1)
+            if progress:
+                progress(done, n)
+
+    def feed(self, ids: Ids, *, progress: Progress | None = None) -> None:
+        """Read token ids at the current position.
+
+        progress: called as progress(done, total), first with 0, then every half second or so; it may raise to stop the reading.
+        After Ctrl-C, or an exception of progress, the session is valid: `position` tells how far it got.
+        Raises ContextError where they do not fit, ArgumentError for an id outside the vocabulary; nothing is read then.
+        """
+        array_ = ids_array(ids)
+        with self._turn() as pointer:
+            self._in_slices(
+                pointer,
+                array_,
+                lambda begin, end: lib.lh_session_feed(pointer, ids_pointer(array_[begin:end]), end - begin),
+                progress,
+            )
+
+    def score(self, ids: Ids, *, progress: Progress | None = None) -> NDArray[np.float32]:
+        """Read token ids as feed does, and say how likely each was.
+
+        Returns (n,) float32: ln p(ids[i] | all before it, this session's past included); NaN for the first id of an
+        empty session.
+        """
+        array_ = ids_array(ids)
+        logprobs = np.empty(len(array_), np.float32)
+
+        def run(begin: int, end: int) -> int:
+            out = ffi.cast("float *", logprobs[begin:].ctypes.data)
+            return lib.lh_session_score(pointer, ids_pointer(array_[begin:end]), end - begin, out)
+
+        with self._turn() as pointer:
+            self._in_slices(pointer, array_, run, progress)
+        return logprobs
+
+    def read(self, ids: Ids, *, progress: Progress | None = None) -> int:
+        """Make the session hold exactly these ids: what it has in common with them is kept, the rest forgotten or fed.
+
+        Returns how many ids were fed; the last one always is, so that there are logits. Raises as feed.
+        """
+        wanted = ids_array(ids)
+        if not len(wanted):
+            raise ArgumentError("there is nothing to read: the prompt has no tokens")
+        if len(wanted) > self.ctx:
+            check_room(len(wanted), None, self.ctx)
+        known = self._known_ids()
+        n = min(len(known), len(wanted) - 1)
+        differ = np.flatnonzero(known[:n] != wanted[:n])
+        keep = int(differ[0]) if len(differ) else n
+        self.rewind(self.position - keep)
+        self.feed(wanted[keep:], progress=progress)
+        return len(wanted) - keep
+
+    def rewind(self, n: int) -> None:
+        """Forget the last n tokens, 0 <= n <= position. The logits are gone until something is fed."""
+        with self._turn() as pointer:
+            check(lib.lh_session_rewind(pointer, n))
+            if lib.lh_session_position(pointer) == 0:
+                self._ids_known = True
+
+    # --- what follows --------------------------------------------------------------------------------------------
+
+    @property
+    def logits(self) -> NDArray[np.float32]:
+        """Scores of every token as the next one: (n_vocab,) float32, a copy. Raises StateError where nothing was fed."""
+        with self._turn() as pointer:
+            return self._logits(pointer)[1].copy()
+
+    def _logits(self, pointer: Any) -> tuple[Any, NDArray[np.float32]]:
+        out = ffi.new("const float **")
+        check(lib.lh_session_logits(pointer, out))
+        return out[0], np.frombuffer(ffi.buffer(out[0], 4 * self.n_vocab), np.float32)
+
+    def _sample(self, sampler: Sampler, n_top: int) -> tuple[int, float, list[tuple[int, float]] | None]:
+        with self._turn() as pointer:
+            raw, logits = self._logits(pointer)
+            token, logprob = sampler.sample(raw)
+            return token, logprob, top_logprobs(logits, n_top) if n_top else None
+
+    def stream(self, **sampling: Unpack[Sampling]) -> Iterator[Piece]:
+        """Write on from where the session stands, a token at a time; see Sampling for the keywords.
+
+        Every token but the last one yielded is part of the session afterwards.
+        """
+        settings = with_defaults(sampling)
+        check_room(self.position, settings["max_tokens"], self.ctx)
+        return write(self, settings)
+
+    def selected(self) -> NDArray[np.int32]:
+        """Chunks attended by the last token: (n_layer, n_head, k) int32, ascending, -1 where unused."""
+        with self._turn() as pointer:
+            k = ffi.new("int32_t *")
+            check(lib.lh_session_selected(pointer, ffi.NULL, k))
+            out = np.empty((*self._shape, k[0]), np.int32)
+            check(lib.lh_session_selected(pointer, ffi.cast("int32_t *", out.ctypes.data), k))
+            return out
+
+    # --- files ---------------------------------------------------------------------------------------------------
+
+    def save(self, path: StrPath) -> None:
+        """Write the session to a file. Raises FileError where that fails."""
+        name = path_bytes(path)
+        with self._turn() as pointer:
+            check(lib.lh_session_save(pointer, name))
+
+    def load(self, path: StrPath) -> None:
+        """Go on from a saved session. A file of another model or other settings, or a damaged one, is refused (FormatError
+        or ArgumentError) and leaves this session as it was."""
+        name = path_bytes(path)
+        with self._turn() as pointer:
+            check(lib.lh_session_load(pointer, name))
+            self._ids_known = False
+
+    def __repr__(self) -> str:
+        if self._handle is None:
+            return "<longheads.Session, closed>"
+        return f"<longheads.Session at {self.position} of {self.ctx} tokens>"

@@ -1,0 +1,91 @@
+"""Answers on standard output, with a progress bar before and figures after."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from longheads.generate import Sampling, check_room
+from longheads.model import Model
+from longheads.progress import ProgressBar
+from longheads.session import Session
+
+
+@dataclass
+class Stats:
+    """What --stats shows. Seconds and tokens."""
+
+    load_seconds: float = 0.0
+    n_read: int = 0
+    read_seconds: float = 0.0
+    n_written: int = 0
+    write_seconds: float = 0.0
+
+    def show(self, model: Model, session: Session) -> None:
+        def speed(n: int, seconds: float) -> str:
+            return f"{n} tokens in {seconds:.2f} s" + (f", {n / seconds:.1f} tokens/s" if n and seconds else "")
+
+        def size(n: int) -> str:
+            return f"{n / 1e6:.1f} MB"
+
+        memory = session.stats
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(
+            f"load      {self.load_seconds:.2f} s, {model.device}\n"
+            f"prompt    {speed(self.n_read, self.read_seconds)}\n"
+            f"generated {speed(self.n_written, self.write_seconds)}\n"
+            f"memory    weights {size(model.weight_bytes)}, KV {size(memory['kv'])}, summaries {size(memory['summaries'])}, "
+            f"buffers {size(memory['buffers'])} for ctx {session.ctx}; peak RSS {size(peak)}",
+            file=sys.stderr,
+        )
+
+
+class Writer:
+    """Reads prompts and writes answers, keeping count."""
+
+    def __init__(self, model: Model, session: Session, sampling: Sampling, stats: Stats) -> None:
+        self.model, self.session, self.stats = model, session, stats
+        self._sampling = sampling
+
+    def read(self, ids: Sequence[int]) -> None:
+        """Bring the session to these ids, under a progress bar."""
+        began, before = time.monotonic(), 0
+
+        def progress(done: int, total: int) -> None:
+            nonlocal before
+            self.stats.n_read += done - before
+            before = done
+            bar(done, total)
+
+        try:
+            with ProgressBar("reading") as bar:
+                self.session.read(ids, progress=progress)
+        finally:
+            self.stats.read_seconds += time.monotonic() - began
+
+    def answer(self, ids: Sequence[int]) -> Iterator[str]:
+        """Read the prompt, then yield the answer's text."""
+        check_room(len(ids), self._sampling["max_tokens"], self.session.ctx)
+        self.read(ids)
+        began = time.monotonic()
+        for piece in self.session.stream(**self._sampling):
+            self.stats.n_written += 1
+            self.stats.write_seconds += time.monotonic() - began
+            yield piece.text
+            began = time.monotonic()
+
+    def write(self, ids: Sequence[int], said: list[str] | None = None) -> None:
+        """Stream the answer to standard output, ending with a newline. said gets its pieces, even if it is cut short."""
+        said = [] if said is None else said
+        try:
+            for text in self.answer(ids):
+                said.append(text)
+                sys.stdout.write(text)
+                sys.stdout.flush()
+        finally:
+            if said and not "".join(said).endswith("\n"):
+                sys.stdout.write("\n")
+                sys.stdout.flush()
