@@ -35,10 +35,12 @@ SANITIZED = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover
 GGUF = ["runtime/base.c", "runtime/quant.c", "runtime/gguf.c", "runtime/gguf_open.c", "runtime/gguf_values.c",
         "runtime/config.c", "runtime/weights.c"]
 
-# What CMake gives the files of one instruction set, by their names.
+# What CMake gives the files of one instruction set, by the end of their names.
+_AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"]
 ISA_FLAGS = {
     "_avx2": ["-mavx2", "-mfma", "-mf16c"],
-    "_avx512": "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx512bf16 -mfma -mf16c".split(),
+    "_avx512": _AVX512,
+    "_avx512vnni": [*_AVX512, "-mavx512vnni"],
 }
 
 
@@ -86,19 +88,20 @@ def _run(command: list[str], output: Path) -> None:
 
 def _object(source: str, flags: Sequence[str]) -> Path:
     path = ROOT / source
-    flags = [*flags, *next((f for isa, f in ISA_FLAGS.items() if isa in path.stem), [])]
+    flags = [*flags, *next((f for isa, f in ISA_FLAGS.items() if path.stem.endswith(isa)), [])]
     digest = hashlib.sha256("\0".join([_environment(), source, *flags]).encode() + path.read_bytes()).hexdigest()[:24]
     output = _cache() / f"{path.stem}-{digest}.o"
     if not output.exists():
-        _run([compiler(), "-std=c11", "-ffp-contract=off", *flags, "-Iruntime", "-iquote", "runtime/cpu", "-c", source], output)
+        # -iquote: cpu/features.h must not hide the system's header of that name.
+        include = ["-Iruntime", "-iquote", "runtime/cpu"]
+        _run([compiler(), "-std=c11", "-ffp-contract=off", *flags, *include, "-c", source], output)
     return output
 
 
 def build(name: str, sources: Sequence[str], flags: Sequence[str] = (*OPTIMISED, *WARNINGS)) -> Path:
     """Compile `sources` (paths relative to the repository) into the program `name` and return its path.
 
-    `flags` go to the compiler and to the linker. Files named for an instruction set (_avx2, _avx512) get its flags
-    too. Raises RuntimeError with the compiler's words where it refuses; skips where there is no compiler.
+    `flags` go to the compiler and to the linker. Files named for an instruction set (_avx2, ...) get its flags too. Raises RuntimeError with the compiler's words where it refuses; skips where there is no compiler.
     """
     objects = [_object(source, flags) for source in sources]
     digest = hashlib.sha256("\0".join([*map(str, objects), *flags]).encode()).hexdigest()[:24]
