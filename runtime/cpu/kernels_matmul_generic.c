@@ -31,9 +31,9 @@ static void quantise(const float *x, int64_t n, lh_act_row *row) {
         float scale = max > 1e-35f ? max / 127 : 0;
         int32_t sum[2] = {0, 0};
         for (int i = 0; i < LH_ACT_BLOCK; i++) {
-            float value = block[i] * inverse;
-            // The comparisons are false for NaN.
-            q[i] = value >= -127 && value <= 127 ? (int8_t)rintf(value) : 0;
+            // Rounded first: max * (127 / max) may come out a little above 127. The comparisons are false for NaN.
+            float value = rintf(block[i] * inverse);
+            q[i] = value >= -127 && value <= 127 ? (int8_t)value : 0;
             sum[i / 16] += q[i];
         }
         row->scale[b] = scale;
