@@ -1,0 +1,259 @@
+// Sessions on disk: a header that names the model and the settings, the ids, the logits, the cache, a checksum.
+#include <stdio.h>
+#include <string.h>
+
+#include "model.h"
+
+#define STAGE_BYTES ((size_t)1 << 20)
+#define SAMPLE_BYTES ((size_t)256)
+
+typedef struct header {
+    char magic[8];
+    uint64_t model;       // fingerprint
+    uint64_t payload;     // bytes after the header, checksum included
+    int64_t position;
+    int32_t chunk, budget, window, local, dense_until;
+    int32_t scheme, select_per, attention, kv_type;
+    int32_t has_summaries, has_logits, reserved;
+} header;
+_Static_assert(sizeof(header) == 80, "on-disk layout");
+
+static const char magic[8] = "LHSESS1";
+
+// FNV-1a over 8-byte words, the last one padded with zeros.
+static uint64_t hash(uint64_t h, const void *data, size_t bytes) {
+    const char *p = data;
+    for (; bytes > 0;) {
+        uint64_t word = 0;
+        size_t here = LH_MIN(bytes, sizeof word);
+        memcpy(&word, p, here);
+        h = (h ^ word) * 0x100000001b3u;
+        h ^= h >> 29;  // lets high bits reach low ones, which the multiplication alone does not
+        p += here;
+        bytes -= here;
+    }
+    return h;
+}
+
+// Names, types and shapes of all tensors and some bytes of each: enough to tell two models apart without reading them.
+static uint64_t fingerprint(const lh_model *m) {
+    uint64_t h = 0xcbf29ce484222325u;
+    for (int64_t i = 0; i < lh_gguf_n_tensors(m->gguf); i++) {
+        const lh_gguf_tensor *t = lh_gguf_tensor_at(m->gguf, i);
+        h = hash(h, t->name, strlen(t->name));
+        h = hash(h, t->ne, sizeof t->ne);
+        h = hash(h, &t->type, sizeof t->type);
+        size_t sample = LH_MIN((size_t)t->size, SAMPLE_BYTES);
+        h = hash(h, t->data, sample);
+        h = hash(h, (const char *)t->data + (t->size - sample) / 2, sample);
+    }
+    const lh_config *c = &m->config;
+    float rope[] = {c->rope_base, c->rope_factor, (float)c->rope_scaling, (float)c->trained_ctx, c->norm_eps};
+    return hash(h, rope, sizeof rope);
+}
+
+static header header_of(const lh_session *s, int64_t position, bool has_logits) {
+    const lh_session_options *o = &s->options;
+    header h = {
+        .model = fingerprint(s->model), .position = position, .chunk = o->chunk, .budget = o->budget, .window = o->window,
+        .local = o->local, .dense_until = o->dense_until, .scheme = (int32_t)o->scheme, .select_per = (int32_t)o->select_per,
+        .attention = (int32_t)o->attention, .kv_type = (int32_t)o->kv_type, .has_summaries = s->kv.shape.n_summary > 0,
+        .has_logits = has_logits,
+    };
+    memcpy(h.magic, magic, sizeof magic);
+    return h;
+}
+
+typedef struct stream {
+    FILE *f;
+    const char *path;
+    lh_backend *backend;
+    char *stage;
+    uint64_t sum;
+    uint64_t bytes;
+} stream;
+
+static lh_status put(stream *s, const void *data, size_t bytes) {
+    if (bytes && fwrite(data, 1, bytes, s->f) != bytes)
+        return lh_error(LH_ERR_IO, "%s could not be written: is the disk full?", s->path);
+    s->sum = hash(s->sum, data, bytes);
+    return LH_OK;
+}
+
+static lh_status get(stream *s, void *data, size_t bytes) {
+    if (bytes && fread(data, 1, bytes, s->f) != bytes) return lh_error(LH_ERR_FORMAT, "%s ends early: it is damaged", s->path);
+    s->sum = hash(s->sum, data, bytes);
+    return LH_OK;
+}
+
+static lh_status put_device(void *arg, void *device, size_t bytes) {
+    stream *s = arg;
+    for (size_t at = 0; at < bytes; at += STAGE_BYTES) {
+        size_t here = LH_MIN(bytes - at, STAGE_BYTES);
+        LH_TRY(s->backend->ops->read(s->backend, s->stage, (char *)device + at, here));
+        LH_TRY(put(s, s->stage, here));
+    }
+    return LH_OK;
+}
+
+static lh_status get_device(void *arg, void *device, size_t bytes) {
+    stream *s = arg;
+    for (size_t at = 0; at < bytes; at += STAGE_BYTES) {
+        size_t here = LH_MIN(bytes - at, STAGE_BYTES);
+        LH_TRY(get(s, s->stage, here));
+        LH_TRY(s->backend->ops->write(s->backend, (char *)device + at, s->stage, here));
+    }
+    return LH_OK;
+}
+
+static lh_status count(void *arg, void *device, size_t bytes) {
+    (void)device;
+    ((stream *)arg)->bytes += bytes;
+    return LH_OK;
+}
+
+static uint64_t payload_bytes(const lh_session *s, const header *h) {
+    stream counter = {0};
+    lh_kv_each(&s->kv, h->position, count, &counter);
+    uint64_t logits = h->has_logits ? (uint64_t)s->model->config.n_vocab * sizeof *s->logits : 0;
+    return (uint64_t)h->position * sizeof *s->ids + logits + counter.bytes + sizeof(uint64_t);
+}
+
+static lh_status write_all(lh_session *s, stream *out) {
+    header h = header_of(s, s->kv.position, s->has_logits);
+    h.payload = payload_bytes(s, &h);
+    LH_TRY(put(out, &h, sizeof h));
+    LH_TRY(put(out, s->ids, (size_t)h.position * sizeof *s->ids));
+    if (h.has_logits) LH_TRY(put(out, s->logits, (size_t)s->model->config.n_vocab * sizeof *s->logits));
+    LH_TRY(lh_kv_each(&s->kv, h.position, put_device, out));
+    uint64_t sum = out->sum;
+    return put(out, &sum, sizeof sum);
+}
+
+static lh_status save(lh_session *s, const char *path) {
+    // Under its final name only when whole.
+    size_t len = strlen(path);
+    char *partial = lh_alloc(len + 6, 1);
+    char *stage = lh_alloc(1, STAGE_BYTES);
+    lh_status status = partial && stage ? LH_OK : LH_ERR_MEMORY;
+    FILE *f = NULL;
+    if (status == LH_OK) {
+        memcpy(partial, path, len);
+        memcpy(partial + len, ".part", 6);
+        f = fopen(partial, "wbe");
+        if (!f) status = lh_error(LH_ERR_IO, "%s cannot be created: check the folder and its permissions", path);
+    }
+    if (f) {
+        stream out = {.f = f, .path = path, .backend = s->model->backend, .stage = stage};
+        status = write_all(s, &out);
+        if (fclose(f) != 0 && status == LH_OK) status = lh_error(LH_ERR_IO, "%s could not be written: is the disk full?", path);
+        if (status == LH_OK && rename(partial, path) != 0) status = lh_error(LH_ERR_IO, "%s cannot be replaced", path);
+        if (status != LH_OK) remove(partial);
+    }
+    lh_free(stage);
+    lh_free(partial);
+    return status;
+}
+
+static lh_status differs(const char *path, const char *what, int64_t found, int64_t expected) {
+    return lh_error(LH_ERR_ARGUMENT, "%s was saved with %s %lld, this session has %lld: open the model with the same settings", path, what,
+                    (long long)found, (long long)expected);
+}
+
+static lh_status check_header(const lh_session *s, const char *path, const header *h) {
+    if (memcmp(h->magic, magic, sizeof magic) != 0) return lh_error(LH_ERR_FORMAT, "%s is no saved session", path);
+    header own = header_of(s, 0, false);
+    if (h->model != own.model) return lh_error(LH_ERR_ARGUMENT, "%s was saved from another model", path);
+    const struct {
+        const char *what;
+        int32_t found, expected;
+    } same[] = {
+        {"chunk", h->chunk, own.chunk}, {"budget", h->budget, own.budget}, {"window", h->window, own.window},
+        {"local", h->local, own.local}, {"dense_until", h->dense_until, own.dense_until}, {"scheme", h->scheme, own.scheme},
+        {"select_per", h->select_per, own.select_per}, {"attention", h->attention, own.attention},
+        {"kv_type", h->kv_type, own.kv_type}, {"summaries", h->has_summaries, own.has_summaries},
+    };
+    for (size_t i = 0; i < sizeof same / sizeof *same; i++)
+        if (same[i].found != same[i].expected) return differs(path, same[i].what, same[i].found, same[i].expected);
+    if (h->position < 0 || h->position > s->options.ctx)
+        return lh_error(LH_ERR_CONTEXT, "%s holds %lld tokens, this session has room for %lld: raise ctx", path, (long long)h->position,
+                        (long long)s->options.ctx);
+    if (h->payload != payload_bytes(s, h)) return lh_error(LH_ERR_FORMAT, "%s has a damaged header", path);
+    return LH_OK;
+}
+
+static lh_status skip_device(void *arg, void *device, size_t bytes) {
+    stream *s = arg;
+    (void)device;
+    for (size_t at = 0; at < bytes; at += STAGE_BYTES) LH_TRY(get(s, s->stage, LH_MIN(bytes - at, STAGE_BYTES)));
+    return LH_OK;
+}
+
+// Everything that can be wrong with a file is found before the session is touched: this reads it to its end. ids and
+// logits are the session's next ones; *cache_at is where the cache begins.
+static lh_status verify(lh_session *s, stream *in, header *h, int32_t *ids, float *logits, long *cache_at) {
+    if (fread(h, 1, sizeof *h, in->f) != sizeof *h) return lh_error(LH_ERR_FORMAT, "%s is no saved session: it is too short", in->path);
+    LH_TRY(check_header(s, in->path, h));
+    in->sum = hash(0, h, sizeof *h);
+    int32_t n_vocab = s->model->config.n_vocab;
+    LH_TRY(get(in, ids, (size_t)h->position * sizeof *ids));
+    for (int64_t i = 0; i < h->position; i++)
+        if (ids[i] < 0 || ids[i] >= n_vocab) return lh_error(LH_ERR_FORMAT, "%s holds an id outside the vocabulary: it is damaged", in->path);
+    if (h->has_logits) LH_TRY(get(in, logits, (size_t)n_vocab * sizeof *logits));
+    *cache_at = ftell(in->f);
+    LH_TRY(lh_kv_each(&s->kv, h->position, skip_device, in));
+    uint64_t expected = in->sum, found;
+    LH_TRY(get(in, &found, sizeof found));
+    if (found != expected) return lh_error(LH_ERR_FORMAT, "%s is damaged: its checksum does not fit", in->path);
+    if (fgetc(in->f) != EOF) return lh_error(LH_ERR_FORMAT, "%s goes on after its end: it is damaged", in->path);
+    return LH_OK;
+}
+
+static lh_status take_over(lh_session *s, stream *in, const header *h, long cache_at) {
+    lh_session_clear(s);
+    if (fseek(in->f, cache_at, SEEK_SET) != 0) return lh_error(LH_ERR_IO, "%s cannot be read twice: it is no regular file", in->path);
+    LH_TRY(lh_kv_each(&s->kv, h->position, get_device, in));
+    s->kv.position = h->position;
+    s->has_logits = h->has_logits;
+    return LH_OK;
+}
+
+static lh_status load(lh_session *s, const char *path) {
+    FILE *f = fopen(path, "rbe");
+    if (!f) return lh_error(LH_ERR_IO, "%s cannot be opened: does it exist?", path);
+    stream in = {.f = f, .path = path, .backend = s->model->backend, .stage = lh_alloc(1, STAGE_BYTES)};
+    int32_t *ids = lh_alloc((size_t)s->options.ctx, sizeof *ids);
+    float *logits = lh_alloc((size_t)s->model->config.n_vocab, sizeof *logits);
+    header h;
+    long cache_at;
+    lh_status status = in.stage && ids && logits ? verify(s, &in, &h, ids, logits, &cache_at) : LH_ERR_MEMORY;
+    if (status == LH_OK) {
+        // From here the file is known to be good.
+        int32_t *old_ids = s->ids;
+        float *old_logits = s->logits;
+        s->ids = ids;
+        s->logits = logits;
+        ids = old_ids;
+        logits = old_logits;
+        status = take_over(s, &in, &h, cache_at);
+    }
+    lh_free(logits);
+    lh_free(ids);
+    lh_free(in.stage);
+    fclose(f);
+    return status;
+}
+
+lh_status lh_session_save(lh_session *s, const char *path) {
+    LH_TRY(lh_session_enter(s));
+    lh_status status = save(s, path);
+    lh_session_leave(s);
+    return status;
+}
+
+lh_status lh_session_load(lh_session *s, const char *path) {
+    LH_TRY(lh_session_enter(s));
+    lh_status status = load(s, path);
+    lh_session_leave(s);
+    return status;
+}
