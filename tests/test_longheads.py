@@ -83,6 +83,12 @@ def folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("models")
 
 
+@pytest.fixture(autouse=True)
+def whole_calls(monkeypatch):
+    """What a test feeds in one call reaches the core in one call; Session would cut it, to hear Ctrl-C in between."""
+    monkeypatch.setattr("longheads.session.FIRST_SLICE", 1 << 30)
+
+
 def expected_of(case: Case, folder: Path) -> tuple[Path, Run]:
     """The model's file and what the oracle computes, once per case."""
     if case.name not in EXPECTED:
@@ -101,7 +107,7 @@ def as_chosen(selected: list[np.ndarray], plan: Plan) -> np.ndarray:
             c = p // plan.chunk
             assert (chunks[..., : c + 1] == np.arange(c + 1)).all() and (chunks[..., c + 1 :] == -1).all()
         else:
-            chosen[:, :, p] = chunks
+            chosen[:, :, p] = chunks[..., :k]
     return chosen
 
 
@@ -157,7 +163,7 @@ def test_scored_whole(case, folder):
 @pytest.mark.parametrize("scheme", ["bounds", "paper"])
 def test_longer_than_a_batch(scheme, folder):
     """The runtime computes at most 1024 tokens at once; a text may be fed in one call all the same."""
-    case = Case(f"long_{scheme}", Plan(16, 128, 192, 2, scheme=scheme), 1200, {"n_head": 2, "n_head_kv": 1})
+    case = Case(f"long_{scheme}", Plan(16, 128, 192, 2, scheme=scheme), 1200, {"n_head": 2, "n_head_kv": 1}, seed=1)
     path, run = expected_of(case, folder)
     assert run.margin.min() > F32_TIE
     with longheads.Model(path, **case.options()) as model, model.session() as session:
@@ -184,6 +190,9 @@ def test_half_precision_cache(folder):
             logits, selected = walk(session, case.ids)
         run = assert_follows_oracle(path, case, logits, selected, F16_TIE)
         assert 1e-6 < np.abs(logits - run.logits).max() < F16_LOGITS
+
+
+# --- random settings -----------------------------------------------------------------------------------------------
 
 
 @st.composite
@@ -217,11 +226,15 @@ def cases(draw) -> Case:
     return Case("random", plan, n, spec, seed=draw(st.integers(0, 99)))
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
-@given(case=cases(), piece_seed=st.integers(0, 99))
-def test_random_models(case, piece_seed, folder):
+RELAXED = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=RELAXED, print_blob=True)
+@given(case=cases(), batch=st.sampled_from([None, 3, 16, 50]), piece_seed=st.integers(0, 99))
+def test_random_models(case, batch, piece_seed, folder):
+    """batch: the most tokens that the runtime computes at once."""
     path = case.make(folder)
-    with longheads.Model(path, **case.options()) as model:
+    with longheads.Model(path, **case.options(batch=batch)) as model:
         with model.session() as session:
             logits, selected = walk(session, case.ids)
         run = assert_follows_oracle(path, case, logits, selected, F32_TIE)
@@ -355,11 +368,11 @@ def test_threads_agree(folder):
 # Root mean square error of logits, relative to their standard deviation. Where weights are quantised, activations are
 # rounded to 8 bits with one scale per block of 32: a step is the block's largest value / 127, so the error of a value
 # is about 2.3 / 127 / sqrt(12) = 0.5% of the block's deviation, and of a sum of products the same. Some ten such
-# matrices in a row (two layers) add up to 2%. F16 and BF16 weights may meet activations rounded to BF16, which is
-# 2^-9 / sqrt(3) = 0.1% each.
-QUANTISED_ERROR = 0.04
+# matrices in a row (two layers) add up to 1.6%; found: 0.9% to 1.6%. F16 and BF16 weights may meet activations rounded
+# to BF16, which is 2^-9 / sqrt(3) = 0.1% each.
+QUANTISED_ERROR = 0.025
 HALF_ERROR = 0.01
-# A chunk chosen on such scores may be this much worse than the best.
+# A chunk chosen on such scores, which are of the size of 100 here, may be this much worse than the best.
 QUANTISED_TIE = 1.5
 
 
@@ -378,4 +391,4 @@ def test_weight_types(type_name, folder):
         session.rewind(case.n)
         scores = session.score(case.ids[:32])
     expected = run.log_probs()[np.arange(31), case.ids[1:32]]
-    assert np.sqrt(np.mean((scores[1:] - expected) ** 2)) < 0.15
+    assert np.sqrt(np.mean((scores[1:] - expected) ** 2)) < 0.1
