@@ -225,7 +225,7 @@ static lh_status load(lh_session *s, const char *path) {
     int32_t *ids = lh_alloc((size_t)s->options.ctx, sizeof *ids);
     float *logits = lh_alloc((size_t)s->model->config.n_vocab, sizeof *logits);
     header h;
-    long cache_at;
+    long cache_at = 0;
     lh_status status = in.stage && ids && logits ? verify(s, &in, &h, ids, logits, &cache_at) : LH_ERR_MEMORY;
     if (status == LH_OK) {
         // From here the file is known to be good.
