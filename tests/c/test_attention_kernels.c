@@ -1,0 +1,211 @@
+// Every attention kernel this machine has against its generic twin, and the generic ones against doubles, on random and
+// hostile shapes. Prints what failed; exits non-zero then.
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "chunk_map.h"
+#include "cpu/attention_kernels.h"
+#include "cpu/features.h"
+#include "quant.h"
+
+// Float against double over a few hundred terms of size 1.
+#define TOLERANCE 3e-5
+
+static int failures;
+static uint64_t state = 1;
+
+static float uniform(void) {  // -1..1
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return (float)(int32_t)(state >> 32) / 2147483648.0f;
+}
+
+static void fill(float *x, size_t n) {
+    for (size_t i = 0; i < n; i++) x[i] = uniform();
+}
+
+static void expect_near(const char *table, const char *what, double found, double expected, double scale) {
+    if (fabs(found - expected) <= TOLERANCE * scale) return;
+    if (failures++ < 20) printf("%s %s: %.9g, expected %.9g\n", table, what, found, expected);
+}
+
+static void test_rotate(const char *name, const lh_attention_kernels *k, int32_t dim) {
+    float *x = lh_alloc(4 * (size_t)dim, sizeof *x), *table = x + dim, *y = table + 2 * dim;
+    fill(x, 3 * (size_t)dim);
+    for (int sign = -1; sign <= 1; sign += 2) {
+        k->rotate(x, table, (float)sign, 0.5f, dim, y);
+        for (int32_t j = 0; j < dim; j++)
+            expect_near(name, "rotate", y[j], 0.5 * ((double)x[j] * table[j] + sign * (double)x[j ^ 1] * table[dim + j]), 1);
+    }
+    lh_free(x);
+}
+
+static void test_store(const char *name, const lh_attention_kernels *k, int32_t n) {
+    float *x = lh_alloc(2 * (size_t)n, sizeof *x), *back = x + n;
+    uint16_t *half = lh_alloc((size_t)n, sizeof *half);
+    fill(x, (size_t)n);
+    if (n > 3) {
+        x[0] = 1e30f;  // overflows to infinity
+        x[1] = 1e-7f;  // a subnormal half
+        x[2] = -0.0f;
+    }
+    k->store(x, n, LH_KV_F16, half);
+    for (int32_t i = 0; i < n; i++)
+        if (half[i] != lh_f32_to_f16(x[i]) && failures++ < 20) printf("%s store: %g is %04x\n", name, (double)x[i], half[i]);
+    k->load(half, n, LH_KV_F16, back);
+    for (int32_t i = 0; i < n; i++)
+        if (back[i] != lh_f16_to_f32(half[i]) && failures++ < 20) printf("%s load: %04x is %g\n", name, half[i], (double)back[i]);
+    k->store(x, n, LH_KV_F32, back);
+    if (memcmp(x, back, (size_t)n * sizeof *x) != 0 && failures++ < 20) printf("%s store f32 differs\n", name);
+    lh_free(half);
+    lh_free(x);
+}
+
+static void test_dots(const char *name, const lh_attention_kernels *k, int32_t rows, int32_t n, int32_t dim) {
+    int32_t stride = n + 3;
+    float *a = lh_alloc((size_t)rows * dim, 4), *b = lh_alloc((size_t)n * dim, 4), *out = lh_alloc((size_t)rows * stride, 4);
+    float *scratch = lh_alloc((size_t)dim * LH_TILE_KEYS, 4);
+    fill(a, (size_t)rows * dim);
+    fill(b, (size_t)n * dim);
+    fill(out, (size_t)rows * stride);
+    float *before = lh_alloc((size_t)rows * stride, 4);
+    memcpy(before, out, (size_t)rows * stride * 4);
+    for (int add = 0; add < 2; add++) {
+        memcpy(out, before, (size_t)rows * stride * 4);
+        k->dots(a, rows, b, n, dim, out, stride, add, scratch);
+        for (int32_t i = 0; i < rows; i++) {
+            for (int32_t j = 0; j < n; j++) {
+                double s = add ? before[i * stride + j] : 0;
+                for (int32_t x = 0; x < dim; x++) s += (double)a[i * dim + x] * b[j * dim + x];
+                expect_near(name, "dots", out[i * stride + j], s, sqrt(dim));
+            }
+            for (int32_t j = n; j < stride; j++) expect_near(name, "dots past the end", out[i * stride + j], before[i * stride + j], 0);
+        }
+    }
+    lh_free(before);
+    lh_free(scratch);
+    lh_free(out);
+    lh_free(b);
+    lh_free(a);
+}
+
+static void test_top(const char *name, const lh_attention_kernels *k, int32_t n, int32_t best, int values) {
+    float *scores = lh_alloc((size_t)n, 4);
+    int32_t *out = lh_alloc((size_t)best + 1, 4), *expected = lh_alloc((size_t)best + 1, 4), *scratch = lh_alloc((size_t)n, 4);
+    for (int32_t i = 0; i < n; i++) {
+        scores[i] = uniform();
+        if (values) scores[i] = (float)((int)(scores[i] * (float)values)) * 0.5f;  // many ties, both zeros
+        if (i % 17 == 5 && values > 1) scores[i] = i % 2 ? -INFINITY : 1e38f;
+    }
+    // A choice by the total order, one at a time.
+    char *taken = lh_alloc((size_t)n, 1);
+    for (int32_t r = 0; r < best; r++) {
+        int32_t pick = -1;
+        for (int32_t i = 0; i < n; i++)
+            if (!taken[i] && (pick < 0 || lh_ranks_before(scores[i], i, scores[pick], pick))) pick = i;
+        taken[pick] = 1;
+    }
+    for (int32_t i = 0, r = 0; i < n; i++)
+        if (taken[i]) expected[r++] = i + 7;
+    out[best] = 12345;
+    k->top(scores, n, best, 7, out, scratch);
+    if ((memcmp(out, expected, (size_t)best * 4) != 0 || out[best] != 12345) && failures++ < 20)
+        printf("%s top: %d of %d with %d values differs\n", name, best, n, values);
+    lh_free(taken);
+    lh_free(scratch);
+    lh_free(expected);
+    lh_free(out);
+    lh_free(scores);
+}
+
+// Two tiles in a row into the same states, then everything against doubles.
+static void test_attend(const char *name, const lh_attention_kernels *k, int32_t rows, int32_t n_keys, int32_t dim, lh_kv_type type, bool limited,
+                        float size) {
+    int32_t stride = LH_ROUND_UP(dim, LH_PAD), states = rows + 2;
+    size_t keys = (size_t)n_keys * dim, width = type == LH_KV_F32 ? 4 : 2;
+    float *q = lh_alloc((size_t)rows * stride, 4), *kv = lh_alloc(4 * keys, 4), *acc = lh_alloc((size_t)states * stride, 4);
+    float *top = lh_alloc((size_t)states, 4), *sum = lh_alloc((size_t)states, 4), *scratch = lh_alloc(lh_tile_scratch(rows, stride), 4);
+    char *stored = lh_alloc(4 * keys, width);
+    int32_t *limit = lh_alloc((size_t)rows, 4), *row = lh_alloc((size_t)rows, 4);
+    for (int32_t i = 0; i < rows; i++) {
+        for (int32_t x = 0; x < dim; x++) q[i * stride + x] = uniform() * size;
+        limit[i] = limited ? 1 + (int32_t)(i % n_keys) : n_keys;
+        row[i] = rows + 1 - i;
+    }
+    fill(kv, 4 * keys);
+    lh_attention_kernels_generic.store(kv, (int32_t)(4 * keys), type, stored);
+    lh_attention_kernels_generic.load(stored, (int32_t)(4 * keys), type, kv);
+    for (int32_t i = 0; i < states; i++) top[i] = -INFINITY;
+    for (int tile = 0; tile < 2; tile++) {
+        lh_tile t = {.rows = rows, .n_keys = n_keys, .dim = dim, .stride = stride, .type = type, .k = stored + 2 * tile * keys * width,
+                     .v = stored + (2 * tile + 1) * keys * width, .q = q, .limit = limited ? limit : NULL, .row = row, .top = top, .sum = sum,
+                     .acc = acc};
+        k->attend(&t, scratch);
+    }
+    for (int32_t i = 0; i < rows; i++) {
+        double most = -INFINITY, total = 0, *weight = lh_alloc(2 * (size_t)n_keys, sizeof *weight);
+        for (int32_t j = 0; j < 2 * n_keys; j++) {
+            int32_t tile = j / n_keys, at = j % n_keys;
+            weight[j] = -INFINITY;
+            if (at >= limit[i]) continue;
+            weight[j] = 0;
+            for (int32_t x = 0; x < dim; x++) weight[j] += (double)q[i * stride + x] * kv[2 * tile * keys + at * dim + x];
+            most = fmax(most, weight[j]);
+        }
+        for (int32_t j = 0; j < 2 * n_keys; j++) total += weight[j] = exp(weight[j] - most);
+        for (int32_t x = 0; x < dim; x++) {
+            double out = 0;
+            for (int32_t j = 0; j < 2 * n_keys; j++) out += weight[j] / total * kv[(2 * (j / n_keys) + 1) * keys + (j % n_keys) * dim + x];
+            expect_near(name, "attend", acc[row[i] * stride + x] / sum[row[i]], out, 1 + size * dim / 20);
+        }
+        lh_free(weight);
+    }
+    for (int32_t x = 0; x < stride; x++) expect_near(name, "attend, another state", acc[x], 0, 0);
+    lh_free(row);
+    lh_free(limit);
+    lh_free(stored);
+    lh_free(scratch);
+    lh_free(sum);
+    lh_free(top);
+    lh_free(acc);
+    lh_free(kv);
+    lh_free(q);
+}
+
+int main(void) {
+    const struct {
+        const char *name;
+        unsigned features;
+    } tables[] = {
+        {"generic", 0}, {"avx2", LH_CPU_AVX2}, {"avx512", LH_CPU_AVX2 | LH_CPU_AVX512}, {"neon", LH_CPU_NEON},
+    };
+    static const int32_t dims[] = {2, 8, 16, 20, 32, 64, 80, 96, 100, 128, 256};
+    static const int32_t row_counts[] = {1, 2, 3, 4, 5, 6, 7, 12, 13, 64, 96};
+    static const int32_t key_counts[] = {1, 5, 16, 31, 32, 33, 63, 64};
+    static const int32_t lengths[] = {1, 2, 15, 16, 17, 100, 1000};
+    int tested = 0;
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) {
+        if ((tables[i].features & lh_cpu_features()) != tables[i].features) continue;
+        lh_attention_kernels k;
+        lh_attention_kernels_select(tables[i].features, &k);
+        tested++;
+        for (size_t d = 0; d < sizeof dims / sizeof *dims; d++) {
+            int32_t dim = dims[d];
+            test_rotate(tables[i].name, &k, dim);
+            test_store(tables[i].name, &k, dim);
+            for (size_t r = 0; r < sizeof row_counts / sizeof *row_counts; r++) {
+                test_dots(tables[i].name, &k, row_counts[r], 1 + 13 * (int32_t)r, dim);
+                for (size_t n = 0; n < sizeof key_counts / sizeof *key_counts; n++) {
+                    lh_kv_type type = (r + n) % 2 ? LH_KV_F16 : LH_KV_F32;
+                    test_attend(tables[i].name, &k, row_counts[r], key_counts[n], dim, type, n % 3 == 1, r % 4 == 3 ? 30 : 1);
+                }
+            }
+        }
+        for (size_t n = 0; n < sizeof lengths / sizeof *lengths; n++)
+            for (int32_t best = 0; best <= lengths[n]; best += 1 + lengths[n] / 9)
+                for (int values = 0; values < 4; values++) test_top(tables[i].name, &k, lengths[n], best, values);
+    }
+    printf("%d tables, %d failures\n", tested, failures);
+    return failures != 0;
+}

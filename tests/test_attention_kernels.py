@@ -1,0 +1,21 @@
+"""The attention kernels of every instruction set this machine has, side by side with their generic twins."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+
+import native
+
+SOURCES = ["tests/c/test_attention_kernels.c", "runtime/base.c", "runtime/quant.c", "runtime/cpu/features.c",
+           "runtime/cpu/kernels_attention_generic.c"]
+OWN = {"x86_64": ["avx2", "avx512"], "aarch64": ["neon"]}
+
+
+def test_every_table_agrees_with_its_generic_twin() -> None:
+    isas = OWN.get(platform.machine(), [])
+    kernels = [f"runtime/cpu/kernels_attention_{isa}.c" for isa in isas]
+    program = native.build("test_attention_kernels", [*SOURCES, *kernels], native.SANITIZED)
+    result = subprocess.run([program], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "0 failures" in result.stdout
