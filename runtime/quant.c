@@ -47,19 +47,11 @@ static void decode_bf16(const void *blocks, float *out, int64_t n) {
     for (int64_t i = 0; i < n; i++) out[i] = lh_bf16_to_f32(load_u16(blocks, i));
 }
 
-// unpack_* and decode_* of every quantised format. The product and the sum are rounded apart (-ffp-contract=off), as the
-// format's other implementations do.
-#define DEFINE_FORMAT(suffix, TYPE, block_len, scale_len, has_min, unpack_block)                               \
-    static void unpack_##suffix(const void *blocks, int64_t n, int8_t *q, float *scale, float *min) {          \
-        const lh_block_##suffix *b = blocks;                                                                   \
-        (void)min;                                                                                             \
-        for (int64_t i = 0; i < n; i += (block_len), b++) {                                                    \
-            unpack_block;                                                                                      \
-            q += (block_len);                                                                                  \
-            scale += (block_len) / (scale_len);                                                                \
-            if (has_min) min += (block_len) / (scale_len);                                                     \
-        }                                                                                                      \
-    }                                                                                                          \
+LH_QUANT_FORMATS(LH_DEFINE_UNPACK)
+
+// decode_* of every quantised format. The product and the sum are rounded apart (-ffp-contract=off), as the format's other
+// implementations do.
+#define DEFINE_DECODE(suffix, TYPE, block_len, scale_len, has_min, unpack_block)                               \
     static void decode_##suffix(const void *blocks, float *out, int64_t n) {                                   \
         int8_t q[block_len];                                                                                   \
         float scale[(block_len) / (scale_len)], min[(block_len) / (scale_len)];                                \
@@ -73,7 +65,7 @@ static void decode_bf16(const void *blocks, float *out, int64_t n) {
             }                                                                                                  \
         }                                                                                                      \
     }
-LH_QUANT_FORMATS(DEFINE_FORMAT)
+LH_QUANT_FORMATS(DEFINE_DECODE)
 
 #define TRAITS_ROW(suffix, TYPE, block_len, scale_len, has_min, unpack_block)                         \
     [LH_TYPE_##TYPE] = {#TYPE, block_len, sizeof(lh_block_##suffix), decode_##suffix, scale_len,      \

@@ -271,4 +271,17 @@ static inline void lh_unpack_iq4_xs(const lh_block_iq4_xs *b, int8_t *q, float *
     X(iq4_nl, IQ4_NL, 32, 32, 0, lh_unpack_iq4_nl(b, q, scale))             \
     X(iq4_xs, IQ4_XS, 256, 32, 0, lh_unpack_iq4_xs(b, q, scale))
 
+// Defines unpack_*: n values, a multiple of the block length.
+#define LH_DEFINE_UNPACK(suffix, TYPE, block_len, scale_len, has_min, unpack_block)                            \
+    static void unpack_##suffix(const void *blocks, int64_t n, int8_t *q, float *scale, float *min) {          \
+        const lh_block_##suffix *b = blocks;                                                                   \
+        (void)min;                                                                                             \
+        for (int64_t i = 0; i < n; i += (block_len), b++) {                                                    \
+            unpack_block;                                                                                      \
+            q += (block_len);                                                                                  \
+            scale += (block_len) / (scale_len);                                                                \
+            if (has_min) min += (block_len) / (scale_len);                                                     \
+        }                                                                                                      \
+    }
+
 #endif

@@ -1,0 +1,405 @@
+// lh_cpu_project with every table of kernels this machine has, against double arithmetic on the decoded weights.
+//
+// Weights, inputs, biases and outputs end where an unmapped page begins, so that one byte too many is a crash.
+#define _GNU_SOURCE
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "cpu/cpu.h"
+#include "cpu/features.h"
+
+// Against the same quantised activations, relative to the sum of the terms' magnitudes: rounding of float sums.
+#define TIGHT 2e-6
+// Against activations that were not quantised, relative to |w| |x| / sqrt(columns): a block's rounding is 1/254 of its
+// largest value, some 3 standard deviations.
+#define LOOSE 0.06
+// Norm and silu, relative to the value.
+#define PROLOGUE 2e-6
+
+static int failures;
+
+#define FAIL(...)                                 \
+    do {                                          \
+        if (failures++ < 20) {                    \
+            printf(__VA_ARGS__);                  \
+            printf("\n");                         \
+        }                                         \
+    } while (0)
+
+// --- random and guarded ----------------------------------------------------------------------------------------
+
+static uint64_t random_state = 0x9e3779b97f4a7c15;
+
+static uint32_t random_bits(void) {
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 7;
+    random_state ^= random_state << 17;
+    return (uint32_t)(random_state >> 32);
+}
+
+static float random_float(void) {  // -1..1, denser in the middle
+    float a = (float)random_bits() / 4294967296.0f, b = (float)random_bits() / 4294967296.0f;
+    return (2 * a - 1) * b;
+}
+
+// Memory that ends at a page nobody may touch. Kept until the case ends.
+static struct {
+    void *base;
+    size_t size;
+} guarded[64];
+static int n_guarded;
+
+static void *guarded_alloc(size_t bytes) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), size = LH_ROUND_UP(bytes, page) + page;
+    char *base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED || n_guarded == 64) abort();
+    mprotect(base + size - page, page, PROT_NONE);
+    guarded[n_guarded].base = base;
+    guarded[n_guarded++].size = size;
+    return base + size - page - bytes;
+}
+
+static void guarded_free_all(void) {
+    while (n_guarded) {
+        n_guarded--;
+        munmap(guarded[n_guarded].base, guarded[n_guarded].size);
+    }
+}
+
+// --- weights ---------------------------------------------------------------------------------------------------
+
+// Where the halves lie in a block: scale, and min or -1.
+static const int16_t half_at[LH_TYPE_COUNT][2] = {
+    [LH_TYPE_Q4_0] = {0, -1}, [LH_TYPE_Q4_1] = {0, 2}, [LH_TYPE_Q5_0] = {0, -1}, [LH_TYPE_Q5_1] = {0, 2},
+    [LH_TYPE_Q8_0] = {0, -1}, [LH_TYPE_Q2_K] = {80, 82}, [LH_TYPE_Q3_K] = {108, -1}, [LH_TYPE_Q4_K] = {0, 2},
+    [LH_TYPE_Q5_K] = {0, 2}, [LH_TYPE_Q6_K] = {208, -1}, [LH_TYPE_IQ4_NL] = {0, -1}, [LH_TYPE_IQ4_XS] = {0, -1},
+};
+
+typedef enum weights_kind { RANDOM, EXTREME } weights_kind;
+
+static void fill_half(uint8_t *at) {
+    // Now and then zero or subnormal.
+    uint16_t h = random_bits() % 16 == 0 ? (uint16_t)(random_bits() % 3) : lh_f32_to_f16(random_float() / 8);
+    memcpy(at, &h, 2);
+}
+
+static void fill_weights(lh_tensor *w, weights_kind kind) {
+    const lh_type_traits *traits = lh_type_get(w->type);
+    uint8_t *data = guarded_alloc((size_t)w->n_rows * w->row_size);
+    w->data = data;
+    for (int64_t i = 0; i < w->n_rows * (int64_t)w->row_size; i += traits->block_size) {
+        if (traits->scale_len) {
+            // All bits set or only the highest ones: the largest products.
+            uint8_t extreme = random_bits() & 1 ? 0xff : 0x80;
+            for (int j = 0; j < traits->block_size; j++) data[i + j] = kind == EXTREME ? extreme : (uint8_t)random_bits();
+            for (int j = 0; j < 2; j++)
+                if (half_at[w->type][j] >= 0) fill_half(data + i + half_at[w->type][j]);
+        } else {
+            float f = random_float();
+            uint32_t bits;
+            memcpy(&bits, &f, 4);
+            uint16_t half = w->type == LH_TYPE_F16 ? lh_f32_to_f16(f) : (uint16_t)(bits >> 16);
+            memcpy(data + i, w->type == LH_TYPE_F32 ? (void *)&f : (void *)&half, (size_t)traits->block_size);
+        }
+    }
+}
+
+static lh_tensor make_weights(lh_type type, int64_t n_rows, int64_t n_cols, weights_kind kind) {
+    const lh_type_traits *traits = lh_type_get(type);
+    lh_tensor w = {.type = type, .n_rows = n_rows, .n_cols = n_cols};
+    w.row_size = (size_t)(n_cols / traits->block_len * traits->block_size);
+    fill_weights(&w, kind);
+    return w;
+}
+
+static float *random_vector(int64_t n, float scale) {
+    float *x = guarded_alloc((size_t)n * sizeof *x);
+    for (int64_t i = 0; i < n; i++) x[i] = scale * random_float();
+    return x;
+}
+
+// --- a case ----------------------------------------------------------------------------------------------------
+
+typedef struct test_case {
+    char name[160];
+    lh_project p;
+    lh_tensor w[3];
+    float *decoded[3];      // (n_rows, n_cols)
+    float *magnitude[3];    // |scale * q| + |min|, the same shape
+    float *before;          // y[0] before, where p.add
+} test_case;
+
+static test_case make_case(int n_out, const lh_type *types, const int64_t *n_rows, int64_t n_cols, int32_t n, int prologue,
+                           bool bias, bool add, weights_kind kind) {
+    test_case c = {.p = {.n = n, .n_cols = (int32_t)n_cols, .n_out = n_out, .add = add, .norm_eps = 1e-5f}};
+    int at = snprintf(c.name, sizeof c.name, "n %d, cols %lld, %s%s%s%s:", n, (long long)n_cols,
+                      prologue == 1 ? "norm" : prologue == 2 ? "silu" : "plain", bias ? ", bias" : "", add ? ", add" : "",
+                      kind == EXTREME ? ", extreme" : "");
+    c.p.x = random_vector(n * n_cols, 3);
+    if (kind == EXTREME)
+        for (int64_t i = 0; i < n * n_cols; i++) ((float *)c.p.x)[i] = random_bits() % 8 ? 2 : -2;
+    if (prologue == 1) c.p.norm = random_vector(n_cols, 2);
+    if (prologue == 2) c.p.gate = random_vector(n * n_cols, 20);
+    for (int i = 0; i < n_out; i++) {
+        c.w[i] = make_weights(types[i], n_rows[i], n_cols, kind);
+        if (bias) c.p.bias[i] = random_vector(n_rows[i], 1);
+        c.p.y[i] = guarded_alloc((size_t)(n * n_rows[i]) * sizeof(float));
+        const lh_type_traits *traits = lh_type_get(types[i]);
+        int64_t n_values = n_rows[i] * n_cols;
+        c.decoded[i] = malloc((size_t)n_values * sizeof(float));
+        c.magnitude[i] = malloc((size_t)n_values * sizeof(float));
+        traits->decode(c.w[i].data, c.decoded[i], n_values);
+        for (int64_t j = 0; j < n_values; j++) c.magnitude[i][j] = fabsf(c.decoded[i][j]);
+        if (traits->has_min) {
+            int8_t *q = malloc((size_t)n_values);
+            float *scale = malloc((size_t)n_values * sizeof(float)), *min = malloc((size_t)n_values * sizeof(float));
+            traits->unpack(c.w[i].data, n_values, q, scale, min);
+            for (int64_t j = 0; j < n_values; j++) {
+                int64_t s = j / traits->scale_len;
+                c.magnitude[i][j] = fabsf(scale[s] * (float)q[j]) + fabsf(min[s]);
+            }
+            free(q);
+            free(scale);
+            free(min);
+        }
+        at += snprintf(c.name + at, sizeof c.name - (size_t)at, " %s x %lld", traits->name, (long long)n_rows[i]);
+    }
+    if (add) c.before = random_vector(n * n_rows[0], 1);
+    return c;
+}
+
+static void free_case(test_case *c) {
+    for (int i = 0; i < c->p.n_out; i++) {
+        free(c->decoded[i]);
+        free(c->magnitude[i]);
+    }
+    guarded_free_all();
+}
+
+// The prologue in double.
+static void reference_prologue(const lh_project *p, int32_t t, double *out) {
+    const float *x = p->x + (int64_t)t * p->n_cols;
+    double squares = 0;
+    for (int i = 0; i < p->n_cols; i++) squares += (double)x[i] * x[i];
+    for (int i = 0; i < p->n_cols; i++) {
+        out[i] = x[i];
+        if (p->norm) out[i] = x[i] / sqrt(squares / p->n_cols + (double)p->norm_eps) * p->norm[i];
+        if (p->gate) {
+            double g = p->gate[(int64_t)t * p->n_cols + i];
+            out[i] = x[i] * g / (1 + exp(-g));
+        }
+    }
+}
+
+// What the kernels make of token t: after the prologue, and quantised with its scale applied.
+static void kernel_prologue(const lh_matmul_kernels *k, const lh_matmul_kernels *generic, const test_case *c, int32_t t,
+                            const char *label, float *plain, float *quantised) {
+    const lh_project *p = &c->p;
+    int64_t n = p->n_cols;
+    double *reference = malloc((size_t)n * sizeof(double));
+    reference_prologue(p, t, reference);
+    const float *x = p->x + t * n;
+    if (p->norm) k->rms_norm(x, p->norm, p->norm_eps, n, plain);
+    else if (p->gate) k->silu_mul(p->gate + t * n, x, n, plain);
+    else memcpy(plain, x, (size_t)n * sizeof(float));
+    for (int64_t i = 0; i < n; i++)
+        if (!(fabs(plain[i] - reference[i]) <= PROLOGUE * fabs(reference[i]) + 1e-37))
+            FAIL("%s: prologue of token %d: [%lld] is %.9g, not %.9g", label, t, (long long)i, plain[i], reference[i]);
+    free(reference);
+
+    bool integer = false;
+    for (int i = 0; i < p->n_out; i++) integer |= lh_type_get(c->w[i].type)->scale_len != 0;
+    if (!integer) return;
+    int64_t blocks = n / 32;
+    int8_t *q = malloc((size_t)n * 2);
+    float *sums = malloc((size_t)blocks * 12 * sizeof(float));
+    lh_act_row rows[2];
+    for (int i = 0; i < 2; i++) {
+        float *s = sums + 6 * blocks * i;
+        rows[i] = (lh_act_row){plain, q + n * i, s, (int32_t *)(s + blocks), s + 3 * blocks, s + 5 * blocks};
+        (i == 0 ? generic : k)->quantise(plain, n, &rows[i]);
+    }
+    if (memcmp(q, q + n, (size_t)n) || memcmp(sums, sums + 6 * blocks, (size_t)blocks * 6 * sizeof(float)))
+        FAIL("%s: token %d is not quantised as the generic kernel does", label, t);
+    for (int64_t i = 0; i < n; i++) quantised[i] = rows[0].scale[i / 32] * (float)q[i];
+    free(q);
+    free(sums);
+}
+
+static void check_token(const test_case *c, int i, int32_t t, const char *label, const float *plain, const float *quantised) {
+    const lh_project *p = &c->p;
+    bool integer = lh_type_get(c->w[i].type)->scale_len != 0;
+    const float *x = integer ? quantised : plain;
+    int64_t n_cols = p->n_cols, n_rows = c->w[i].n_rows;
+    double norm_x = 0;
+    for (int64_t j = 0; j < n_cols; j++) norm_x += (double)plain[j] * plain[j];
+    for (int64_t r = 0; r < n_rows; r++) {
+        const float *w = c->decoded[i] + r * n_cols, *m = c->magnitude[i] + r * n_cols;
+        double sum = 0, magnitude = 0, exact = 0, norm_w = 0;
+        for (int64_t j = 0; j < n_cols; j++) {
+            sum += (double)w[j] * x[j];
+            magnitude += (double)m[j] * fabsf(x[j]);
+            exact += (double)w[j] * plain[j];
+            norm_w += (double)w[j] * w[j];
+        }
+        double extra = (p->bias[i] ? p->bias[i][r] : 0) + (p->add ? (double)c->before[t * n_rows + r] : 0);
+        double got = p->y[i][t * n_rows + r];
+        if (!(fabs(got - sum - extra) <= TIGHT * (magnitude + fabs(extra) + 1)))
+            FAIL("%s: output %d, token %d, row %lld: %.9g, not %.9g (terms %.3g)", label, i, t, (long long)r, got, sum + extra,
+                 magnitude);
+        if (!(fabs(got - exact - extra) <= LOOSE * sqrt(norm_w * norm_x / (double)n_cols) * sqrt((double)n_cols / 32) + 1e-4))
+            FAIL("%s: output %d, token %d, row %lld: %.9g, far from %.9g", label, i, t, (long long)r, got, exact + extra);
+    }
+}
+
+static void run_case(test_case *c, lh_backend *b, unsigned features) {
+    lh_matmul_kernels *k = &((lh_cpu *)b)->matmul, generic;
+    lh_matmul_kernels_select(0, &generic);
+    lh_matmul_kernels_select(features, k);
+    char label[256];
+    snprintf(label, sizeof label, "%s, %d threads, %s", k->name, b->n_threads, c->name);
+    for (int i = 0; i < c->p.n_out; i++) {
+        c->p.w[i] = &c->w[i];
+        size_t size = (size_t)(c->p.n * c->w[i].n_rows) * sizeof(float);
+        if (c->p.add) memcpy(c->p.y[i], c->before, size);
+        else memset(c->p.y[i], 0xff, size);  // NaN: what is not written is seen
+    }
+    if (lh_cpu_project(b, &c->p) != LH_OK) FAIL("%s: %s", label, lh_last_error());
+    float *plain = malloc((size_t)c->p.n_cols * 2 * sizeof(float)), *quantised = plain + c->p.n_cols;
+    for (int32_t t = 0; t < c->p.n; t++) {
+        kernel_prologue(k, &generic, c, t, label, plain, quantised);
+        for (int i = 0; i < c->p.n_out; i++) check_token(c, i, t, label, plain, quantised);
+    }
+    free(plain);
+}
+
+// --- the cases -------------------------------------------------------------------------------------------------
+
+#define N_THREADS 3
+static lh_backend *backends[N_THREADS];  // of 1, 2, 3 threads
+
+static unsigned tables[8];
+static int n_tables;
+
+static void find_tables(void) {
+    const unsigned levels[] = {
+        0, LH_CPU_AVX2, LH_CPU_AVX2 | LH_CPU_AVX512, LH_CPU_AVX2 | LH_CPU_AVX512 | LH_CPU_AVX512_VNNI,
+        LH_CPU_NEON, LH_CPU_NEON | LH_CPU_DOTPROD,
+    };
+    unsigned have = lh_cpu_features();
+    for (size_t i = 0; i < sizeof levels / sizeof *levels; i++)
+        if ((levels[i] & have) == levels[i]) tables[n_tables++] = levels[i];
+}
+
+static void run_everywhere(test_case c) {
+    static int turn;
+    // Every table with every number of threads, in turns.
+    for (int i = 0; i < n_tables; i++) run_case(&c, backends[(turn + i) % N_THREADS], tables[i]);
+    turn++;
+    free_case(&c);
+}
+
+static void one_matrix(lh_type type, int64_t n_rows, int64_t n_cols, int32_t n, int variant, weights_kind kind) {
+    run_everywhere(make_case(1, &type, &n_rows, n_cols, n, variant % 3, variant / 3 % 2, variant / 6 % 2, kind));
+}
+
+static void shapes_of_type(lh_type type) {
+    static const int32_t tokens[] = {1, 2, 3, 4, 5, 6, 7, 13, 64, 257};
+    static const int64_t rows[] = {1, 15, 16, 17, 31, 32, 33, 100};
+    int64_t block = lh_type_get(type)->block_len;
+    int variant = 0;
+    // All shapes with the least columns; more columns with some.
+    for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++)
+        for (size_t j = 0; j < sizeof rows / sizeof *rows; j++)
+            one_matrix(type, rows[j], block == 1 ? 33 : block, tokens[i], variant++, RANDOM);
+    static const int64_t cols[] = {1, 172, 288, 576, 1536, 2080, 4352};
+    for (size_t i = 0; i < sizeof cols / sizeof *cols; i++) {
+        if (cols[i] % block) continue;
+        static const int32_t few[] = {1, 3, 4, 7, 13};
+        for (size_t j = 0; j < 5; j++) one_matrix(type, rows[variant % 8], cols[i], few[j], variant, RANDOM), variant++;
+        one_matrix(type, 33, cols[i], 3, variant++, EXTREME);
+        one_matrix(type, 33, cols[i], 8, variant++, EXTREME);
+    }
+}
+
+static void several_matrices(void) {
+    static const lh_type types[][3] = {
+        {LH_TYPE_Q4_1, LH_TYPE_Q4_1, LH_TYPE_Q4_1}, {LH_TYPE_Q4_K, LH_TYPE_Q4_K, LH_TYPE_Q6_K},
+        {LH_TYPE_Q8_0, LH_TYPE_F32, LH_TYPE_Q2_K},  {LH_TYPE_BF16, LH_TYPE_F16, LH_TYPE_F32},
+        {LH_TYPE_F16, LH_TYPE_IQ4_XS, LH_TYPE_F16},
+    };
+    static const int64_t rows[][3] = {{64, 33, 16}, {1, 100, 7}, {192, 64, 64}};
+    int variant = 0;
+    for (size_t i = 0; i < 5; i++)
+        for (size_t j = 0; j < 3; j++)
+            for (int n_out = 2; n_out <= 3; n_out++)
+                for (int32_t n = 1; n < 30; n = 2 * n + 3, variant++)
+                    run_everywhere(make_case(n_out, types[i], rows[j], 512, n, variant % 3, variant % 2, false, RANDOM));
+}
+
+// Infinite and NaN scales and activations must not crash, nor touch other rows or tokens.
+static void hostile_values(lh_type type) {
+    const int64_t n_rows = 40, n_cols = 512;
+    const lh_type_traits *traits = lh_type_get(type);
+    for (int32_t n = 1; n < 12; n += 5) {
+        test_case c = make_case(1, &type, &n_rows, n_cols, n, 0, false, false, RANDOM);
+        uint8_t *row = (uint8_t *)c.w[0].data + 3 * c.w[0].row_size;
+        for (size_t i = 0; i < c.w[0].row_size; i += (size_t)traits->block_size)
+            for (int j = 0; j < 2 && half_at[type][j] >= 0; j++) memcpy(row + i + half_at[type][j], "\x00\x7c", 2);
+        ((float *)c.p.x)[(n - 1) * n_cols + 5] = INFINITY;
+        ((float *)c.p.x)[(n - 1) * n_cols + 77] = NAN;
+        for (int i = 0; i < n_tables; i++) {
+            lh_matmul_kernels *k = &((lh_cpu *)backends[0])->matmul;
+            lh_matmul_kernels_select(tables[i], k);
+            c.p.w[0] = &c.w[0];
+            if (lh_cpu_project(backends[0], &c.p) != LH_OK) FAIL("hostile values: %s", lh_last_error());
+            for (int32_t t = 0; t < n - 1; t++)
+                for (int64_t r = 0; r < n_rows; r++)
+                    if (r != 3 && !isfinite(c.p.y[0][t * n_rows + r]))
+                        FAIL("%s, %s: infinities of row 3 and token %d reach row %lld, token %d", k->name, traits->name, n - 1,
+                             (long long)r, t);
+        }
+        free_case(&c);
+    }
+}
+
+static void embed(lh_type type) {
+    const int64_t n_cols = 512;
+    lh_tensor table = make_weights(type, 5, n_cols, RANDOM);
+    const int32_t ids[] = {4, 0, 4, 2};
+    float *x = guarded_alloc(4 * 512 * sizeof(float)), row[512];
+    if (lh_cpu_embed(backends[0], &table, ids, 4, x) != LH_OK) FAIL("embed: %s", lh_last_error());
+    for (int t = 0; t < 4; t++) {
+        lh_type_get(type)->decode((const char *)table.data + (size_t)ids[t] * table.row_size, row, n_cols);
+        if (memcmp(row, x + t * n_cols, sizeof row)) FAIL("embed: %s, token %d differs", lh_type_name(type), t);
+    }
+    guarded_free_all();
+}
+
+int main(void) {
+    find_tables();
+    for (int i = 0; i < N_THREADS; i++)
+        if (lh_backend_open_cpu(i + 1, &backends[i]) != LH_OK) {
+            printf("%s\n", lh_last_error());
+            return 1;
+        }
+    for (lh_type type = 0; type < LH_TYPE_COUNT; type++) {
+        if (!lh_type_get(type)) continue;
+        shapes_of_type(type);
+        hostile_values(type);
+        embed(type);
+    }
+    several_matrices();
+    for (int i = 0; i < n_tables; i++) {
+        lh_matmul_kernels k;
+        lh_matmul_kernels_select(tables[i], &k);
+        printf("tested %s\n", k.name);
+    }
+    for (int i = 0; i < N_THREADS; i++) backends[i]->ops->free(backends[i]);
+    if (failures) printf("%d failures\n", failures);
+    return failures != 0;
+}
