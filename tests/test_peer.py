@@ -10,11 +10,11 @@ longheads = pytest.importorskip("longheads", reason="longheads is not installed"
 llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
 
 N_TOKENS = 64
-# Both round activations to 8 bits, each in its own way. Where the two texts part, both must have thought the other's token
-# nearly as good: logits that differ by less than this (logits of this model spread over some 30 units).
+# Both round activations to 8 bits, each in its own way, which moves logits by 0.2 (root mean square, of either from
+# float64; they spread by 6). Where the best tokens differ, each must think the other's less than this worse.
 NEAR_TIE = 0.5
-# So many of the five texts must be equal to the end, or near-ties explain too much.
-MIN_EQUAL = 3
+# Of 5 times 64 tokens so many may be near-ties that fall differently; found: 7.
+MAX_NEAR_TIES = 20
 PROMPTS = [
     "The capital of France is",
     "Once upon a time, there was a lighthouse keeper who",
@@ -25,43 +25,33 @@ PROMPTS = [
 
 
 @pytest.fixture(scope="module")
+def model():
+    with longheads.Model(smollm2(), ctx=512, threads=2) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
 def peer():
     return llama_cpp.Llama(str(smollm2()), n_ctx=512, n_threads=2, logits_all=True, verbose=False)
 
 
-def greedy(feed, prompt: list[int]) -> tuple[list[int], list[np.ndarray]]:
-    """N_TOKENS best tokens after the prompt, and the logits that each was chosen from. feed: ids -> logits."""
-    tokens, logits = [], [feed(prompt)]
-    while len(tokens) < N_TOKENS:
-        tokens.append(int(np.argmax(logits[-1])))
-        logits.append(feed(tokens[-1:]))
-    return tokens, logits
-
-
-def test_greedy_equals_llama_cpp(peer):
-    def feed_peer(ids: list[int]) -> np.ndarray:
+def test_greedy_equals_llama_cpp(model, peer):
+    """llama.cpp writes; at each of its tokens ours must want the same one."""
+    near_ties = []
+    for prompt in PROMPTS:
+        ids = model.tokenize(prompt)
+        assert ids == peer.tokenize(prompt.encode(), add_bos=False, special=True)
+        peer.reset()
         peer.eval(ids)
-        return np.array(peer.scores[peer.n_tokens - 1])
-
-    n_equal = 0
-    with longheads.Model(smollm2(), ctx=512, threads=2) as model:
-        for prompt in PROMPTS:
-            ids = model.tokenize(prompt)
-            assert ids == peer.tokenize(prompt.encode(), add_bos=False, special=True)
-            with model.session() as session:
-
-                def feed(ids: list[int], session=session) -> np.ndarray:
-                    session.feed(ids)
-                    return np.array(session.logits)
-
-                ours, our_logits = greedy(feed, ids)
-            peer.reset()
-            theirs, their_logits = greedy(feed_peer, ids)
-            if ours == theirs:
-                n_equal += 1
-                continue
-            at = next(i for i in range(N_TOKENS) if ours[i] != theirs[i])
-            a, b = ours[at], theirs[at]
-            assert our_logits[at][a] - our_logits[at][b] < NEAR_TIE, f"{prompt!r}: token {at} is no near-tie here"
-            assert their_logits[at][b] - their_logits[at][a] < NEAR_TIE, f"{prompt!r}: token {at} is no near-tie there"
-    assert n_equal >= MIN_EQUAL
+        with model.session() as session:
+            session.feed(ids)
+            for i in range(N_TOKENS):
+                ours, theirs = session.logits, np.array(peer.scores[peer.n_tokens - 1])
+                a, b = int(np.argmax(ours)), int(np.argmax(theirs))
+                if a != b:
+                    near_ties.append((prompt, i))
+                    assert ours[a] - ours[b] < NEAR_TIE, f"{prompt!r}: token {i} is no near-tie here"
+                    assert theirs[b] - theirs[a] < NEAR_TIE, f"{prompt!r}: token {i} is no near-tie in llama.cpp"
+                session.feed([b])
+                peer.eval([b])
+    assert len(near_ties) <= MAX_NEAR_TIES, near_ties
