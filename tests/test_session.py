@@ -1,0 +1,342 @@
+"""Sessions: feeding, scoring, rewinding, files, threads, closing."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import threading
+import weakref
+
+import numpy as np
+import pytest
+
+longheads = pytest.importorskip("longheads", reason="longheads is not installed")
+
+from longheads import Model  # noqa: E402
+
+# Logits after the same tokens fed in other pieces; logits spread over a few units.
+ROUNDING = 2e-4
+OPTIONS = dict(ctx=1024, chunk=16, budget=128, window=160, local=2, kv_type="f32")
+
+
+@pytest.fixture(scope="module")
+def model(tiny_path):
+    with Model(tiny_path, **OPTIONS) as model:
+        yield model
+
+
+@pytest.fixture
+def session(model):
+    with model.session() as session:
+        yield session
+
+
+@pytest.fixture(scope="module")
+def ids():
+    return np.random.default_rng(0).integers(3, 600, 500, dtype=np.int32)
+
+
+def test_feed(session, ids):
+    assert session.position == 0
+    with pytest.raises(longheads.StateError, match="feed"):
+        session.logits
+    session.feed(ids[:10].tolist())
+    session.feed([])
+    assert session.position == 10
+    logits = session.logits
+    assert logits.shape == (600,) and logits.dtype == np.float32 and np.isfinite(logits).all()
+    session.feed(ids[10:20])
+    assert session.position == 20
+    assert (logits != session.logits).any()  # a copy: later calls do not change it
+
+
+def test_feed_refuses_as_a_whole(session, ids):
+    session.feed(ids[:5])
+    with pytest.raises(longheads.ContextError, match="1024 by 6"):
+        session.feed(np.resize(ids, 1025))
+    with pytest.raises(longheads.ArgumentError, match="600"):
+        session.feed([5] * 100 + [600])
+    with pytest.raises(longheads.ArgumentError, match="-1"):
+        session.feed([-1])
+    assert session.position == 5
+
+
+def test_score(model, session, ids):
+    scores = session.score(ids[:200])
+    assert scores.shape == (200,) and scores.dtype == np.float32
+    assert np.isnan(scores[0]) and (scores[1:] < 0).all()
+    other = model.session()
+    for i in range(1, 200):
+        other.feed(ids[i - 1 : i])
+        if i % 40 == 0:
+            logits = other.logits.astype(np.float64)
+            expected = logits[ids[i]] - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
+            assert scores[i] == pytest.approx(expected, abs=ROUNDING)
+    # Going on: the first id has a past now.
+    assert np.isfinite(session.score(ids[200:210])).all()
+    assert session.position == 210
+
+
+def test_rewind_and_feed_again(session, ids):
+    session.feed(ids)
+    logits, selected = session.logits, session.selected()
+    for n in (1, 7, 16, 333, 500):
+        session.rewind(n)
+        assert session.position == 500 - n
+        with pytest.raises(longheads.StateError):
+            session.logits
+        session.feed(ids[500 - n :])
+        assert np.abs(session.logits - logits).max() < ROUNDING
+        assert (session.selected() == selected).all()
+    with pytest.raises(longheads.ArgumentError, match="501"):
+        session.rewind(501)
+    with pytest.raises(longheads.ArgumentError):
+        session.rewind(-1)
+    assert session.position == 500
+
+
+def test_read_keeps_the_common_beginning(model, session, ids):
+    assert session.read(ids[:300]) == 300
+    changed = ids[:310].copy()
+    changed[250] += 1
+    assert session.read(changed) == 60
+    other = model.session()
+    other.feed(changed)
+    assert np.abs(session.logits - other.logits).max() < ROUNDING
+    assert session.read(changed) == 1
+    assert session.read(ids[:20]) == 1
+    assert session.position == 20
+    with pytest.raises(longheads.ArgumentError):
+        session.read([])
+    with pytest.raises(longheads.ContextError):
+        session.read(np.resize(ids, 1025))
+
+
+def test_selected(model, session, ids):
+    with pytest.raises(longheads.StateError):
+        session.selected()
+    session.feed(ids)
+    chosen = session.selected()
+    own = 499 // 16
+    assert chosen.dtype == np.int32 and chosen.shape == (2, 4, 8)
+    assert (chosen[..., 0] == 0).all() and (chosen[..., -2:] == [own - 1, own]).all()
+    assert (np.diff(chosen) > 0).all()
+    session.rewind(480)
+    session.feed(ids[20:40])
+    few = session.selected()
+    assert (few[..., :3] == [0, 1, 2]).all() and (few[..., 3:] == -1).all()
+
+
+def test_options_of_a_session(model, ids):
+    with model.session(scheme="paper", select_per="kv_head", kv_type="f16", ctx=512) as session:
+        assert session.ctx == 512
+        session.feed(ids)
+        chosen = session.selected()
+        assert (chosen[:, 0] == chosen[:, 1]).all()  # heads of a group choose together
+    with pytest.raises(TypeError, match="buget"):
+        model.session(buget=3)
+    with pytest.raises(longheads.ArgumentError, match="attention"):
+        model.session(attention="sparse")
+
+
+def test_ctrl_c(session, model, ids):
+    """The session stops between two slices and goes on from there."""
+
+    def interrupt(done: int, total: int) -> None:
+        if done > 100:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        session.feed(ids, progress=interrupt)
+    assert 100 < session.position < 500
+    session.feed(ids[session.position :])
+    other = model.session()
+    other.feed(ids)
+    assert np.abs(session.logits - other.logits).max() < ROUNDING
+
+
+def test_stream_goes_on_from_the_session(model, session):
+    ids = model.tokenize("Near the castle there was")
+    session.feed(ids)
+    pieces = list(session.stream(temperature=0, max_tokens=6))
+    assert "".join(p.text for p in pieces) == model.generate(ids, temperature=0, max_tokens=6)
+    assert session.position == len(ids) + len(pieces) - 1
+    with pytest.raises(longheads.ContextError):
+        session.stream(max_tokens=2000)
+
+
+def test_stream_notices_interference(session, ids):
+    session.feed(ids[:10])
+    stream = session.stream(temperature=0, logit_bias={77: 1000.0})
+    next(stream)
+    session.feed(ids[10:12])
+    with pytest.raises(longheads.StateError, match="elsewhere"):
+        next(stream)
+
+
+def test_stats(model, session):
+    # K and V, f32, of 2 layers, 2 KV heads, 16 dimensions
+    assert session.stats["kv"] == 2 * 4 * 2 * 2 * 16 * 1024
+    assert session.stats["summaries"] > 0 and session.stats["buffers"] > 0
+
+
+# --- threads and closing -----------------------------------------------------------------------------------------
+
+
+def test_sessions_in_threads(model, ids):
+    """Several sessions of one model at once compute what one alone does."""
+    with model.session() as session:
+        session.feed(ids)
+        expected = session.logits
+    results: list[np.ndarray] = []
+
+    def work(seed: int) -> None:
+        cuts = np.sort(np.random.default_rng(seed).integers(1, 500, 5)).tolist()
+        with model.session() as session:
+            for begin, end in zip([0, *cuts], [*cuts, 500]):
+                session.feed(ids[begin:end])
+            results.append(session.logits)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 4
+    assert max(np.abs(logits - expected).max() for logits in results) < ROUNDING
+
+
+def test_one_session_from_two_threads(session, ids):
+    """The second call is refused and harms nothing."""
+    inside, go_on = threading.Event(), threading.Event()
+
+    def hold(done: int, total: int) -> None:
+        inside.set()
+        assert go_on.wait(20)
+
+    thread = threading.Thread(target=session.feed, args=(ids[:100],), kwargs={"progress": hold})
+    thread.start()
+    assert inside.wait(20)
+    for call in (lambda: session.feed([5]), lambda: session.logits, lambda: session.rewind(0), session.selected):
+        with pytest.raises(longheads.BusyError):
+            call()
+    go_on.set()
+    thread.join()
+    assert session.position == 100
+    session.feed(ids[100:110])
+
+
+def test_closing_while_in_use(model, ids):
+    for _ in range(5):
+        session = model.session()
+        inside = threading.Event()
+        outcome: list[Exception | None] = []
+
+        def work() -> None:
+            try:
+                session.feed(ids, progress=lambda done, total: inside.set())
+                session.feed(ids)
+                outcome.append(None)
+            except longheads.LongHeadsError as error:
+                outcome.append(error)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        inside.wait(20)
+        session.close()
+        thread.join()
+        assert outcome[0] is None or isinstance(outcome[0], longheads.StateError)
+
+
+def test_nothing_keeps_a_dropped_session(model):
+    session = model.session()
+    gone = weakref.ref(session)
+    del session
+    gc.collect()
+    assert gone() is None
+
+
+def test_model_dropped_first(tiny_path, ids):
+    session = Model(tiny_path, **OPTIONS).session()
+    gc.collect()
+    session.feed(ids[:50])
+    assert np.isfinite(session.logits).all()
+
+
+# --- files -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["bounds", "paper"])
+def test_save_and_load_in_a_new_process(tiny_path, model, ids, tmp_path, scheme):
+    saved, result = tmp_path / "session", tmp_path / "logits.npy"
+    with model.session(scheme=scheme) as session:
+        session.feed(ids[:333])
+        session.save(saved)
+        session.feed(ids[333:])
+        expected, chosen = session.logits, session.selected()
+    program = f"""
+import numpy as np
+from longheads import Model
+session = Model({str(tiny_path)!r}, **{OPTIONS!r}).session(scheme={scheme!r})
+session.load({str(saved)!r})
+assert session.position == 333
+session.feed(np.load({str(tmp_path / "rest.npy")!r}))
+np.savez({str(result)!r}, logits=session.logits, chosen=session.selected())
+"""
+    np.save(tmp_path / "rest.npy", ids[333:])
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+    with np.load(f"{result}.npz") as got:
+        assert np.abs(got["logits"] - expected).max() < ROUNDING
+        assert (got["chosen"] == chosen).all()
+
+
+def test_load_then_read(model, ids, tmp_path):
+    """What a loaded session holds is not known by id, so that read starts anew."""
+    with model.session() as session:
+        session.feed(ids[:50])
+        session.save(tmp_path / "a")
+        session.load(tmp_path / "a")
+        session.rewind(3)
+        session.feed(ids[47:60])
+        expected = session.logits
+        assert session.read(ids[:60]) == 60
+        assert np.abs(session.logits - expected).max() < ROUNDING
+
+
+def test_load_refuses_and_changes_nothing(model, plain_path, ids, tmp_path):
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    with model.session() as session:
+        session.feed(ids[:100])
+        session.save(good)
+        session.feed(ids[100:120])
+        logits = session.logits
+
+        def refuses(path, kind=longheads.LongHeadsError) -> None:
+            with pytest.raises(kind):
+                session.load(path)
+            assert session.position == 120
+            assert (session.logits == logits).all()
+
+        refuses(tmp_path / "nowhere", longheads.FileError)
+        data = good.read_bytes()
+        for damaged in (b"", data[: len(data) // 2], data[:-1], b"x" + data[1:], data + b"x"):
+            bad.write_bytes(damaged)
+            refuses(bad)
+        with model.session(chunk=32, budget=128, window=192) as other:
+            other.feed(ids[:100])
+            other.save(bad)
+            refuses(bad)
+        with Model(plain_path, **OPTIONS) as another, another.session() as other:
+            other.feed(ids[:100])
+            other.save(bad)
+            refuses(bad)
+        session.load(good)
+        assert session.position == 100
+
+
+def test_save_where_one_cannot(session, ids, tmp_path):
+    session.feed(ids[:10])
+    with pytest.raises(longheads.FileError):
+        session.save(tmp_path / "no such folder" / "file")
+    assert session.position == 10
