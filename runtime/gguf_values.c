@@ -8,8 +8,8 @@
 
 static lh_status wrong_type(const lh_metadata *m, const char *expected) {
     bool array = m->type == LH_GGUF_ARRAY;
-    return lh_error(LH_ERR_FORMAT, "the value of %s is %s%s, expected %s", m->key, array ? "an array of " : "",
-                    lh_gguf_type_name(m->elem_type), expected);
+    return lh_error(LH_ERR_FORMAT, "the value of %s is %s%s, expected %s", lh_quote(m->key, strlen(m->key)).text,
+                    array ? "an array of " : "", lh_gguf_type_name(m->elem_type), expected);
 }
 
 #define READ(type, from, into)                \
@@ -34,7 +34,8 @@ lh_status lh_gguf_int(const lh_gguf *g, const char *key, int64_t *out) {
     case LH_GGUF_U64:
         READ(uint64_t, m->data, unsigned_value);
         if (unsigned_value > INT64_MAX)
-            return lh_error(LH_ERR_FORMAT, "%s is %" PRIu64 ", expected a number below 2^63", key, unsigned_value);
+            return lh_error(LH_ERR_FORMAT, "%s is %" PRIu64 ", expected a number below 2^63",
+                            lh_quote(key, strlen(key)).text, unsigned_value);
         *out = (int64_t)unsigned_value;
         return LH_OK;
     default: return wrong_type(m, "an integer");
@@ -50,7 +51,8 @@ lh_status lh_gguf_float(const lh_gguf *g, const char *key, float *out) {
     case LH_GGUF_F64:
         READ(double, m->data, value);
         if (!(value >= -FLT_MAX && value <= FLT_MAX))
-            return lh_error(LH_ERR_FORMAT, "%s is %g, expected a number that fits in 32 bits", key, value);
+            return lh_error(LH_ERR_FORMAT, "%s is %g, expected a number that fits in 32 bits",
+                            lh_quote(key, strlen(key)).text, value);
         *out = (float)value;
         return LH_OK;
     default: return wrong_type(m, "a float");

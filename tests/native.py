@@ -101,7 +101,8 @@ def _object(source: str, flags: Sequence[str]) -> Path:
 def build(name: str, sources: Sequence[str], flags: Sequence[str] = (*OPTIMISED, *WARNINGS)) -> Path:
     """Compile `sources` (paths relative to the repository) into the program `name` and return its path.
 
-    `flags` go to the compiler and to the linker. Files named for an instruction set (_avx2, ...) get its flags too. Raises RuntimeError with the compiler's words where it refuses; skips where there is no compiler.
+    `flags` go to the compiler and to the linker. Files named for an instruction set (_avx2, ...) get its flags too.
+    Raises RuntimeError with the compiler's words where it refuses; skips where there is no compiler.
     """
     objects = [_object(source, flags) for source in sources]
     digest = hashlib.sha256("\0".join([*map(str, objects), *flags]).encode()).hexdigest()[:24]

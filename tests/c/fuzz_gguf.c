@@ -1,0 +1,13 @@
+// libFuzzer target: a GGUF file from memory, through parse, configuration, weights and vocabulary.
+//
+//     clang -std=c11 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Iruntime \
+//         tests/c/fuzz_gguf.c runtime/{base,quant,gguf*,config,weights,tokenizer*,unicode*}.c -lm -o fuzz_gguf
+//     ./fuzz_gguf -max_len=65536 corpus/
+#include "exercise_gguf.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    exercise_gguf(data, size);
+    return 0;
+}
