@@ -3,9 +3,8 @@
 // vpdpbusd multiplies unsigned by signed bytes: weights are q + 128, and each sum starts from -128 times the sum of its
 // activations, so it is exact. A panel is 32 rows: for every 32 columns, eight groups of four columns, two vectors of 16
 // rows x 4 columns each, then scales and mins. A tile of tokens is laid out to match and its words are broadcast.
-#include <immintrin.h>
-
 #include "matmul_simd.h"
+#include "vec_avx512.h"
 
 #define ROWS 32
 #define TOKENS 6
@@ -30,29 +29,6 @@ LH_INLINE size_t panel_block_size(int scale_len, bool has_min) {
     return PANEL_Q + (size_t)(32 / scale_len) * PANEL_SCALES * (has_min ? 2 : 1);
 }
 
-// 16 rows of 16 words become 16 columns of 16 words.
-LH_INLINE void transpose_16x16(__m512i v[16]) {
-    __m512i a[16];
-    LH_UNROLL for (int i = 0; i < 16; i += 4) {
-        __m512i lo01 = _mm512_unpacklo_epi32(v[i], v[i + 1]), hi01 = _mm512_unpackhi_epi32(v[i], v[i + 1]);
-        __m512i lo23 = _mm512_unpacklo_epi32(v[i + 2], v[i + 3]), hi23 = _mm512_unpackhi_epi32(v[i + 2], v[i + 3]);
-        a[i] = _mm512_unpacklo_epi64(lo01, lo23);
-        a[i + 1] = _mm512_unpackhi_epi64(lo01, lo23);
-        a[i + 2] = _mm512_unpacklo_epi64(hi01, hi23);
-        a[i + 3] = _mm512_unpackhi_epi64(hi01, hi23);
-    }
-    // a[4i + j]: rows 4i..4i+3, columns j, 4+j, 8+j, 12+j, one in each quarter.
-    LH_UNROLL for (int j = 0; j < 4; j++) {
-        __m512i even01 = _mm512_shuffle_i32x4(a[j], a[4 + j], 0x88), odd01 = _mm512_shuffle_i32x4(a[j], a[4 + j], 0xdd);
-        __m512i even23 = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0x88);
-        __m512i odd23 = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0xdd);
-        v[j] = _mm512_shuffle_i32x4(even01, even23, 0x88);
-        v[4 + j] = _mm512_shuffle_i32x4(odd01, odd23, 0x88);
-        v[8 + j] = _mm512_shuffle_i32x4(even01, even23, 0xdd);
-        v[12 + j] = _mm512_shuffle_i32x4(odd01, odd23, 0xdd);
-    }
-}
-
 static void pack(const lh_tensor *w, int64_t row, int64_t col, int64_t n_cols, void *panel) {
     const lh_type_traits *traits = lh_type_get(w->type);
     const size_t block_size = panel_block_size(traits->scale_len, traits->has_min);
@@ -67,7 +43,7 @@ static void pack(const lh_tensor *w, int64_t row, int64_t col, int64_t n_cols, v
                 __m512i v[16];
                 LH_UNROLL for (int r = 0; r < 16; r++)
                     v[r] = _mm512_xor_si512(_mm512_load_si512(piece.q[r] + i), _mm512_set1_epi8(-128));
-                transpose_16x16(v);
+                lh_transpose_16x16(v);
                 for (int b = 0; b < 2 && i + 32 * b < n; b++, block += block_size) {
                     LH_UNROLL for (int g = 0; g < GROUPS; g++)
                         _mm512_storeu_si512(block + g * 128 + half * 64, v[GROUPS * b + g]);
@@ -139,17 +115,8 @@ LH_INLINE void multiply_tile(int scale_len, bool has_min, const char *panel, con
             }
         }
     }
-    uint32_t rows = out->n_rows < ROWS ? (1u << out->n_rows) - 1 : UINT32_MAX;
     LH_UNROLL for (int t = 0; t < TOKENS; t++)
-        LH_UNROLL for (int h = 0; h < 2; h++)
-            if (t < out->n_tokens) {
-                __mmask16 mask = (__mmask16)(rows >> (16 * h));
-                float *y = out->y + t * out->stride + 16 * h;
-                __m512 value = total[t][h];
-                if (out->bias) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, out->bias + 16 * h));
-                if (out->add) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, y));
-                _mm512_mask_storeu_ps(y, mask, value);
-            }
+        if (t < out->n_tokens) lh_put_rows_avx512(out, t, total[t]);
 }
 
 static void multiply(const lh_type_traits *traits, const void *panel, const void *tile, int64_t col, int64_t n_cols,

@@ -43,4 +43,21 @@ LH_INLINE void lh_unpack_piece(const lh_type_traits *traits, const lh_tensor *w,
     }
 }
 
+#ifdef __AVX512F__
+#include <immintrin.h>
+
+// Token t's results of a panel of 32 rows into place.
+LH_INLINE void lh_put_rows_avx512(const lh_tile_out *out, int t, const __m512 result[2]) {
+    uint32_t rows = out->n_rows < 32 ? (1u << out->n_rows) - 1 : UINT32_MAX;
+    LH_UNROLL for (int h = 0; h < 2; h++) {
+        __mmask16 mask = (__mmask16)(rows >> (16 * h));
+        float *y = out->y + t * out->stride + 16 * h;
+        __m512 value = result[h];
+        if (out->bias) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, out->bias + 16 * h));
+        if (out->add) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, y));
+        _mm512_mask_storeu_ps(y, mask, value);
+    }
+}
+#endif
+
 #endif

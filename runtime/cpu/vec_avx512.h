@@ -22,4 +22,27 @@ static inline __m512 lh_exp_ps_avx512(__m512 x) {
     return _mm512_scalef_ps(p, n);
 }
 
+// 16 rows of 16 words become 16 columns of 16 words.
+static inline __attribute__((always_inline)) void lh_transpose_16x16(__m512i v[16]) {
+    __m512i a[16];
+    for (int i = 0; i < 16; i += 4) {
+        __m512i lo01 = _mm512_unpacklo_epi32(v[i], v[i + 1]), hi01 = _mm512_unpackhi_epi32(v[i], v[i + 1]);
+        __m512i lo23 = _mm512_unpacklo_epi32(v[i + 2], v[i + 3]), hi23 = _mm512_unpackhi_epi32(v[i + 2], v[i + 3]);
+        a[i] = _mm512_unpacklo_epi64(lo01, lo23);
+        a[i + 1] = _mm512_unpackhi_epi64(lo01, lo23);
+        a[i + 2] = _mm512_unpacklo_epi64(hi01, hi23);
+        a[i + 3] = _mm512_unpackhi_epi64(hi01, hi23);
+    }
+    // a[4i + j]: rows 4i..4i+3, columns j, 4+j, 8+j, 12+j, one in each quarter.
+    for (int j = 0; j < 4; j++) {
+        __m512i even01 = _mm512_shuffle_i32x4(a[j], a[4 + j], 0x88), odd01 = _mm512_shuffle_i32x4(a[j], a[4 + j], 0xdd);
+        __m512i even23 = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0x88);
+        __m512i odd23 = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0xdd);
+        v[j] = _mm512_shuffle_i32x4(even01, even23, 0x88);
+        v[4 + j] = _mm512_shuffle_i32x4(odd01, odd23, 0x88);
+        v[8 + j] = _mm512_shuffle_i32x4(even01, even23, 0xdd);
+        v[12 + j] = _mm512_shuffle_i32x4(odd01, odd23, 0xdd);
+    }
+}
+
 #endif
