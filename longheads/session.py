@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 Progress: TypeAlias = Callable[[int, int], object]  #: called with (tokens done, tokens in all)
 
-# Prompts are read in slices, so that Ctrl-C is noticed in between: about this many seconds each.
-SLICE_SECONDS = 0.4
-FIRST_SLICE = 32
+# Prompts are read in slices, so that Ctrl-C is noticed in between: about this many seconds each, but never so few
+# tokens that unpacking the weights costs more than using them.
+SLICE_SECONDS = 1.0
+LEAST_SLICE = 128
 
 
 class SessionOptions(TypedDict, total=False):
@@ -88,9 +89,9 @@ class Session:
     model may be used from many threads. A session keeps what it needs of its model, which may be closed before it.
     """
 
-    def __init__(self, model: Model, **options: Unpack[SessionOptions]) -> None:
+    def __init__(self, model: Model, options: Any) -> None:
         model_handle = model._pointer
-        self._options = resolve_options(model_handle, options)
+        self._options = options  # the core's, resolved
         out = ffi.new("lh_session **")
         check(lib.lh_session_new(model_handle, self._options, out))
         # The core's objects go when their last reference does: closing waits for a call on another thread, and the
@@ -171,7 +172,7 @@ class Session:
             )
         if n and ids.max() >= self.n_vocab:
             raise ArgumentError(f"id {ids.max()} is outside the vocabulary of {self.n_vocab}")
-        size, done = FIRST_SLICE, 0
+        size, done = LEAST_SLICE, 0
         if progress:
             progress(0, n)
         while done < n:
@@ -186,7 +187,7 @@ class Session:
             if seconds < SLICE_SECONDS / 2:
                 size = min(2 * size, self._options.batch)
             elif seconds > SLICE_SECONDS:
-                size = max(size // 2, 1)
+                size = max(size // 2, LEAST_SLICE)
             if progress:
                 progress(done, n)
 
