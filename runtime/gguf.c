@@ -394,14 +394,14 @@ static lh_status explain_magic(const uint8_t *p, size_t size) {
     if (size < 24 && memcmp(p, "GGUF", LH_MIN(size, 4)) == 0)
         return lh_error(LH_ERR_FORMAT,
                         "the file has only %zu bytes, fewer than a GGUF header; download or copy it again", size);
+    // A u64 length, then JSON that begins with {". First, since the length may look like anything.
+    if (size >= 10 && p[8] == '{' && p[9] == '"' && memcmp(p + 5, "\0\0\0", 3) == 0)
+        return lh_error(LH_ERR_FORMAT, "the file is in safetensors format; convert the model to GGUF");
     size_t skip = begins_with(p, size, "\xef\xbb\xbf") ? 3 : 0;
     while (skip < size && strchr(" \t\r\n", p[skip]) && p[skip]) skip++;
     for (size_t i = 0; i < sizeof not_gguf / sizeof *not_gguf; i++)
         if (begins_with(p + skip, size - skip, not_gguf[i].start) || begins_with(p, size, not_gguf[i].start))
             return lh_error(LH_ERR_FORMAT, "the file is %s", not_gguf[i].what);
-    // A u64 length, then JSON that begins with {"
-    if (size >= 10 && p[8] == '{' && p[9] == '"' && memcmp(p + 5, "\0\0\0", 3) == 0)
-        return lh_error(LH_ERR_FORMAT, "the file is in safetensors format; convert the model to GGUF");
     if (size >= 4 && memcmp(p, "\0\0\0\0", 4) == 0)
         return lh_error(LH_ERR_FORMAT, "the file begins with zeros, as an unfinished download does; download it again");
     return lh_error(LH_ERR_FORMAT, "the file begins with %s, expected 'GGUF': it is not a GGUF model",

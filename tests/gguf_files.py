@@ -129,6 +129,19 @@ def write_model(
     return path if not parts else path.with_name(f"{path.stem}-00001-of-{parts:05d}.gguf")
 
 
+def write_bpe_model(path: Path) -> Path:
+    """A model with a byte-level BPE vocabulary."""
+    merges = ["t h", "th e", "h e", "i n", "e r", "a n"]
+    return write_model(path, tied=True, change={
+        "tokenizer.ggml.model": ("gpt2", Value.STRING),
+        "tokenizer.ggml.pre": ("llama-bpe", Value.STRING),
+        "tokenizer.ggml.merges": (merges, Value.STRING),
+        "tokenizer.ggml.scores": None,
+        "tokenizer.ggml.unknown_token_id": None,
+        "tokenizer.ggml.add_bos_token": (True, Value.BOOL),
+    })
+
+
 def write_rich_model(path: Path) -> Path:
     """A model with every kind of value, every kind of tensor that the loader knows, and vectors that it converts."""
     q, kv = N_EMBD, N_EMBD // 2

@@ -34,6 +34,8 @@ SANITIZED = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover
 # Sources of the loader and what it stands on.
 GGUF = ["runtime/base.c", "runtime/quant.c", "runtime/gguf.c", "runtime/gguf_open.c", "runtime/gguf_values.c",
         "runtime/config.c", "runtime/weights.c"]
+# What turns text into tokens; needs GGUF.
+TOKENIZER = [str(p.relative_to(ROOT)) for name in ("tokenizer*.c", "unicode*.c") for p in ROOT.glob(f"runtime/{name}")]
 
 # What CMake gives the files of one instruction set, by the end of their names.
 _AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"]

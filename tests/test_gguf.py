@@ -249,6 +249,7 @@ def test_split_with_a_wrong_total(dump, tmp_path: Path) -> None:
     (b'{"error": "Repository not found"}' + b" " * 40, "a JSON document"),
     (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "an XML document"),
     (struct.pack("<Q", 100) + b'{"model.embed_tokens.weight":{"dtype":"F32"}}', "safetensors"),
+    (struct.pack("<Q", ord("{")) + b'{"model.embed_tokens.weight":{"dtype":"F32"}}', "safetensors"),
     (b"PK\x03\x04" + bytes(60), "PyTorch checkpoint"),
     (b"\x1f\x8b" + bytes(60), "gzip"),
     (b"tjgg" + bytes(60), "GGJT"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import native
 import pytest
-from gguf_files import write_model, write_rich_model
+from gguf_files import write_bpe_model, write_model, write_rich_model
 
 MUTATIONS = 20_000  # files per model and seed
 PARSE_SECONDS = 20  # for 200,000 keys or tensors; comparing each with each would take many minutes
@@ -19,10 +19,11 @@ PARSE_SECONDS = 20  # for 200,000 keys or tensors; comparing each with each woul
 
 @pytest.fixture(scope="module")
 def hostile() -> Path:
-    return native.build_sanitized("hostile_gguf", ["tests/c/hostile_gguf.c", *native.GGUF])
+    return native.build_sanitized("hostile_gguf", ["tests/c/hostile_gguf.c", *native.GGUF, *native.TOKENIZER])
 
 
-@pytest.fixture(scope="module", params=[write_model, write_rich_model], ids=["plain", "rich"])
+@pytest.fixture(scope="module", params=[write_model, write_bpe_model, write_rich_model],
+                ids=["plain", "bpe", "rich"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return request.param(tmp_path_factory.mktemp("hostile") / "model.gguf")
 
@@ -36,8 +37,7 @@ def run(program: Path, *arguments: Any) -> dict[str, Any]:
 
 
 def test_truncations(hostile: Path, model: Path) -> None:
-    # All lengths of the header at least: metadata alone are longer than that.
-    assert run(hostile, "truncate", model)["truncations"] > 2000
+    assert run(hostile, "truncate", model)["truncations"] > 2000  # every length of the header, at least
 
 
 @pytest.mark.parametrize("seed", [1, 10**9])
@@ -47,11 +47,13 @@ def test_mutations(hostile: Path, model: Path, seed: int) -> None:
     # Mutations that nothing notices, or that all fail at the first check, would test nothing.
     assert counts["refused"] > MUTATIONS / 20
     assert counts["parsed"] + counts["configured"] + counts["loaded"] > MUTATIONS / 20
+    assert counts["tokenizers"] > MUTATIONS / 20
 
 
 def test_real_model(hostile: Path) -> None:
     stories = native.data("models/stories260K.gguf")
-    assert run(hostile, "load", stories)["level"] == 3
+    result = run(hostile, "load", stories)
+    assert result["level"] == 3 and result["tokenizer"]
     run(hostile, "mutate", stories, 7, 200)
 
 

@@ -97,7 +97,6 @@ static uint64_t read_weights(const lh_weights *w, const lh_config *c) {
     return sum;
 }
 
-#ifdef LH_WITH_TOKENIZER
 static uint64_t use_tokenizer(const lh_tokenizer *t) {
     static const char text[] = " Hello  w\xc3\xb6rld\n\t123 \xf0\x9f\x98\x80\xff <s> [INST]";
     int32_t ids[256];
@@ -112,7 +111,6 @@ static uint64_t use_tokenizer(const lh_tokenizer *t) {
     }
     return sum;
 }
-#endif
 
 // memory: 8-byte aligned.
 static exercised exercise_gguf(const void *memory, size_t size) {
@@ -134,7 +132,6 @@ static exercised exercise_gguf(const void *memory, size_t size) {
         }
         lh_weights_free(&weights);
     }
-#ifdef LH_WITH_TOKENIZER
     lh_tokenizer *tokenizer = NULL;
     if (ok(lh_tokenizer_from_gguf(g, &tokenizer))) {
         e.tokenizer = true;
@@ -143,7 +140,6 @@ static exercised exercise_gguf(const void *memory, size_t size) {
         e.sum += use_tokenizer(tokenizer);
     }
     lh_tokenizer_free(tokenizer);
-#endif
     lh_gguf_free(g);
     return e;
 }

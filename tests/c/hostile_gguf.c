@@ -128,14 +128,15 @@ static uint64_t hostile_number(size_t size) {
 
 // Mostly in the header, where the structure is.
 static size_t random_place(const file *f, size_t size) {
-    size_t limit = random_below(8) ? LH_MIN(f->header, size) : size;
+    size_t limit = random_below(8) != 0 ? LH_MIN(f->header, size) : size;
     return limit ? random_below(limit) : 0;
 }
 
 // Changes data (capacity twice the file) and returns the new size.
 static size_t mutate(const file *f, uint8_t *data, size_t size) {
     size_t at = random_place(f, size), from = random_place(f, size);
-    size_t room = size - at, n = LH_MIN(1 + random_below(64), LH_MIN(room, size - from));
+    size_t room = size - at, n = 1 + random_below(64);
+    n = LH_MIN(n, LH_MIN(room, size - from));
     uint64_t number = hostile_number(size);
     switch (random_below(8)) {
     case 0: data[at] ^= (uint8_t)(1 << random_below(8)); break;
