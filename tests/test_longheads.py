@@ -86,7 +86,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def whole_calls(monkeypatch):
     """What a test feeds in one call reaches the core in one call; Session would cut it, to hear Ctrl-C in between."""
-    monkeypatch.setattr("longheads.session.FIRST_SLICE", 1 << 30)
+    monkeypatch.setattr("longheads.session.LEAST_SLICE", 1 << 30)
 
 
 def expected_of(case: Case, folder: Path) -> tuple[Path, Run]:
