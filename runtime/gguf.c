@@ -7,10 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-// --- names -----------------------------------------------------------------------------------------------------
-
 #define DAMAGED "the file is damaged; download or copy it again"
 #define TRUNCATED "the file is truncated or damaged; download or copy it again"
+
+// --- names -----------------------------------------------------------------------------------------------------
 
 #define NAME_MAX_BYTES 65535  // of a key or a tensor's name; the format's own limit for keys
 
@@ -267,7 +267,8 @@ static lh_status take_shape(cursor *c, uint64_t alignment, lh_gguf_tensor *t, ui
         uint64_t ne = 1;
         if (d < t->n_dims) LH_TRY(take_u64(c, "a dimension", &ne));
         if (ne == 0 || ne > INT64_MAX || __builtin_mul_overflow(values, (int64_t)ne, &values))
-            return lh_error(LH_ERR_FORMAT, "dimension %d is %" PRIu64 ", expected 1 to 2^63 values in all: " DAMAGED, d, ne);
+            return lh_error(LH_ERR_FORMAT, "dimension %d is %" PRIu64 ", expected 1 to 2^63 values in all: " DAMAGED, d,
+                            ne);
         t->ne[d] = (int64_t)ne;
     }
     LH_TRY(take_u32(c, "the type", &type));
