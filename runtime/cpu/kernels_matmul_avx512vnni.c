@@ -131,5 +131,6 @@ static void multiply(const lh_type_traits *traits, const void *panel, const void
 
 void lh_matmul_kernels_avx512vnni(lh_matmul_kernels *k) {
     k->name = "avx512vnni";
+    lh_dot_kernels_avx512vnni(k->dot);
     k->integer = (lh_panel_kernels){ROWS, TOKENS, 1, pack, pack_tokens, multiply};
 }
