@@ -57,25 +57,32 @@ def talk(writer: Writer, conversation: Conversation, *, has_document: bool) -> N
             show("stopped reading at token %d; the rest is read with the first question" % writer.session.position)
     while True:
         try:
-            question = ask().strip()
-        except EOFError:
-            show("")
-            return
+            if not turn(writer, conversation):
+                return
         except KeyboardInterrupt:
             show("\nCtrl-D leaves")
-            continue
-        if question in ("/exit", "/quit"):
-            return
-        if question == "/help":
-            show(HELP)
-        elif question == "/stats":
-            writer.stats.show(writer.model, writer.session)
-        elif question == "/clear":
-            conversation.clear()
-        elif question.startswith("/"):
-            show(f"{question.split()[0]} is no command; /help shows them")
-        elif question:
-            answer(writer, conversation, question)
+
+
+def turn(writer: Writer, conversation: Conversation) -> bool:
+    """One question or command. False where the person leaves."""
+    try:
+        question = ask().strip()
+    except EOFError:
+        show("")
+        return False
+    if question in ("/exit", "/quit"):
+        return False
+    if question == "/help":
+        show(HELP)
+    elif question == "/stats":
+        writer.stats.show(writer.model, writer.session)
+    elif question == "/clear":
+        conversation.clear()
+    elif question.startswith("/"):
+        show(f"{question.split()[0]} is no command; /help shows them")
+    elif question:
+        answer(writer, conversation, question)
+    return True
 
 
 def answer(writer: Writer, conversation: Conversation, question: str) -> None:

@@ -260,7 +260,8 @@ class Model:
 
     def session(self, **options: Unpack[SessionOptions]) -> Session:
         """A new timeline with this model's options, or others where given. Raises OutOfMemoryError, ArgumentError."""
-        return Session(self, **(self._options | options))
+        resolved = resolve_options(self._pointer, self._options | options) if options else self._resolved
+        return Session(self, resolved)
 
     def stream(
         self, prompt: str | Ids, *, progress: Progress | None = None, **sampling: Unpack[Sampling]
