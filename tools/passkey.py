@@ -10,8 +10,8 @@ case that the file holds already is not measured again, so that an interrupted r
 
 The prompts of one length differ only from the place of the key on. Cases are measured in the order of their depth, and
 each keeps what it has in common with the one before it: Session.read rewinds to there and feeds the rest. On average
-half of every prompt is read once for all. That changes no result: after a rewind a session goes on as if what it forgot
-had never been there.
+half of every prompt is read once for all. Up to rounding that changes no result: after a rewind a session goes on as if
+what it forgot had never been there.
 """
 
 from __future__ import annotations
