@@ -294,7 +294,7 @@ static void keep_top_p(lh_sampler *s, double p) {
     keep_first(s, p * sum);
 }
 
-// Locally typical sampling (arXiv 2202.00666): the candidates whose surprise -ln p is nearest to the entropy come first.
+// Locally typical sampling (arXiv 2202.00666): candidates whose surprise -ln p is nearest to the entropy come first.
 static void keep_typical(lh_sampler *s, double p) {
     if (p >= 1) return;
     float max = max_logit(s->logit, s->n);

@@ -128,7 +128,8 @@ def adjusted(logits, o: Options, history):
         x[i] = -np.inf if b == -np.inf else np.float32(np.float32(x[i]) + np.float32(b))
     window = history if o.penalty_last_n < 0 else history[len(history) - min(len(history), o.penalty_last_n) :]
     for i in set(window):
-        repeat, frequency, presence = map(float, np.float32([o.repeat_penalty, o.frequency_penalty, o.presence_penalty]))
+        penalties = np.float32([o.repeat_penalty, o.frequency_penalty, o.presence_penalty])
+        repeat, frequency, presence = penalties.tolist()
         y = x[i] / repeat if x[i] > 0 else x[i] * repeat
         with np.errstate(over="ignore"):
             x[i] = np.float32(y - window.count(i) * frequency - presence)

@@ -102,7 +102,7 @@ def build_prompt(
     text = prompt_text(filler, key, n, depth)
     ids, whole = tokenize(text), tokenize(f"{text} {key}")
     if whole[: len(ids)] != ids:
-        raise ValueError("this tokenizer joins the end of the question with the key, so the answer has no tokens of its own")
+        raise ValueError("this tokenizer joins the question with the key, so the answer has no tokens of its own")
     return Prompt(key, depth, text, ids, whole[len(ids) :])
 
 
@@ -295,14 +295,15 @@ def table(rows: Iterable[tuple[str, Sequence[Sequence[Result]]]], tokens: Sequen
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Measure passkey retrieval of a model at several lengths and settings.")
+    parser = argparse.ArgumentParser(description="Measure passkey retrieval at several lengths and settings.")
     parser.add_argument("model", help="a GGUF file, or smollm2")
     parser.add_argument("--tokens", type=parse_tokens, nargs="+", default=[4096], metavar="N",
                         help="lengths of the prompt, such as 4096 or 4k (default: 4k)")  # fmt: skip
-    parser.add_argument("--seeds", type=int, default=10, metavar="N", help="cases a length: seeds 0 to N-1 (default: 10)")
-    parser.add_argument("--setting", type=parse_setting, action="append", dest="settings", metavar='"NAME: OPTION=VALUE,..."',
-                        help=f"a row of the table; options: {', '.join((*NUMBERS, *WORDS))}; may be repeated")  # fmt: skip
-    parser.add_argument("--filler", type=Path, metavar="FILE", help="hide the key in this text instead of the classic filler")
+    parser.add_argument("--seeds", type=int, default=10, metavar="N", help="cases a length (default: 10)")
+    parser.add_argument("--setting", type=parse_setting, action="append", dest="settings", metavar="SETTING",
+                        help="a row of the table, as 'NAME: OPTION=VALUE,...'; may be repeated; options are "
+                        + ", ".join((*NUMBERS, *WORDS)))  # fmt: skip
+    parser.add_argument("--filler", type=Path, metavar="FILE", help="hide the key in this text, not in the classic filler")
     parser.add_argument("--json", type=Path, metavar="FILE", help="append every result; skip those already there")
     parser.add_argument("-t", "--threads", type=int, metavar="N", help="default: as many as the process may use")
     options = parser.parse_args(arguments)
@@ -316,6 +317,7 @@ def run(options: argparse.Namespace) -> str:
     """Measure what is asked for; returns the table."""
     path = Path(find_model(options.model))
     filler = read_filler(options.filler) if options.filler else FILLER
+    filler_name = options.filler.name if options.filler else "classic"
     results = Results(options.json)
     tokenizer = Tokenizer(path)
 
@@ -339,8 +341,9 @@ def run(options: argparse.Namespace) -> str:
         ):
             resolved = resolve(model, setting)
             for tokens in options.tokens:
-                filler_name = options.filler.name if options.filler else "classic"
-                work = [(Case(path.name, filler_name, resolved, tokens, seed), prompt) for seed, prompt in prompts(tokens)]
+                work = [
+                    (Case(path.name, filler_name, resolved, tokens, seed), prompt) for seed, prompt in prompts(tokens)
+                ]
                 measure_all(session, work, results, f"{setting.name}, {tokens} tokens")
                 row.append([results.get(case) for case, _ in work])
         rows.append((setting.name, row))
