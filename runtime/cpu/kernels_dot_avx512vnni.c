@@ -21,7 +21,7 @@ LH_INLINE void dot_rows(values_fn values, scales_fn scales, int run, int64_t spa
         const char *span = (const char *)rows + (size_t)r * row_size;
         __m512 total = _mm512_setzero_ps(), fix = _mm512_setzero_ps();
         for (int64_t col = 0; col < n_cols; col += span_cols, span += span_size) {
-            int n = (int)LH_MIN(n_cols - col, span_cols), i = 0;
+            int n = span_cols == 256 ? 256 : (int)LH_MIN(n_cols - col, span_cols), i = 0;
             __m512 scale = scales(span, n / run, act, col, &fix);
             // The run of each lane's four weights.
             __m512i at = _mm512_srli_epi32(lane, run == 32 ? 3 : 2);
@@ -45,15 +45,39 @@ LH_INLINE void dot_rows(values_fn values, scales_fn scales, int run, int64_t spa
 LH_INLINE __m256i load_256(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
 LH_INLINE __m128i load_128(const void *p) { return _mm_loadu_si128((const __m128i *)p); }
 
-// The halves at `at` in each of n blocks, as floats.
+// The halves at `at` in each of n blocks, 1 to 16, as floats. Inserted one by one: stored, and loaded again as a vector, they
+// would have to reach the cache first.
 LH_INLINE __m512 halves(const char *blocks, size_t size, size_t at, int n) {
-    _Alignas(32) uint16_t h[16] = {0};
-    if (n == 16) {
-        LH_UNROLL for (int i = 0; i < 16; i++) memcpy(&h[i], blocks + (size_t)i * size + at, 2);
-    } else {
-        for (int i = 0; i < n; i++) memcpy(&h[i], blocks + (size_t)i * size + at, 2);
+    const char *p = blocks + at;
+    __m128i low = _mm_setzero_si128(), high = low;
+#define INSERT(v, i, lane)                                               \
+    __attribute__((fallthrough));                                        \
+    case i + 1: {                                                        \
+        int16_t h;                                                       \
+        memcpy(&h, p + (i) * size, 2);                                   \
+        v = _mm_insert_epi16(v, h, lane);                                \
     }
-    return _mm512_cvtph_ps(load_256(h));
+    switch (n) {
+        default:
+        INSERT(high, 15, 7)
+        INSERT(high, 14, 6)
+        INSERT(high, 13, 5)
+        INSERT(high, 12, 4)
+        INSERT(high, 11, 3)
+        INSERT(high, 10, 2)
+        INSERT(high, 9, 1)
+        INSERT(high, 8, 0)
+        INSERT(low, 7, 7)
+        INSERT(low, 6, 6)
+        INSERT(low, 5, 5)
+        INSERT(low, 4, 4)
+        INSERT(low, 3, 3)
+        INSERT(low, 2, 2)
+        INSERT(low, 1, 1)
+        INSERT(low, 0, 0)
+    }
+#undef INSERT
+    return _mm512_cvtph_ps(_mm256_set_m128i(high, low));
 }
 
 // zero: what a byte is more than its weight. The scale is the first half of a block, the min the second.
