@@ -155,8 +155,9 @@ def test_tokenizer_alone(tiny_path, model):
 
 @given(st.text())
 def test_round_trip(model, plain, text):
-    for m in (model, plain):
-        assert m.detokenize(m.tokenize(text, bos=False, special=False)) == text
+    assert model.detokenize(model.tokenize(text, bos=False, special=False)) == text
+    # SentencePiece writes a space as U+2581 and cannot tell the two apart.
+    assert plain.detokenize(plain.tokenize(text, bos=False, special=False)) == text.replace("\u2581", " ")
 
 
 def test_special_and_bos(model, plain):
