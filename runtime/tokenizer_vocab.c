@@ -151,7 +151,7 @@ static lh_status read_add(const source *s, const char *key, bool custom, int32_t
 
 static lh_status read_options(lh_tokenizer *t, source *s) {
     bool spm = t->model == LH_TOKENIZER_SPM;
-    int32_t more_ends[2];
+    int32_t more_ends[2] = {-1, -1};
     LH_TRY(read_id(t, s, "tokenizer.ggml.bos_token_id", spm ? 1 : -1, &t->bos));
     LH_TRY(read_id(t, s, "tokenizer.ggml.eos_token_id", spm ? 2 : -1, &t->eos));
     LH_TRY(read_id(t, s, "tokenizer.ggml.unknown_token_id", spm ? 0 : -1, &t->unknown));
@@ -177,8 +177,9 @@ static lh_status read_options(lh_tokenizer *t, source *s) {
     LH_TRY(read_add(s, "tokenizer.ggml.add_bos_token", adds_bos, t->bos, "tokenizer.ggml.bos_token_id", &t->add_bos));
     LH_TRY(read_add(s, "tokenizer.ggml.add_eos_token", false, t->eos, "tokenizer.ggml.eos_token_id", &t->add_eos));
     t->add_space_prefix = spm;
-    if (spm) LH_TRY(lh_gguf_bool(s->g, "tokenizer.ggml.add_space_prefix", &t->add_space_prefix));
-    return LH_OK;
+    if (!spm) return LH_OK;
+    LH_TRY(lh_gguf_bool(s->g, "tokenizer.ggml.add_space_prefix", &t->add_space_prefix));
+    return lh_gguf_bool(s->g, "tokenizer.ggml.remove_extra_whitespaces", &t->remove_extra_spaces);
 }
 
 // "<0x0A>" -> 10; -1 if it is not of this form.
