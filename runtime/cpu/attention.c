@@ -29,7 +29,6 @@ typedef struct job {
     size_t max_meetings;     // of a unit
     int32_t end_chunk;       // of the batch
     float *states;           // (n_head_kv, n_blocks, n_slices) unit states, only where n_slices > 1
-    lh_work units, merges;
 } job;
 
 // --- append ----------------------------------------------------------------------------------------------------
@@ -39,11 +38,16 @@ typedef struct append_job {
     const lh_attention *a;
 } append_job;
 
-static void append_tokens(const append_job *j, int32_t from, int32_t to, float *rotated) {
+#define APPEND_TOKENS 32  // at a time
+
+static void append_task(void *arg, int64_t piece, int thread) {
+    const append_job *j = arg;
     const lh_attention *a = j->a;
     const lh_attention_kernels *k = &j->cpu->attention;
     size_t dim = (size_t)a->head_dim, row = dim * (a->kv_type == LH_KV_F32 ? 4 : 2);
     size_t head = (size_t)a->n_chunk * a->plan.chunk * row;
+    float *rotated = lh_cpu_scratch_of(j->cpu, thread);
+    int32_t from = (int32_t)piece * APPEND_TOKENS, to = LH_MIN(from + APPEND_TOKENS, a->n);
     for (int32_t t = from; t < to; t++) {
         int64_t position = a->pos + t;
         const float *table = a->rope_offset + 2 * dim * lh_offset_of(position, a->plan.chunk);
@@ -56,19 +60,10 @@ static void append_tokens(const append_job *j, int32_t from, int32_t to, float *
     }
 }
 
-static void append_task(void *arg, int thread) {
-    const append_job *j = arg;
-    int64_t n = j->a->n, n_threads = lh_threads_count(j->cpu->threads);
-    append_tokens(j, (int32_t)(n * thread / n_threads), (int32_t)(n * (thread + 1) / n_threads),
-                  lh_cpu_scratch_of(j->cpu, thread));
-}
-
 lh_status lh_cpu_append(lh_backend *b, const lh_attention *a) {
     append_job j = {(lh_cpu *)b, a};
     LH_TRY(lh_cpu_scratch_threads(j.cpu, (size_t)a->head_dim * sizeof(float)));
-    // A token or two take less time than waking anyone.
-    if (a->n <= 2) append_tokens(&j, 0, a->n, lh_cpu_scratch_of(j.cpu, 0));
-    else lh_threads_run(j.cpu->threads, append_task, &j);
+    lh_threads_for(j.cpu->threads, (a->n + APPEND_TOKENS - 1) / APPEND_TOKENS, append_task, &j);
     return LH_OK;
 }
 
@@ -246,25 +241,23 @@ static void finish_row(const job *j, const unit *u, const float *states, int32_t
     for (int32_t x = 0; x < a->head_dim; x++) out[x] *= inverse;
 }
 
-static void attend_task(void *arg, int thread) {
-    job *j = arg;
+static void attend_task(void *arg, int64_t piece, int thread) {
+    const job *j = arg;
     bench b;
     carve(j, lh_cpu_scratch_of(j->cpu, thread), &b);
-    int64_t n_merges = (int64_t)j->a->n_head_kv * j->n_blocks, n_units = n_merges * j->n_slices;
-    for (int64_t i; (i = lh_work_next(&j->units)) < n_units;) {
-        unit u = unit_at(j, i);
-        if (j->n_slices > 1) b.state = j->states + (size_t)i * state_floats(j);
-        run_unit(j, &u, &b);
-        if (j->n_slices == 1)
-            for (int32_t row = 0; row < u.n * j->group; row++) finish_row(j, &u, b.state, 1, row);
-    }
-    if (j->n_slices == 1) return;
-    lh_threads_barrier(j->cpu->threads);
-    for (int64_t i; (i = lh_work_next(&j->merges)) < n_merges;) {
-        unit u = unit_at(j, i * j->n_slices);
-        const float *states = j->states + (size_t)(i * j->n_slices) * state_floats(j);
-        for (int32_t row = 0; row < u.n * j->group; row++) finish_row(j, &u, states, j->n_slices, row);
-    }
+    unit u = unit_at(j, piece);
+    if (j->n_slices > 1) b.state = j->states + (size_t)piece * state_floats(j);
+    run_unit(j, &u, &b);
+    if (j->n_slices == 1)
+        for (int32_t row = 0; row < u.n * j->group; row++) finish_row(j, &u, b.state, 1, row);
+}
+
+static void merge_task(void *arg, int64_t piece, int thread) {
+    const job *j = arg;
+    (void)thread;
+    unit u = unit_at(j, piece * j->n_slices);
+    const float *states = j->states + (size_t)piece * j->n_slices * state_floats(j);
+    for (int32_t row = 0; row < u.n * j->group; row++) finish_row(j, &u, states, j->n_slices, row);
 }
 
 lh_status lh_cpu_attend(lh_backend *b, const lh_attention *a) {
@@ -285,6 +278,12 @@ lh_status lh_cpu_attend(lh_backend *b, const lh_attention *a) {
         if (!j.states) return LH_ERR_MEMORY;
     }
     LH_TRY(lh_cpu_scratch_threads(j.cpu, carve(&j, NULL, NULL)));
-    lh_threads_run(j.cpu->threads, attend_task, &j);
+    lh_threads_for(j.cpu->threads, (int64_t)unsliced * j.n_slices, attend_task, &j);
+    if (j.n_slices > 1) {
+        // A row or two take less time than waking anyone.
+        bool tiny = a->n * a->n_head <= TILE_ROWS;
+        for (int32_t i = 0; tiny && i < unsliced; i++) merge_task(&j, i, 0);
+        if (!tiny) lh_threads_for(j.cpu->threads, unsliced, merge_task, &j);
+    }
     return LH_OK;
 }

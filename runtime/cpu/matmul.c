@@ -1,6 +1,6 @@
-// Matrix products of the CPU backend. Few tokens: every thread prepares all of them for itself (that costs less than a
-// barrier) and streams its share of the rows. Many tokens: threads prepare tiles of tokens together, then take panels of
-// rows one by one, so that a panel is unpacked once and used for all tokens while it is in cache.
+// Matrix products of the CPU backend. Few tokens: every thread prepares all of them for itself (that costs less than
+// waiting for another) and streams runs of rows. Many tokens: threads prepare tiles of tokens together, then take panels
+// of rows one by one, so that a panel is unpacked once and used for all tokens while it is in cache.
 #include <string.h>
 
 #include "cpu.h"
@@ -9,9 +9,11 @@
 #define MIN_PANEL_TOKENS 4
 // Columns of a panel at a time: it has to stay in the second-level cache beside a tile of tokens.
 #define INTEGER_COLS 4096
-#define REAL_COLS 1024
+#define REAL_COLS 512
 // Rows for one call of a dot kernel, so that they are still in cache for the next token.
 #define DOT_ROWS 32
+// Shares of a matrix for each thread: enough that a thread which comes late leaves little to wait for.
+#define SHARES 4
 // Weights, in bytes, under which waking the other threads costs more than it brings.
 #define MIN_PARALLEL_BYTES (32 * 1024)
 
@@ -38,13 +40,21 @@ static lh_act_row act_row_in(void *memory, int64_t n_cols, bool integer) {
     return row;
 }
 
-// Token t of p through its prologue, and quantised where that is asked for. memory: act_row_size bytes.
-static lh_act_row prepare_row(const lh_matmul_kernels *k, const lh_project *p, int32_t t, bool integer, void *memory) {
+static bool has_prologue(const lh_project *p) { return p->norm || p->gate; }
+
+// Token t of p as it lies, or will lie, in act_row_size bytes of memory.
+static lh_act_row row_of(const lh_project *p, int32_t t, bool integer, void *memory) {
     lh_act_row row = act_row_in(memory, p->n_cols, integer);
+    if (!has_prologue(p)) row.x = p->x + (int64_t)t * p->n_cols;
+    return row;
+}
+
+// Token t through its prologue, and quantised where that is asked for.
+static lh_act_row prepare_row(const lh_matmul_kernels *k, const lh_project *p, int32_t t, bool integer, void *memory) {
+    lh_act_row row = row_of(p, t, integer, memory);
     const float *x = p->x + (int64_t)t * p->n_cols;
     if (p->norm) k->rms_norm(x, p->norm, p->norm_eps, p->n_cols, memory);
     else if (p->gate) k->silu_mul(p->gate + (int64_t)t * p->n_cols, x, p->n_cols, memory);
-    else row.x = x;
     if (integer) k->quantise(row.x, p->n_cols, &row);
     return row;
 }
@@ -54,17 +64,17 @@ static lh_act_row prepare_row(const lh_matmul_kernels *k, const lh_project *p, i
 typedef struct stream_job {
     lh_cpu *cpu;
     const lh_project *p;
-    bool integer;  // some matrix wants quantised activations
-    int n_threads;
+    bool integer;      // some matrix wants quantised activations
+    int64_t n_shares;  // pieces of work: every matrix is cut into as many
 } stream_job;
 
-static void stream_rows(const stream_job *job, int i, const lh_act_row *rows, int thread) {
+static void stream_rows(const stream_job *job, int i, const lh_act_row *rows, int64_t piece) {
     const lh_project *p = job->p;
     const lh_tensor *w = p->w[i];
     lh_dot_fn dot = job->cpu->matmul.dot[w->type];
     // Shares are whole vectors of rows.
-    int64_t share = LH_ROUND_UP((w->n_rows + job->n_threads - 1) / job->n_threads, 16);
-    int64_t first = LH_MIN(share * thread, w->n_rows), end = LH_MIN(first + share, w->n_rows);
+    int64_t share = LH_ROUND_UP((w->n_rows + job->n_shares - 1) / job->n_shares, 16);
+    int64_t first = LH_MIN(share * piece, w->n_rows), end = LH_MIN(first + share, w->n_rows);
     for (int64_t r = first; r < end; r += DOT_ROWS) {
         int64_t n_rows = LH_MIN(end - r, DOT_ROWS);
         const char *data = (const char *)w->data + (size_t)r * w->row_size;
@@ -81,24 +91,32 @@ static void stream_rows(const stream_job *job, int i, const lh_act_row *rows, in
     }
 }
 
-static void stream_task(void *arg, int thread) {
+// A thread's scratch: which project its activations were prepared for, then the activations.
+static size_t stream_size(const stream_job *job) {
+    return LH_ALIGN + (size_t)job->p->n * act_row_size(job->p->n_cols, job->integer);
+}
+
+static void stream_task(void *arg, int64_t piece, int thread) {
     const stream_job *job = arg;
-    char *memory = lh_cpu_scratch_of(job->cpu, thread);
+    char *scratch = lh_cpu_scratch_of(job->cpu, thread), *memory = scratch + LH_ALIGN;
+    const stream_job *prepared;
+    memcpy(&prepared, scratch, sizeof prepared);
     lh_act_row rows[MIN_PANEL_TOKENS];
-    for (int32_t t = 0; t < job->p->n; t++) {
-        rows[t] = prepare_row(&job->cpu->matmul, job->p, t, job->integer, memory);
-        memory += act_row_size(job->p->n_cols, job->integer);
-    }
-    for (int i = 0; i < job->p->n_out; i++) stream_rows(job, i, rows, thread);
+    for (int32_t t = 0; t < job->p->n; t++, memory += act_row_size(job->p->n_cols, job->integer))
+        rows[t] = prepared == job ? row_of(job->p, t, job->integer, memory)
+                                : prepare_row(&job->cpu->matmul, job->p, t, job->integer, memory);
+    memcpy(scratch, &job, sizeof job);
+    for (int i = 0; i < job->p->n_out; i++) stream_rows(job, i, rows, piece);
 }
 
 static lh_status stream(lh_cpu *c, const lh_project *p, bool integer) {
     size_t bytes = 0;
     for (int i = 0; i < p->n_out; i++) bytes += (size_t)p->w[i]->n_rows * p->w[i]->row_size;
-    stream_job job = {c, p, integer, bytes < MIN_PARALLEL_BYTES ? 1 : lh_threads_count(c->threads)};
-    LH_TRY(lh_cpu_scratch_threads(c, (size_t)p->n * act_row_size(p->n_cols, integer)));
-    if (job.n_threads == 1) stream_task(&job, 0);
-    else lh_threads_run(c->threads, stream_task, &job);
+    int n_threads = lh_threads_count(c->threads);
+    stream_job job = {c, p, integer, bytes < MIN_PARALLEL_BYTES ? 1 : SHARES * n_threads};
+    LH_TRY(lh_cpu_scratch_threads(c, stream_size(&job)));
+    for (int t = 0; t < n_threads; t++) memset(lh_cpu_scratch_of(c, t), 0, LH_ALIGN);
+    lh_threads_for(c->threads, job.n_shares, stream_task, &job);
     return LH_OK;
 }
 
@@ -130,7 +148,6 @@ typedef struct panel_job {
     side sides[2];             // [is_integer]
     int64_t n_slabs;           // runs of tiles: more than one where there are too few panels for the threads
     int64_t first_panel[4];    // of each matrix, and the end
-    lh_work prepare, multiply;
 } panel_job;
 
 static int64_t n_panels(const panel_job *job, int i) {
@@ -178,22 +195,19 @@ static void multiply_panel(const panel_job *job, int i, int64_t panel, int64_t s
     }
 }
 
-static void panel_task(void *arg, int thread) {
-    panel_job *job = arg;
-    void *memory = lh_cpu_scratch_of(job->cpu, thread);
-    int64_t n_real = job->sides[0].n_tiles, n_tiles = n_real + job->sides[1].n_tiles;
-    for (int64_t tile; (tile = lh_work_next(&job->prepare)) < n_tiles;) {
-        bool integer = tile >= n_real;
-        prepare_tile(job, &job->sides[integer], integer, integer ? tile - n_real : tile, memory);
-    }
-    lh_threads_barrier(job->cpu->threads);
-    int64_t n_work = job->first_panel[job->p->n_out] * job->n_slabs;
-    for (int64_t work; (work = lh_work_next(&job->multiply)) < n_work;) {
-        int64_t panel = work / job->n_slabs;
-        int i = 0;
-        while (panel >= job->first_panel[i + 1]) i++;
-        multiply_panel(job, i, panel - job->first_panel[i], work % job->n_slabs, memory);
-    }
+static void prepare_task(void *arg, int64_t piece, int thread) {
+    const panel_job *job = arg;
+    int64_t n_real = job->sides[0].n_tiles;
+    bool integer = piece >= n_real;
+    prepare_tile(job, &job->sides[integer], integer, integer ? piece - n_real : piece, lh_cpu_scratch_of(job->cpu, thread));
+}
+
+static void multiply_task(void *arg, int64_t piece, int thread) {
+    const panel_job *job = arg;
+    int64_t panel = piece / job->n_slabs;
+    int i = 0;
+    while (panel >= job->first_panel[i + 1]) i++;
+    multiply_panel(job, i, panel - job->first_panel[i], piece % job->n_slabs, lh_cpu_scratch_of(job->cpu, thread));
 }
 
 static lh_status multiply_panels(lh_cpu *c, const lh_project *p, const bool uses[2]) {
@@ -221,7 +235,8 @@ static lh_status multiply_panels(lh_cpu *c, const lh_project *p, const bool uses
     if (!shared) return LH_ERR_MEMORY;
     job.sides[0].tiles = shared;
     job.sides[1].tiles = shared + (size_t)job.sides[0].n_tiles * job.sides[0].tile_size;
-    lh_threads_run(c->threads, panel_task, &job);
+    lh_threads_for(c->threads, job.sides[0].n_tiles + job.sides[1].n_tiles, prepare_task, &job);
+    lh_threads_for(c->threads, job.first_panel[p->n_out] * job.n_slabs, multiply_task, &job);
     return LH_OK;
 }
 

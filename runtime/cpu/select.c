@@ -128,24 +128,21 @@ typedef struct summarize_job {
     lh_cpu *cpu;
     const lh_attention *a;
     int32_t first, n_chunks;
-    lh_work work;
 } summarize_job;
 
-static void summarize_task(void *arg, int thread) {
-    summarize_job *j = arg;
+static void summarize_task(void *arg, int64_t piece, int thread) {
+    const summarize_job *j = arg;
     const lh_attention *a = j->a;
-    for (int64_t i; (i = lh_work_next(&j->work)) < (int64_t)a->n_summary * j->n_chunks;) {
-        int32_t s = (int32_t)(i / j->n_chunks), chunk = j->first + (int32_t)(i % j->n_chunks);
-        float *out = a->summary + ((size_t)s * a->n_chunk + chunk) * a->summary_dim;
-        schemes[a->scheme].summarize(&j->cpu->attention, a, s, chunk, out, lh_cpu_scratch_of(j->cpu, thread));
-    }
+    int32_t s = (int32_t)(piece / j->n_chunks), chunk = j->first + (int32_t)(piece % j->n_chunks);
+    float *out = a->summary + ((size_t)s * a->n_chunk + chunk) * a->summary_dim;
+    schemes[a->scheme].summarize(&j->cpu->attention, a, s, chunk, out, lh_cpu_scratch_of(j->cpu, thread));
 }
 
 lh_status lh_cpu_summarize(lh_backend *b, const lh_attention *a, int32_t first, int32_t end) {
     summarize_job j = {.cpu = (lh_cpu *)b, .a = a, .first = first, .n_chunks = end - first};
     if (j.n_chunks > 0) {
         LH_TRY(lh_cpu_scratch_threads(j.cpu, schemes[a->scheme].scratch_floats(a) * sizeof(float)));
-        lh_threads_run(j.cpu->threads, summarize_task, &j);
+        lh_threads_for(j.cpu->threads, (int64_t)a->n_summary * j.n_chunks, summarize_task, &j);
     }
     if (a->queries) {
         int64_t from = LH_MAX(a->pos, (int64_t)end * a->plan.chunk), to = a->pos + a->n;
@@ -165,7 +162,6 @@ typedef struct select_job {
     int32_t n_blocks;
     int32_t candidates;  // of the last token: the most there are
     int32_t stride;      // floats between rows of scores
-    lh_work work;
 } select_job;
 
 static size_t select_floats(const select_job *j) {
@@ -195,24 +191,22 @@ static void score(const select_job *j, int32_t chooser, int32_t t, int32_t n, fl
     }
 }
 
-static void select_task(void *arg, int thread) {
-    select_job *j = arg;
+static void select_task(void *arg, int64_t piece, int thread) {
+    const select_job *j = arg;
     const lh_attention *a = j->a;
     const lh_chunk_plan plan = a->plan;
     float *scores = lh_cpu_scratch_of(j->cpu, thread), *scratch = scores + (size_t)BLOCK_TOKENS * j->stride;
     int32_t *keys = (int32_t *)(scratch + (size_t)a->summary_dim * (BLOCK_TOKENS + 1 + LH_TILE_KEYS));
-    for (int64_t i; (i = lh_work_next(&j->work)) < (int64_t)a->n_select * j->n_blocks;) {
-        int32_t chooser = (int32_t)(i / j->n_blocks), from = j->first + (int32_t)(i % j->n_blocks) * BLOCK_TOKENS;
-        int32_t n = LH_MIN(BLOCK_TOKENS, a->n - from);
-        if (lh_n_chosen(plan) > 0) score(j, chooser, from, n, scores, scratch);
-        for (int32_t t = 0; t < n; t++) {
-            int32_t c = lh_chunk_of(a->pos + from + t, plan.chunk), end = lh_candidates_end(plan, c);
-            int32_t *out = a->chosen + ((size_t)(from + t) * a->n_select + chooser) * plan.k;
-            out[0] = 0;
-            if (lh_n_chosen(plan) > 0)
-                j->cpu->attention.top(scores + (size_t)t * j->stride, end - 1, lh_n_chosen(plan), 1, out + 1, keys);
-            for (int32_t r = 0; r < plan.local; r++) out[1 + lh_n_chosen(plan) + r] = end + r;
-        }
+    int32_t chooser = (int32_t)(piece / j->n_blocks), from = j->first + (int32_t)(piece % j->n_blocks) * BLOCK_TOKENS;
+    int32_t n = LH_MIN(BLOCK_TOKENS, a->n - from);
+    if (lh_n_chosen(plan) > 0) score(j, chooser, from, n, scores, scratch);
+    for (int32_t t = 0; t < n; t++) {
+        int32_t c = lh_chunk_of(a->pos + from + t, plan.chunk), end = lh_candidates_end(plan, c);
+        int32_t *out = a->chosen + ((size_t)(from + t) * a->n_select + chooser) * plan.k;
+        out[0] = 0;
+        if (lh_n_chosen(plan) > 0)
+            j->cpu->attention.top(scores + (size_t)t * j->stride, end - 1, lh_n_chosen(plan), 1, out + 1, keys);
+        for (int32_t r = 0; r < plan.local; r++) out[1 + lh_n_chosen(plan) + r] = end + r;
     }
 }
 
@@ -223,6 +217,6 @@ lh_status lh_cpu_select(lh_backend *b, const lh_attention *a) {
     j.candidates = lh_candidates_end(a->plan, lh_chunk_of(a->pos + a->n - 1, a->plan.chunk)) - 1;
     j.stride = LH_ROUND_UP(j.candidates, LH_PAD);
     LH_TRY(lh_cpu_scratch_threads(j.cpu, select_floats(&j) * sizeof(float)));
-    lh_threads_run(j.cpu->threads, select_task, &j);
+    lh_threads_for(j.cpu->threads, (int64_t)a->n_select * j.n_blocks, select_task, &j);
     return LH_OK;
 }

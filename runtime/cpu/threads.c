@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -19,6 +20,8 @@
 // they do. Past this many turns it sleeps, so that an idle pool costs nothing.
 #define SPINS 20000
 
+#define CLOSED UINT32_MAX  // as the next piece: there is none
+
 typedef struct worker {
     lh_threads *pool;
     int index;
@@ -27,80 +30,99 @@ typedef struct worker {
 
 struct lh_threads {
     int n;
-    lh_task task;
-    void *arg;
-    bool stop;
-    // A region starts when `region` grows and ends when `running` is back to 0.
-    _Alignas(LH_ALIGN) atomic_uint region;
-    _Alignas(LH_ALIGN) atomic_int running;
-    _Alignas(LH_ALIGN) atomic_int arrived;
-    _Alignas(LH_ALIGN) atomic_uint phase;  // of the barrier
+    // The round in the upper half, its next piece in the lower one: a worker that comes late cannot take a piece of
+    // another round than the one whose task it has read.
+    _Alignas(LH_ALIGN) atomic_ullong ticket;
+    _Alignas(LH_ALIGN) _Atomic(lh_task) task;
+    _Atomic(void *) arg;
+    atomic_llong n_pieces;
+    _Alignas(LH_ALIGN) atomic_llong left;  // pieces that are not done yet
+    _Alignas(LH_ALIGN) atomic_int sleepers;
+    atomic_bool stop;
     pthread_mutex_t mutex;                 // guards sleeping only
     pthread_cond_t wake;
     int n_workers;                         // started
     worker *workers;
 };
 
-static unsigned wait_for_region(lh_threads *t, unsigned seen) {
+static uint32_t round_of(unsigned long long ticket) { return (uint32_t)(ticket >> 32); }
+
+// Take and run one piece of the current round; false if there is none.
+static bool run_piece(lh_threads *t, int thread) {
+    unsigned long long ticket = atomic_load_explicit(&t->ticket, memory_order_acquire);
+    lh_task task;
+    void *arg;
+    do {
+        task = atomic_load_explicit(&t->task, memory_order_relaxed);
+        arg = atomic_load_explicit(&t->arg, memory_order_relaxed);
+        if ((int64_t)(uint32_t)ticket >= atomic_load_explicit(&t->n_pieces, memory_order_relaxed)) return false;
+        // Whoever has read a new round's task must also see that the old round is closed, and fail to take of it.
+        atomic_thread_fence(memory_order_acquire);
+    } while (!atomic_compare_exchange_weak_explicit(&t->ticket, &ticket, ticket + 1, memory_order_acq_rel, memory_order_acquire));
+    task(arg, (uint32_t)ticket, thread);
+    atomic_fetch_sub_explicit(&t->left, 1, memory_order_release);
+    return true;
+}
+
+static void wake_sleepers(lh_threads *t) {
+    if (atomic_load(&t->sleepers) == 0) return;
+    pthread_mutex_lock(&t->mutex);
+    pthread_cond_broadcast(&t->wake);
+    pthread_mutex_unlock(&t->mutex);
+}
+
+static void wait_for_round(lh_threads *t, uint32_t seen) {
     for (int i = 0; i < SPINS; i++) {
-        unsigned now = atomic_load_explicit(&t->region, memory_order_acquire);
-        if (now != seen) return now;
+        if (round_of(atomic_load_explicit(&t->ticket, memory_order_acquire)) != seen) return;
         relax();
     }
     pthread_mutex_lock(&t->mutex);
-    unsigned now;
-    while ((now = atomic_load_explicit(&t->region, memory_order_acquire)) == seen) pthread_cond_wait(&t->wake, &t->mutex);
-    pthread_mutex_unlock(&t->mutex);
-    return now;
-}
-
-static void start_region(lh_threads *t) {
-    pthread_mutex_lock(&t->mutex);
-    atomic_fetch_add_explicit(&t->region, 1, memory_order_release);
-    pthread_cond_broadcast(&t->wake);
+    // Either the caller sees a sleeper after opening its round, or the sleeper sees the round: both are sequentially
+    // consistent.
+    atomic_fetch_add(&t->sleepers, 1);
+    while (round_of(atomic_load(&t->ticket)) == seen && !atomic_load(&t->stop)) pthread_cond_wait(&t->wake, &t->mutex);
+    atomic_fetch_sub(&t->sleepers, 1);
     pthread_mutex_unlock(&t->mutex);
 }
 
 static void *work(void *arg) {
     worker *w = arg;
     lh_threads *t = w->pool;
-    unsigned seen = 0;
-    for (;;) {
-        seen = wait_for_region(t, seen);
-        if (t->stop) return NULL;
-        t->task(t->arg, w->index);
-        atomic_fetch_sub_explicit(&t->running, 1, memory_order_release);
+    while (!atomic_load_explicit(&t->stop, memory_order_relaxed)) {
+        uint32_t seen = round_of(atomic_load_explicit(&t->ticket, memory_order_acquire));
+        while (run_piece(t, w->index)) {}
+        wait_for_round(t, seen);
     }
+    return NULL;
 }
 
-// Spins politely: where threads outnumber processors the one waited for must get to run.
-static void spin(int *turns) {
-    if (++*turns < SPINS) relax();
-    else sched_yield();
+// A round that has no pieces: nothing of the one before can be taken any more. Returns its ticket.
+static unsigned long long close_round(lh_threads *t) {
+    uint32_t round = round_of(atomic_load_explicit(&t->ticket, memory_order_relaxed)) + 1;
+    unsigned long long closed = (unsigned long long)round << 32 | CLOSED;
+    atomic_store(&t->ticket, closed);
+    atomic_thread_fence(memory_order_release);
+    return closed;
 }
 
-void lh_threads_run(lh_threads *t, lh_task task, void *arg) {
-    if (t->n == 1) {
-        task(arg, 0);
+void lh_threads_for(lh_threads *t, int64_t n_pieces, lh_task task, void *arg) {
+    if (t->n == 1 || n_pieces <= 1) {
+        for (int64_t i = 0; i < n_pieces; i++) task(arg, i, 0);
         return;
     }
-    t->task = task;
-    t->arg = arg;
-    atomic_store_explicit(&t->running, t->n - 1, memory_order_relaxed);
-    start_region(t);
-    task(arg, 0);
-    for (int turns = 0; atomic_load_explicit(&t->running, memory_order_acquire) != 0;) spin(&turns);
-}
-
-void lh_threads_barrier(lh_threads *t) {
-    if (t->n == 1) return;
-    unsigned phase = atomic_load_explicit(&t->phase, memory_order_relaxed);
-    if (atomic_fetch_add_explicit(&t->arrived, 1, memory_order_acq_rel) == t->n - 1) {
-        atomic_store_explicit(&t->arrived, 0, memory_order_relaxed);
-        atomic_fetch_add_explicit(&t->phase, 1, memory_order_release);
-        return;
+    unsigned long long closed = close_round(t);
+    atomic_store_explicit(&t->task, task, memory_order_relaxed);
+    atomic_store_explicit(&t->arg, arg, memory_order_relaxed);
+    atomic_store_explicit(&t->n_pieces, n_pieces, memory_order_relaxed);
+    atomic_store_explicit(&t->left, n_pieces, memory_order_relaxed);
+    atomic_store(&t->ticket, (unsigned long long)(round_of(closed) + 1) << 32);
+    wake_sleepers(t);
+    while (run_piece(t, 0)) {}
+    for (int turns = 0; atomic_load_explicit(&t->left, memory_order_acquire) != 0;) {
+        // Politely: where threads outnumber processors the one waited for must get to run.
+        if (++turns < SPINS) relax();
+        else sched_yield();
     }
-    for (int turns = 0; atomic_load_explicit(&t->phase, memory_order_acquire) == phase;) spin(&turns);
 }
 
 int lh_threads_count(const lh_threads *t) { return t->n; }
@@ -132,8 +154,10 @@ lh_status lh_threads_new(int n, lh_threads **out) {
 
 void lh_threads_free(lh_threads *t) {
     if (!t) return;
-    t->stop = true;
-    start_region(t);
+    atomic_store(&t->stop, true);
+    // Those that spin see a new round, those that sleep are woken.
+    close_round(t);
+    wake_sleepers(t);
     for (int i = 0; i < t->n_workers; i++) pthread_join(t->workers[i].thread, NULL);
     pthread_cond_destroy(&t->wake);
     pthread_mutex_destroy(&t->mutex);
