@@ -26,13 +26,13 @@ PROMPTS = [
 
 @pytest.fixture(scope="module")
 def model():
-    with longheads.Model(smollm2(), ctx=512, threads=2) as model:
+    with longheads.Model(smollm2(), ctx=512) as model:
         yield model
 
 
 @pytest.fixture(scope="module")
 def peer():
-    return llama_cpp.Llama(str(smollm2()), n_ctx=512, n_threads=2, logits_all=True, verbose=False)
+    return llama_cpp.Llama(str(smollm2()), n_ctx=512, n_threads=1, logits_all=True, verbose=False)
 
 
 def test_greedy_equals_llama_cpp(model, peer):
