@@ -10,26 +10,10 @@
 #include "attention_kernels.h"
 #include "chunk_map.h"
 #include "quant.h"
+#include "simd_math.h"
 
 #define INLINE static inline __attribute__((always_inline))
 #define FEW_ROWS 4  // below this a panel costs more than it saves
-
-// e^x to about 1e-7, relative; exactly 0 for what is too small, -inf included.
-static inline vf vf_exp(vf x) {
-    x = vf_max(x, vf_set1(-104));
-    vf n = vf_round(vf_mul(x, vf_set1(0x1.715476p+0f)));
-    // ln 2 in two parts, so that n * ln 2 keeps its low bits.
-    vf r = vf_fma(n, vf_set1(-0x1.62e400p-1f), x);
-    r = vf_fma(n, vf_set1(-0x1.7f7d1cp-20f), r);
-    vf p = vf_set1(1.0f / 5040);
-    p = vf_fma(p, r, vf_set1(1.0f / 720));
-    p = vf_fma(p, r, vf_set1(1.0f / 120));
-    p = vf_fma(p, r, vf_set1(1.0f / 24));
-    p = vf_fma(p, r, vf_set1(1.0f / 6));
-    p = vf_fma(p, r, vf_set1(0.5f));
-    p = vf_fma(p, r, vf_set1(1));
-    return vf_scale(vf_fma(p, r, vf_set1(1)), n);
-}
 
 INLINE vf load_vector(const void *p, size_t i, lh_kv_type type) {
     return type == LH_KV_F32 ? vf_load((const float *)p + i) : vf_load_f16((const uint16_t *)p + i);

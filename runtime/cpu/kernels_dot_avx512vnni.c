@@ -3,8 +3,10 @@
 // A format is two small functions: 64 weights as unsigned bytes in order of columns, and the scales of up to 16 runs of
 // weights, multiplied by those of the activations. What the bytes are more than the weights, and the mins, are multiples of
 // the sums of activations that share a run: one multiplication for 16 runs.
-#include "matmul_simd.h"
-#include "vec_avx512.h"
+#include "quant_blocks.h"
+#include "simd_avx512.h"
+// The vectors come first.
+#include "matmul_tile.h"
 
 // Weights 64 * i and following of a span, or only 32 of them and zeros.
 typedef __m512i (*values_fn)(const char *span, int i, bool only_32);

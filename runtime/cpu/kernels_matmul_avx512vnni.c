@@ -3,8 +3,9 @@
 // vpdpbusd multiplies unsigned by signed bytes: weights are q + 128, and each sum starts from -128 times the sum of its
 // activations, so it is exact. A panel is 32 rows: for every 32 columns, eight groups of four columns, two vectors of 16
 // rows x 4 columns each, then scales and mins. A tile of tokens is laid out to match and its words are broadcast.
-#include "matmul_simd.h"
-#include "vec_avx512.h"
+#include "simd_avx512.h"
+// The vectors come first.
+#include "matmul_unpack.h"
 
 #define ROWS 32
 #define TOKENS 6
@@ -40,13 +41,13 @@ static void pack(const lh_tensor *w, int64_t row, int64_t col, int64_t n_cols, v
             lh_unpack_piece(traits, w, 16, row + 16 * half, col + c, n, &piece);
             char *block = (char *)panel + (size_t)(c / 32) * block_size;
             for (int64_t i = 0; i < n; i += 64) {
-                __m512i v[16];
+                vf v[16];
                 LH_UNROLL for (int r = 0; r < 16; r++)
-                    v[r] = _mm512_xor_si512(_mm512_load_si512(piece.q[r] + i), _mm512_set1_epi8(-128));
-                lh_transpose_16x16(v);
+                    v[r] = _mm512_castsi512_ps(_mm512_xor_si512(_mm512_load_si512(piece.q[r] + i), _mm512_set1_epi8(-128)));
+                vf_transpose(v);
                 for (int b = 0; b < 2 && i + 32 * b < n; b++, block += block_size) {
                     LH_UNROLL for (int g = 0; g < GROUPS; g++)
-                        _mm512_storeu_si512(block + g * 128 + half * 64, v[GROUPS * b + g]);
+                        _mm512_storeu_ps(block + g * 128 + half * 64, v[GROUPS * b + g]);
                     float *scale = (float *)(block + PANEL_Q) + 16 * half;
                     for (int s = 0; s < n_scales; s++)
                         for (int r = 0; r < 16; r++) {
@@ -116,7 +117,7 @@ LH_INLINE void multiply_tile(int scale_len, bool has_min, const char *panel, con
         }
     }
     LH_UNROLL for (int t = 0; t < TOKENS; t++)
-        if (t < out->n_tokens) lh_put_rows_avx512(out, t, total[t]);
+        if (t < out->n_tokens) put_rows(out, t, 2, total[t]);
 }
 
 static void multiply(const lh_type_traits *traits, const void *panel, const void *tile, int64_t col, int64_t n_cols,

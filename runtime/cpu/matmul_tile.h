@@ -1,0 +1,35 @@
+// What the vector kernels of matmul share, over the vectors of a simd_*.h, which comes first.
+#ifndef LH_MATMUL_TILE_H
+#define LH_MATMUL_TILE_H
+
+#include "matmul_kernels.h"
+
+#define LH_INLINE static inline __attribute__((always_inline))
+// Register tiles live in registers only where every loop over them is unrolled.
+#if defined(__clang__)
+#define LH_UNROLL _Pragma("unroll")
+#else
+#define LH_UNROLL _Pragma("GCC unroll 64")
+#endif
+
+// Token t's results, `vecs` vectors of rows, into place.
+LH_INLINE void put_rows(const lh_tile_out *out, int t, int vecs, const vf *result) {
+    float *y = out->y + t * out->stride;
+    if (out->n_rows == vecs * VN) {
+        LH_UNROLL for (int v = 0; v < vecs; v++) {
+            vf value = result[v];
+            if (out->bias) value = vf_add(value, vf_load(out->bias + v * VN));
+            if (out->add) value = vf_add(value, vf_load(y + v * VN));
+            vf_store(y + v * VN, value);
+        }
+    } else {
+        float value[64] = {0};
+        LH_UNROLL for (int v = 0; v < vecs; v++) vf_store(value + v * VN, result[v]);
+        for (int r = 0; r < out->n_rows; r++) {
+            if (out->bias) value[r] += out->bias[r];
+            y[r] = out->add ? value[r] + y[r] : value[r];
+        }
+    }
+}
+
+#endif
