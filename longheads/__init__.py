@@ -17,8 +17,11 @@ if not list(Path(__file__).parent.glob("_native*.so")):
     if _installed and _installed.origin:
         __path__[:] = _installed.submodule_search_locations or []
 
-from longheads._native import ffi as _ffi
-from longheads._native import lib as _lib
+try:
+    from longheads._native import ffi as _ffi
+    from longheads._native import lib as _lib
+except ModuleNotFoundError:
+    raise ModuleNotFoundError("longheads is not built here: run `pip install .` in its source tree", name=__name__) from None
 from longheads.errors import (
     ArgumentError,
     BackendError,
@@ -33,7 +36,7 @@ from longheads.errors import (
     TemplateError,
     UnsupportedError,
 )
-from longheads.generate import Piece
+from longheads.generate import Piece, Sampling
 from longheads.model import Model
 from longheads.session import Session
 from longheads.tokenizer import Tokenizer
@@ -52,6 +55,7 @@ __all__ = [
     "Model",
     "OutOfMemoryError",
     "Piece",
+    "Sampling",
     "Session",
     "StateError",
     "TemplateError",
