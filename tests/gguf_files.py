@@ -1,7 +1,11 @@
-"""Small GGUF files with everything in them that the loader knows, for the tests of the loader."""
+"""Small GGUF files with everything in them that the loader knows, for the tests of the loader.
+
+    python tests/gguf_files.py FOLDER     writes them there, as seeds for the fuzzer (tests/c/fuzz_gguf.c)
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +18,8 @@ gguf = pytest.importorskip("gguf", reason="these tests write GGUF files with the
 Type = gguf.GGMLQuantizationType
 Value = gguf.GGUFValueType
 
-N_LAYER, N_EMBD, N_FF, N_VOCAB, CTX = 2, 64, 96, 40, 128
+N_LAYER, N_EMBD, N_FF, N_VOCAB, CTX = 2, 32, 64, 40, 128
+HEAD_DIM = N_EMBD // 4
 TOKENS = ["<unk>", "<s>", "</s>"] + [chr(ord("a") + i) for i in range(26)]
 TOKENS += ["\u2581", "\u2581a", "th", "he", "the", "in", "er", "an", "\u2581t", "\u2581the", "\u20ac"]
 TOKEN_TYPES = [2, 3, 3] + [1] * (N_VOCAB - 3)
@@ -84,7 +89,7 @@ def write_model(
     n_head: int = 4,
     n_head_kv: int = 2,
     tied: bool = False,
-    head_dim: int = N_EMBD // 4,
+    head_dim: int = HEAD_DIM,
     change: Mapping[str, tuple[Any, Any] | None] | None = None,
     shapes: Mapping[str, tuple[int, ...] | None] | None = None,
     types: Mapping[str, Any] | None = None,
@@ -129,12 +134,12 @@ def write_model(
     return path if not parts else path.with_name(f"{path.stem}-00001-of-{parts:05d}.gguf")
 
 
-def write_bpe_model(path: Path) -> Path:
+def write_bpe_model(path: Path, pre: str = "llama-bpe") -> Path:
     """A model with a byte-level BPE vocabulary."""
     merges = ["t h", "th e", "h e", "i n", "e r", "a n"]
     return write_model(path, tied=True, change={
         "tokenizer.ggml.model": ("gpt2", Value.STRING),
-        "tokenizer.ggml.pre": ("llama-bpe", Value.STRING),
+        "tokenizer.ggml.pre": (pre, Value.STRING),
         "tokenizer.ggml.merges": (merges, Value.STRING),
         "tokenizer.ggml.scores": None,
         "tokenizer.ggml.unknown_token_id": None,
@@ -145,7 +150,7 @@ def write_bpe_model(path: Path) -> Path:
 def write_rich_model(path: Path) -> Path:
     """A model with every kind of value, every kind of tensor that the loader knows, and vectors that it converts."""
     q, kv = N_EMBD, N_EMBD // 2
-    extra: dict[str, tuple[int, ...] | None] = {"rope_freqs.weight": (N_EMBD // 8,)}
+    extra: dict[str, tuple[int, ...] | None] = {"rope_freqs.weight": (HEAD_DIM // 2,)}
     for i in range(N_LAYER):
         extra |= {f"blk.{i}.attn_q.bias": (q,), f"blk.{i}.attn_k.bias": (kv,), f"blk.{i}.attn_v.bias": (kv,),
                   f"blk.{i}.attn_output.bias": (N_EMBD,)}
@@ -155,5 +160,37 @@ def write_rich_model(path: Path) -> Path:
     }
     yarn = {"llama.rope.scaling.type": ("yarn", Value.STRING), "llama.rope.scaling.factor": (4.0, Value.FLOAT32),
             "llama.rope.scaling.original_context_length": (32, Value.UINT32)}
-    freqs = np.linspace(1, 4, N_EMBD // 8, dtype=np.float32)
+    freqs = np.linspace(1, 4, HEAD_DIM // 2, dtype=np.float32)
     return write_model(path, change=ALL_VALUES | yarn, shapes=extra, types=types, values={"rope_freqs.weight": freqs})
+
+
+def write_seeds(folder: Path) -> None:
+    """Files that together reach every branch of the loader that a valid file, or nearly valid one, can reach."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_model(folder / "plain.gguf")
+    write_rich_model(folder / "rich.gguf")
+    write_model(folder / "split.gguf", parts=2)
+    for name in ["default", "gpt-2", "llama-bpe", "smollm", "qwen2", "deepseek-llm"]:
+        write_bpe_model(folder / f"bpe-{name}.gguf", pre=name)
+    write_model(folder / "arrays.gguf", change={
+        "llama.feed_forward_length": ([N_FF] * N_LAYER, Value.UINT32),
+        "llama.attention.head_count": ([4] * N_LAYER, Value.INT32),
+        "llama.attention.head_count_kv": ([2] * N_LAYER, Value.INT32),
+    })
+    write_model(folder / "keys.gguf", alignment=64, change={
+        "general.type": ("model", Value.STRING),
+        "llama.expert_count": (0, Value.UINT32),
+        "llama.vocab_size": (N_VOCAB, Value.UINT32),
+        "llama.attention.key_length": (HEAD_DIM, Value.UINT32),
+        "llama.attention.value_length": (HEAD_DIM, Value.UINT32),
+        "llama.rope.scaling.type": ("linear", Value.STRING),
+        "llama.rope.scaling.factor": (2.0, Value.FLOAT32),
+        "tokenizer.ggml.add_bos_token": (True, Value.BOOL),
+        "tokenizer.ggml.add_space_prefix": (False, Value.BOOL),
+    })
+    (folder / "lfs").write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    (folder / "safetensors").write_bytes(b"\x40" + bytes(7) + b'{"model.embed_tokens.weight":{"dtype":"F32"}}')
+
+
+if __name__ == "__main__":
+    write_seeds(Path(sys.argv[1]))

@@ -12,7 +12,10 @@ from typing import Any
 import native
 import numpy as np
 import pytest
-from gguf_files import ALL_VALUES, N_EMBD, N_FF, N_LAYER, N_VOCAB, Type, Value, gguf, write_model, write_rich_model
+from gguf_files import (
+    ALL_VALUES, CTX, HEAD_DIM, N_EMBD, N_FF, N_LAYER, N_VOCAB, Type, Value, gguf, write_bpe_model, write_model,
+    write_rich_model,
+)
 from helpers import smollm2
 
 ROPE = {0: "none", 1: "linear", 2: "yarn"}
@@ -125,8 +128,8 @@ def test_models(dump, tmp_path: Path, n_head_kv: int, tied: bool) -> None:
     result = dump(path)
     assert_same(result, path)
     assert result["config"] == pytest.approx({
-        "n_vocab": N_VOCAB, "n_layer": N_LAYER, "n_head": 4, "n_head_kv": n_head_kv, "head_dim": 16, "n_embd": N_EMBD,
-        "n_ff": N_FF, "trained_ctx": 128, "norm_eps": 1e-5, "rope_dim": 16, "rope_base": 10000, "rope_scaling": 0,
+        "n_vocab": N_VOCAB, "n_layer": N_LAYER, "n_head": 4, "n_head_kv": n_head_kv, "head_dim": HEAD_DIM, "n_embd": N_EMBD,
+        "n_ff": N_FF, "trained_ctx": CTX, "norm_eps": 1e-5, "rope_dim": HEAD_DIM, "rope_base": 10000, "rope_scaling": 0,
         "rope_factor": 1, "rope_original_ctx": 0, "rope_attn_factor": 1, "yarn_ext_factor": 1, "yarn_beta_fast": 32,
         "yarn_beta_slow": 1,
     })
@@ -137,6 +140,11 @@ def test_every_value_type_and_optional_tensor(dump, tmp_path: Path) -> None:
     result = dump(path)
     assert_same(result, path)
     assert set(ALL_VALUES) <= {text(m["key"]) for m in result["metadata"]}
+
+
+def test_bpe_vocabulary(dump, tmp_path: Path) -> None:
+    path = write_bpe_model(tmp_path / "m.gguf")
+    assert_same(dump(path), path)
 
 
 def test_version_2(dump, tmp_path: Path) -> None:
@@ -367,16 +375,16 @@ def f32(value: float) -> tuple[float, Any]:
     ({"llama.context_length": (2**63, Value.UINT64)}, "is 9223372036854775808, expected a number below 2^63"),
     ({"llama.context_length": (-5, Value.INT32)}, "llama.context_length is -5"),
     ({"llama.embedding_length": u32(2**31)}, "llama.embedding_length is 2147483648"),
-    ({"llama.embedding_length": u32(62)}, "expected a multiple of the 4 heads"),
-    ({"llama.feed_forward_length": ([96, 64], Value.INT32)}, "feed_forward_length is 96 in layer 0 and 64 in layer 1"),
+    ({"llama.embedding_length": u32(30)}, "expected a multiple of the 4 heads"),
+    ({"llama.feed_forward_length": ([64, 96], Value.INT32)}, "feed_forward_length is 64 in layer 0 and 96 in layer 1"),
     ({"llama.attention.head_count": ([4], Value.INT32)}, "is an array of 1 values"),
     ({"llama.attention.head_count": u32(0)}, "llama.attention.head_count is 0"),
     ({"llama.attention.head_count_kv": u32(3)}, "expected a multiple of head_count_kv, which is 3"),
     ({"llama.attention.key_length": u32(17)}, "heads of 17 dimensions"),
     ({"llama.attention.key_length": u32(1024)}, "heads of 1024 dimensions"),
-    ({"llama.attention.value_length": u32(8)}, "key_length is 16 and value_length is 8"),
+    ({"llama.attention.value_length": u32(16)}, "key_length is 8 and value_length is 16"),
     ({"llama.attention.layer_norm_rms_epsilon": f32(float("nan"))}, "layer_norm_rms_epsilon is nan"),
-    ({"llama.rope.dimension_count": u32(18)}, "llama.rope.dimension_count is 18, expected 2 to 16"),
+    ({"llama.rope.dimension_count": u32(10)}, "llama.rope.dimension_count is 10, expected 2 to 8"),
     ({"llama.rope.dimension_count": u32(7)}, "llama.rope.dimension_count is 7, expected an even number"),
     ({"llama.rope.freq_base": f32(0)}, "llama.rope.freq_base is 0"),
     ({"llama.rope.freq_base": f32(float("inf"))}, "llama.rope.freq_base is inf"),
@@ -393,8 +401,8 @@ def test_refused_configurations(dump, tmp_path: Path, change: dict[str, Any], ex
     ({"llama.attention.head_count_kv": None}, {"n_head_kv": 4}),
     ({"llama.attention.head_count_kv": ([2, 2], Value.INT32)}, {"n_head_kv": 2}),
     ({"llama.block_count": (2, Value.INT64)}, {"n_layer": 2}),
-    ({"llama.rope.dimension_count": None}, {"rope_dim": 16}),
-    ({"llama.rope.dimension_count": u32(8)}, {"rope_dim": 8}),
+    ({"llama.rope.dimension_count": None}, {"rope_dim": HEAD_DIM}),
+    ({"llama.rope.dimension_count": u32(6)}, {"rope_dim": 6}),
     ({"llama.rope.freq_base": None}, {"rope_base": 10000}),
     ({"llama.rope.freq_base": (5e5, Value.FLOAT64)}, {"rope_base": 500000}),
     ({"llama.vocab_size": u32(12345)}, {"n_vocab": N_VOCAB}),
@@ -432,9 +440,9 @@ def test_heads_wider_than_the_model(dump, tmp_path: Path) -> None:
     ({"shapes": {"token_embd.weight": None}}, "the tensor 'token_embd.weight' is missing"),
     ({"shapes": {"blk.1.ffn_up.weight": None}}, "the tensor 'blk.1.ffn_up.weight' is missing"),
     ({"shapes": {"output_norm.weight": None}}, "the tensor 'output_norm.weight' is missing"),
-    ({"shapes": {"token_embd.weight": (41, N_EMBD)}}, "'token_embd.weight' has the shape 64 x 41, expected 64 x 40"),
-    ({"shapes": {"blk.0.attn_q.weight": (N_EMBD, N_EMBD, 1, 2)}}, "has the shape 2 x 1 x 64 x 64, expected 64 x 64"),
-    ({"shapes": {"blk.0.attn_norm.weight": (N_EMBD - 1,)}}, "has the shape 63, expected 64"),
+    ({"shapes": {"token_embd.weight": (41, N_EMBD)}}, "'token_embd.weight' has the shape 32 x 41, expected 32 x 40"),
+    ({"shapes": {"blk.0.attn_q.weight": (N_EMBD, N_EMBD, 1, 2)}}, "has the shape 2 x 1 x 32 x 32, expected 32 x 32"),
+    ({"shapes": {"blk.0.attn_norm.weight": (N_EMBD - 1,)}}, "has the shape 31, expected 32"),
     ({"types": {"attn_norm.weight": Type.Q8_0}}, "'blk.0.attn_norm.weight' is of type Q8_0, expected F32, F16 or BF16"),
     ({"shapes": {"blk.0.ffn_gate_inp.weight": (8, N_EMBD)}}, "the tensor 'blk.0.ffn_gate_inp.weight' is no part of"),
     ({"shapes": {"blk.0.ffn_up.bias": (N_FF,)}}, "the tensor 'blk.0.ffn_up.bias' is no part of"),
@@ -442,9 +450,9 @@ def test_heads_wider_than_the_model(dump, tmp_path: Path) -> None:
     ({"shapes": {"blk.-1.attn_q.weight": (N_EMBD, N_EMBD)}}, "the tensor 'blk.-1.attn_q.weight' is no part of"),
     ({"shapes": {"blk.2.attn_q.weight": (N_EMBD, N_EMBD)}}, "'blk.2.attn_q.weight' is of a layer past"),
     ({"shapes": {"\x1b[2J\u20ac": (32,)}}, r"the tensor '\x1b[2J\xe2\x82\xac' is no part of"),
-    ({"shapes": {"rope_freqs.weight": (8,)}, "values": {"rope_freqs.weight": np.zeros(8, np.float32)}},
+    ({"shapes": {"rope_freqs.weight": (4,)}, "values": {"rope_freqs.weight": np.zeros(4, np.float32)}},
      "'rope_freqs.weight' holds 0"),
-    ({"shapes": {"rope_freqs.weight": (8,)}, "values": {"rope_freqs.weight": np.full(8, np.nan, np.float32)}},
+    ({"shapes": {"rope_freqs.weight": (4,)}, "values": {"rope_freqs.weight": np.full(4, np.nan, np.float32)}},
      "'rope_freqs.weight' holds nan"),
 ], ids=lambda v: v if isinstance(v, str) else "")
 def test_refused_weights(dump, tmp_path: Path, options: dict[str, Any], expected: str) -> None:

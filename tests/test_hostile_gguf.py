@@ -50,6 +50,19 @@ def test_mutations(hostile: Path, model: Path, seed: int) -> None:
     assert counts["tokenizers"] > MUTATIONS / 20
 
 
+def test_truncated_parts(tmp_path: Path) -> None:
+    dump = native.build_sanitized("dump_gguf", ["tests/c/dump_gguf.c", *native.GGUF])
+    first = write_model(tmp_path / "m.gguf", parts=2)
+    second = Path(str(first).replace("-00001-of-", "-00002-of-"))
+    assert "weights" in run(dump, first)
+    for part in [first, second]:
+        whole = part.read_bytes()
+        for n in [0, 3, 24, *range(25, len(whole) - 1, len(whole) // 30), len(whole) - 1]:
+            part.write_bytes(whole[:n])
+            assert len(run(dump, first)["open"]["error"]) > 10, (part.name, n)
+        part.write_bytes(whole)
+
+
 def test_real_model(hostile: Path) -> None:
     stories = native.data("models/stories260K.gguf")
     result = run(hostile, "load", stories)

@@ -109,6 +109,17 @@ static uint64_t use_tokenizer(const lh_tokenizer *t) {
         size_t len = 0;
         if (ok(lh_token_bytes(t, id, &bytes, &len))) sum += sum_bytes(bytes, len);
     }
+    // All tokens as text, in an order that breaks characters apart, then back to ids.
+    lh_detokenizer *d = NULL;
+    CHECK(ok(lh_detokenizer_new(t, true, &d)));
+    for (int64_t i = 0; i < 2 * (int64_t)lh_tokenizer_n_vocab(t); i++) {
+        const char *piece = NULL;
+        size_t len = 0;
+        CHECK(ok(lh_detokenizer_push(d, (int32_t)(i * 7 % lh_tokenizer_n_vocab(t)), &piece, &len)));
+        sum += sum_bytes(piece, len);
+        if (ok(lh_tokenize(t, piece, len, 0, i % 2, ids, 256, &n))) sum += (uint64_t)n;
+    }
+    lh_detokenizer_free(d);
     return sum;
 }
 

@@ -2,7 +2,8 @@
 //
 //     clang -std=c11 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Iruntime \
 //         tests/c/fuzz_gguf.c runtime/{base,quant,gguf*,config,weights,tokenizer*,unicode*}.c -lm -o fuzz_gguf
-//     ./fuzz_gguf -max_len=65536 corpus/
+//     python tests/gguf_files.py seeds/
+//     mkdir corpus; ./fuzz_gguf -max_len=65536 corpus/ seeds/
 #include "exercise_gguf.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
