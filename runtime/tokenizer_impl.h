@@ -7,7 +7,7 @@
 //   tokenizer_spm      SentencePiece BPE
 //   tokenizer_pre      a text into words, as the model's pre-tokenizer does
 //   tokenizer_bpe      byte-level BPE
-//   detokenizer        ids to text
+//   tokenizer_decode   ids to text, one at a time
 #ifndef LH_TOKENIZER_IMPL_H
 #define LH_TOKENIZER_IMPL_H
 
@@ -70,6 +70,7 @@ struct lh_tokenizer {
     uint32_t *ranks;             // (n_vocab) by score, the best is 0
     int32_t byte_ids[256];       // the token of a byte; -1: none. Byte-level BPE: the token of one byte of text
     bool words_are_apart;        // no token has a space after something else
+    bool remove_extra_spaces;    // runs become one space, those at either end go
     // byte-level BPE
     const lh_pretokenizer *pretokenizer;
     bool ignore_merges;          // a word that is a token is that token

@@ -54,16 +54,19 @@ static size_t word_length(const lh_tokenizer *t, const char *text, size_t len) {
 }
 
 lh_status lh_spm_encode(lh_encoder *e, const char *text, size_t len) {
+    const lh_tokenizer *t = e->t;
     LH_TRY(lh_reserve(&e->text, &e->cap_text, len + 1, 0, 1));
     size_t n = 0;
-    if (e->t->add_space_prefix) e->text[n++] = ' ';
+    if (t->add_space_prefix) e->text[n++] = ' ';
     for (size_t i = 0; i < len;) {
-        bool mark = len - i >= 3 && memcmp(text + i, "▁", 3) == 0;
-        e->text[n++] = mark ? ' ' : text[i];
+        bool mark = len - i >= 3 && memcmp(text + i, "▁", 3) == 0, space = mark || text[i] == ' ';
+        bool extra = t->remove_extra_spaces && space && (n == 0 || e->text[n - 1] == ' ');
+        if (!extra) e->text[n++] = space ? ' ' : text[i];
         i += mark ? 3 : 1;
     }
+    if (t->remove_extra_spaces && n > 0 && e->text[n - 1] == ' ') n--;
     for (size_t i = 0, word; i < n; i += word) {
-        word = word_length(e->t, e->text + i, n - i);
+        word = word_length(t, e->text + i, n - i);
         LH_TRY(encode_word(e, e->text + i, word));
     }
     return LH_OK;
