@@ -18,8 +18,6 @@ from gguf_files import (
 )
 from helpers import smollm2
 
-ROPE = {0: "none", 1: "linear", 2: "yarn"}
-
 
 @pytest.fixture(scope="module")
 def dump_program() -> Path:
@@ -128,10 +126,10 @@ def test_models(dump, tmp_path: Path, n_head_kv: int, tied: bool) -> None:
     result = dump(path)
     assert_same(result, path)
     assert result["config"] == pytest.approx({
-        "n_vocab": N_VOCAB, "n_layer": N_LAYER, "n_head": 4, "n_head_kv": n_head_kv, "head_dim": HEAD_DIM, "n_embd": N_EMBD,
-        "n_ff": N_FF, "trained_ctx": CTX, "norm_eps": 1e-5, "rope_dim": HEAD_DIM, "rope_base": 10000, "rope_scaling": 0,
-        "rope_factor": 1, "rope_original_ctx": 0, "rope_attn_factor": 1, "yarn_ext_factor": 1, "yarn_beta_fast": 32,
-        "yarn_beta_slow": 1,
+        "n_vocab": N_VOCAB, "n_layer": N_LAYER, "n_head": 4, "n_head_kv": n_head_kv, "head_dim": HEAD_DIM,
+        "n_embd": N_EMBD, "n_ff": N_FF, "trained_ctx": CTX, "norm_eps": 1e-5, "rope_dim": HEAD_DIM, "rope_base": 10000,
+        "rope_scaling": 0, "rope_factor": 1, "rope_original_ctx": 0, "rope_attn_factor": 1, "yarn_ext_factor": 1,
+        "yarn_beta_fast": 32, "yarn_beta_slow": 1,
     })
 
 
