@@ -243,7 +243,10 @@ class Session:
         return len(wanted) - keep
 
     def rewind(self, n: int) -> None:
-        """Forget the last n tokens, 0 <= n <= position. The logits are gone until something is fed."""
+        """Forget the last n tokens, 0 <= n <= position.
+
+        Logits and selected chunks are those of the token that is last then: it is read again when they are asked for.
+        """
         with self._turn() as pointer:
             check(lib.lh_session_rewind(pointer, n))
             if lib.lh_session_position(pointer) == 0:

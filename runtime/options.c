@@ -30,7 +30,7 @@ __attribute__((format(printf, 2, 3))) static void note(notes *n, const char *for
 static lh_status whole_chunks(const char *name, int32_t tokens, int32_t chunk) {
     if (tokens % chunk == 0) return LH_OK;
     return lh_error(LH_ERR_ARGUMENT, "%s is %d, which is no multiple of the chunk size %d: use %d or %d", name, tokens,
-                    chunk, LH_MAX(tokens / chunk, 1) * chunk, (tokens / chunk + 1) * chunk);
+                    chunk, tokens / chunk * chunk, (tokens / chunk + 1) * chunk);
 }
 
 static lh_status in_range(const char *name, int64_t value, int64_t low, int64_t high) {
@@ -87,7 +87,7 @@ static lh_status resolve_local(lh_session_options *o, notes *n) {
 
 static lh_status resolve_dense_until(lh_session_options *o, notes *n) {
     if (o->dense_until == 0) o->dense_until = o->budget;
-    LH_TRY(in_range("dense_until", o->dense_until, 1, INT32_MAX));
+    LH_TRY(in_range("dense_until", o->dense_until, o->chunk, INT32_MAX));
     LH_TRY(whole_chunks("dense_until", o->dense_until, o->chunk));
     int32_t fitting = LH_MIN(LH_MAX(o->dense_until, o->budget), o->window);
     if (fitting != o->dense_until)

@@ -112,8 +112,33 @@ static lh_status run_batch(lh_session *s, const int32_t *ids, int32_t n, bool wa
     return LH_OK;
 }
 
+// Where summaries are made from queries, those of an unfinished chunk must be kept. A rewind into an earlier chunk has
+// lost them, so the part of that chunk that stays is read again.
+static lh_status rewind_to(lh_session *s, int64_t target) {
+    int32_t chunk = s->options.chunk;
+    bool lost = s->kv.shape.keep_queries && lh_chunk_of(target, chunk) != lh_chunk_of(s->kv.position, chunk);
+    int32_t again = lost ? lh_offset_of(target, chunk) : 0;
+    s->kv.position = target - again;
+    while (s->kv.position < target) {
+        int32_t rows = (int32_t)LH_MIN(target - s->kv.position, (int64_t)s->options.batch);
+        LH_TRY(run_batch(s, s->ids + s->kv.position, rows, false, NULL));
+    }
+    s->has_logits = false;
+    s->longheads.last_position = -1;
+    return LH_OK;
+}
+
+// After a rewind or a load the last token is still in the cache, but what it led to is not: it is read again.
+static lh_status restore_last(lh_session *s) {
+    if (s->kv.position == 0) return LH_OK;
+    int32_t last = s->ids[s->kv.position - 1];
+    LH_TRY(rewind_to(s, s->kv.position - 1));
+    return run_batch(s, &last, 1, true, NULL);
+}
+
 static lh_status run(lh_session *s, const int32_t *ids, int64_t n, float *logprobs) {
     LH_TRY(check_ids(s, ids, n));
+    if (logprobs && !s->has_logits) LH_TRY(restore_last(s));
     for (int64_t i = 0; i < n; i += s->options.batch) {
         int32_t rows = (int32_t)LH_MIN(n - i, (int64_t)s->options.batch);
         // Scores of a batch's first id need the logits of the batch before it.
@@ -142,27 +167,11 @@ lh_status lh_session_score(lh_session *s, const int32_t *ids, int64_t n, float *
 
 lh_status lh_session_logits(lh_session *s, const float **out) {
     LH_TRY(lh_session_enter(s));
-    lh_status status = LH_OK;
-    if (s->has_logits) *out = s->logits;
-    else status = lh_error(LH_ERR_STATE, "there are no logits yet: feed at least one id (after a rewind, too)");
+    lh_status status = s->has_logits ? LH_OK : restore_last(s);
+    if (status == LH_OK && !s->has_logits) status = lh_error(LH_ERR_STATE, "there are no logits yet: feed at least one id");
+    if (status == LH_OK) *out = s->logits;
     lh_session_leave(s);
     return status;
-}
-
-// Where summaries are made from queries, those of an unfinished chunk must be kept. A rewind into an earlier chunk has
-// lost them, so the part of that chunk that stays is read again.
-static lh_status rewind_to(lh_session *s, int64_t target) {
-    int32_t chunk = s->options.chunk;
-    bool lost = s->kv.shape.keep_queries && lh_chunk_of(target, chunk) != lh_chunk_of(s->kv.position, chunk);
-    int32_t again = lost ? lh_offset_of(target, chunk) : 0;
-    s->kv.position = target - again;
-    while (s->kv.position < target) {
-        int32_t rows = (int32_t)LH_MIN(target - s->kv.position, (int64_t)s->options.batch);
-        LH_TRY(run_batch(s, s->ids + s->kv.position, rows, false, NULL));
-    }
-    s->has_logits = false;
-    s->longheads.last_position = -1;
-    return LH_OK;
 }
 
 lh_status lh_session_rewind(lh_session *s, int64_t n) {
@@ -178,10 +187,10 @@ lh_status lh_session_rewind(lh_session *s, int64_t n) {
 
 lh_status lh_session_selected(lh_session *s, int32_t *out, int32_t *k) {
     LH_TRY(lh_session_enter(s));
-    lh_status status = LH_OK;
-    if (s->longheads.last_position < 0)
-        status = lh_error(LH_ERR_STATE, "no chunks were selected yet: feed at least one id (after a rewind or a load, too)");
-    else if (out) status = lh_longheads_selected(&s->longheads, out);
+    lh_status status = s->longheads.last_position < 0 ? restore_last(s) : LH_OK;
+    if (status == LH_OK && s->longheads.last_position < 0)
+        status = lh_error(LH_ERR_STATE, "no chunks were selected yet: feed at least one id");
+    if (status == LH_OK && out) status = lh_longheads_selected(&s->longheads, out);
     *k = lh_longheads_width(&s->longheads);
     lh_session_leave(s);
     return status;

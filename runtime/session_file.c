@@ -1,5 +1,7 @@
 // Sessions on disk: a header that names the model and the settings, the ids, the logits, the cache, a checksum.
+#define _POSIX_C_SOURCE 200809L
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "model.h"
@@ -133,14 +135,15 @@ static lh_status write_all(lh_session *s, stream *out) {
 static lh_status save(lh_session *s, const char *path) {
     // Under its final name only when whole.
     size_t len = strlen(path);
-    char *partial = lh_alloc(len + 6, 1);
+    char *partial = lh_alloc(len + sizeof ".XXXXXX", 1);
     char *stage = lh_alloc(1, STAGE_BYTES);
     lh_status status = partial && stage ? LH_OK : LH_ERR_MEMORY;
     FILE *f = NULL;
     if (status == LH_OK) {
         memcpy(partial, path, len);
-        memcpy(partial + len, ".part", 6);
-        f = fopen(partial, "wbe");
+        memcpy(partial + len, ".XXXXXX", sizeof ".XXXXXX");
+        int fd = mkstemp(partial);
+        f = fd < 0 ? NULL : fdopen(fd, "wb");
         if (!f) status = lh_error(LH_ERR_IO, "%s cannot be created: check the folder and its permissions", path);
     }
     if (f) {
@@ -189,9 +192,9 @@ static lh_status skip_device(void *arg, void *device, size_t bytes) {
     return LH_OK;
 }
 
-// Everything that can be wrong with a file is found before the session is touched: this reads it to its end. ids and
-// logits are the session's next ones; *cache_at is where the cache begins.
-static lh_status verify(lh_session *s, stream *in, header *h, int32_t *ids, float *logits, long *cache_at) {
+// Everything that can be wrong with a file is found before the session is touched: this reads it to its end and goes
+// back to where the cache begins. ids and logits are the session's next ones.
+static lh_status verify(lh_session *s, stream *in, header *h, int32_t *ids, float *logits) {
     if (fread(h, 1, sizeof *h, in->f) != sizeof *h) return lh_error(LH_ERR_FORMAT, "%s is no saved session: it is too short", in->path);
     LH_TRY(check_header(s, in->path, h));
     in->sum = hash(0, h, sizeof *h);
@@ -200,18 +203,18 @@ static lh_status verify(lh_session *s, stream *in, header *h, int32_t *ids, floa
     for (int64_t i = 0; i < h->position; i++)
         if (ids[i] < 0 || ids[i] >= n_vocab) return lh_error(LH_ERR_FORMAT, "%s holds an id outside the vocabulary: it is damaged", in->path);
     if (h->has_logits) LH_TRY(get(in, logits, (size_t)n_vocab * sizeof *logits));
-    *cache_at = ftell(in->f);
+    long cache_at = ftell(in->f);
     LH_TRY(lh_kv_each(&s->kv, h->position, skip_device, in));
     uint64_t expected = in->sum, found;
     LH_TRY(get(in, &found, sizeof found));
     if (found != expected) return lh_error(LH_ERR_FORMAT, "%s is damaged: its checksum does not fit", in->path);
     if (fgetc(in->f) != EOF) return lh_error(LH_ERR_FORMAT, "%s goes on after its end: it is damaged", in->path);
+    if (fseek(in->f, cache_at, SEEK_SET) != 0) return lh_error(LH_ERR_IO, "%s cannot be read twice: it is no regular file", in->path);
     return LH_OK;
 }
 
-static lh_status take_over(lh_session *s, stream *in, const header *h, long cache_at) {
+static lh_status take_over(lh_session *s, stream *in, const header *h) {
     lh_session_clear(s);
-    if (fseek(in->f, cache_at, SEEK_SET) != 0) return lh_error(LH_ERR_IO, "%s cannot be read twice: it is no regular file", in->path);
     LH_TRY(lh_kv_each(&s->kv, h->position, get_device, in));
     s->kv.position = h->position;
     s->has_logits = h->has_logits;
@@ -225,8 +228,7 @@ static lh_status load(lh_session *s, const char *path) {
     int32_t *ids = lh_alloc((size_t)s->options.ctx, sizeof *ids);
     float *logits = lh_alloc((size_t)s->model->config.n_vocab, sizeof *logits);
     header h;
-    long cache_at = 0;
-    lh_status status = in.stage && ids && logits ? verify(s, &in, &h, ids, logits, &cache_at) : LH_ERR_MEMORY;
+    lh_status status = in.stage && ids && logits ? verify(s, &in, &h, ids, logits) : LH_ERR_MEMORY;
     if (status == LH_OK) {
         // From here the file is known to be good.
         int32_t *old_ids = s->ids;
@@ -235,7 +237,7 @@ static lh_status load(lh_session *s, const char *path) {
         s->logits = logits;
         ids = old_ids;
         logits = old_logits;
-        status = take_over(s, &in, &h, cache_at);
+        status = take_over(s, &in, &h);
     }
     lh_free(logits);
     lh_free(ids);

@@ -12,6 +12,8 @@
 // Rows of queries, accumulators and panels are this many floats apart or a multiple: whole vectors on every machine.
 #define LH_PAD 16
 
+#define LH_F16_MAX 65504.0f
+
 // Some rows of queries against some keys: one step of an online softmax (Milakov and Gimelshein, arXiv 1805.02867).
 typedef struct lh_tile {
     int32_t rows, n_keys;     // n_keys <= LH_TILE_KEYS
@@ -33,7 +35,7 @@ static inline size_t lh_tile_scratch(int32_t rows, int32_t stride) {
 typedef struct lh_attention_kernels {
     // y[j] = scale * (x[j] * table[0][j] + sign * x[j ^ 1] * table[1][j]); table (2, dim), see rope.h. y may not be x.
     void (*rotate)(const float *x, const float *table, float sign, float scale, int32_t dim, float *y);
-    // n floats into the cache's type and back.
+    // n floats into the cache's type and back. F16 saturates: an infinity would turn weights of 0 into NaN.
     void (*store)(const float *x, int32_t n, lh_kv_type type, void *out);
     void (*load)(const void *x, int32_t n, lh_kv_type type, float *out);
     void (*attend)(const lh_tile *t, float *scratch);

@@ -43,8 +43,9 @@ static void store_simd(const float *x, int32_t n, lh_kv_type type, void *out) {
     }
     uint16_t *half = out;
     int32_t i = 0;
-    for (; i + VN <= n; i += VN) vf_store_f16(half + i, vf_load(x + i));
-    for (; i < n; i++) half[i] = lh_f32_to_f16(x[i]);
+    vf most = vf_set1(LH_F16_MAX), least = vf_set1(-LH_F16_MAX);
+    for (; i + VN <= n; i += VN) vf_store_f16(half + i, vf_min(vf_max(vf_load(x + i), least), most));
+    for (; i < n; i++) half[i] = lh_f32_to_f16(fminf(fmaxf(x[i], -LH_F16_MAX), LH_F16_MAX));
 }
 
 static void load_simd(const void *x, int32_t n, lh_kv_type type, float *out) {

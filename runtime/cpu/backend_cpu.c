@@ -62,7 +62,12 @@ static void cpu_unload(lh_backend *b, lh_tensor *t) {
     (void)t;
 }
 
-static void cpu_begin(lh_backend *b) { pthread_mutex_lock(&((lh_cpu *)b)->turn); }
+static void cpu_begin(lh_backend *b) {
+    lh_cpu *c = (lh_cpu *)b;
+    pthread_mutex_lock(&c->turn);
+    lh_threads_check_fork(c->threads);
+}
+
 static void cpu_end(lh_backend *b) { pthread_mutex_unlock(&((lh_cpu *)b)->turn); }
 
 static void cpu_free(lh_backend *b) {

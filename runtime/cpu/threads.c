@@ -43,6 +43,7 @@ struct lh_threads {
     pthread_cond_t wake;
     int n_workers;                         // started
     worker *workers;
+    pid_t owner;                           // a fork has the pool, but not its threads
 };
 
 static uint32_t round_of(unsigned long long ticket) { return (uint32_t)(ticket >> 32); }
@@ -125,6 +126,16 @@ void lh_threads_for(lh_threads *t, int64_t n_pieces, lh_task task, void *arg) {
     }
 }
 
+void lh_threads_check_fork(lh_threads *t) {
+    if (t->owner == getpid()) return;
+    t->owner = getpid();
+    t->n = 1;
+    t->n_workers = 0;
+    // The parent's sleepers are in these.
+    pthread_mutex_init(&t->mutex, NULL);
+    pthread_cond_init(&t->wake, NULL);
+}
+
 int lh_threads_count(const lh_threads *t) { return t->n; }
 
 lh_status lh_threads_new(int n, lh_threads **out) {
@@ -136,6 +147,7 @@ lh_status lh_threads_new(int n, lh_threads **out) {
         return LH_ERR_MEMORY;
     }
     t->n = n;
+    t->owner = getpid();
     t->workers = workers;
     pthread_mutex_init(&t->mutex, NULL);
     pthread_cond_init(&t->wake, NULL);
@@ -154,6 +166,7 @@ lh_status lh_threads_new(int n, lh_threads **out) {
 
 void lh_threads_free(lh_threads *t) {
     if (!t) return;
+    lh_threads_check_fork(t);
     atomic_store(&t->stop, true);
     // Those that spin see a new round, those that sleep are woken.
     close_round(t);

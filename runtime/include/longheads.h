@@ -122,7 +122,8 @@ LH_API lh_status lh_session_feed(lh_session *s, const int32_t *ids, int64_t n);
 LH_API lh_status lh_session_score(lh_session *s, const int32_t *ids, int64_t n, float *logprobs);
 LH_API lh_status lh_session_logits(lh_session *s, const float **out);  // (n_vocab,), valid until the next call
 LH_API int64_t lh_session_position(const lh_session *s);
-// Forget the last n tokens. Logits are gone until something is fed.
+// Forget the last n tokens. Logits and selected chunks are those of the token that is last then (it is read again when
+// they are asked for).
 LH_API lh_status lh_session_rewind(lh_session *s, int64_t n);
 // Chunks attended by the last token, (n_layer, n_head, *k), ascending, -1 where unused. out may be NULL to ask for *k.
 LH_API lh_status lh_session_selected(lh_session *s, int32_t *out, int32_t *k);
