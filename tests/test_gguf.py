@@ -6,6 +6,7 @@ import json
 import shutil
 import struct
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def value_bytes(field: Any) -> bytes:
 def assert_same_containers(result: dict[str, Any], readers: list[Any]) -> None:
     fields = {k: f for k, f in readers[0].fields.items() if not k.startswith("GGUF.")}
     assert [text(m["key"]) for m in result["metadata"]] == list(fields)
-    for found, (key, field) in zip(result["metadata"], fields.items()):
+    for found, (key, field) in zip(result["metadata"], fields.items(), strict=True):
         assert found["found"], key
         assert found["type"] == field.types[0], key
         assert found["elem_type"] == field.types[-1], key
@@ -81,7 +82,7 @@ def assert_same_containers(result: dict[str, Any], readers: list[Any]) -> None:
         assert bytes.fromhex(found["data"]) == value_bytes(field), key
     tensors = [t for r in readers for t in r.tensors]
     assert [text(t["name"]) for t in result["tensors"]] == [t.name for t in tensors]
-    for found, tensor in zip(result["tensors"], tensors):
+    for found, tensor in zip(result["tensors"], tensors, strict=True):
         assert found["found"], tensor.name
         assert found["type"] == tensor.tensor_type.name, tensor.name
         assert found["shape"] == tensor.shape.tolist(), tensor.name
@@ -295,8 +296,8 @@ def tensor(name: bytes, shape: list[int], kind: int = Type.F32, offset: int = 0,
     return string(name) + struct.pack(f"<I{len(shape)}QIQ", dims, *shape, kind, offset)
 
 
-def container(entries: list[bytes], tensors: list[bytes] = [], data: bytes = b"", n_entries: int | None = None,
-              n_tensors: int | None = None) -> bytes:
+def container(entries: Sequence[bytes], tensors: Sequence[bytes] = (), data: bytes = b"",
+              n_entries: int | None = None, n_tensors: int | None = None) -> bytes:
     head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors) if n_tensors is None else n_tensors,
                                  len(entries) if n_entries is None else n_entries)
     head += b"".join(entries) + b"".join(tensors)
