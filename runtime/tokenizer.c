@@ -58,7 +58,8 @@ lh_status lh_tokenize(const lh_tokenizer *t, const char *text, size_t len, int b
     *n = 0;
     // Positions are 32-bit numbers.
     if (len >= INT32_MAX)
-        return lh_error(LH_ERR_ARGUMENT, "a text of %zu bytes is too long, at most %d: tokenize it in parts", len, INT32_MAX - 1);
+        return lh_error(LH_ERR_ARGUMENT, "a text of %zu bytes is too long, at most %d: tokenize it in parts", len,
+                        INT32_MAX - 1);
     if (bos == 1 && t->bos < 0)
         return lh_error(LH_ERR_ARGUMENT, "this vocabulary has no token that begins a text (BOS): tokenize without it");
     lh_encoder e = {.t = t, .ids = ids, .cap = cap};

@@ -87,7 +87,7 @@ int32_t lh_token_find(const lh_tokenizer *t, const char *bytes, size_t len);
 // The merge of two tokens, or NULL.
 const struct lh_merge_slot *lh_merge_find(const lh_tokenizer *t, int32_t left, int32_t right);
 
-// --- one call of lh_tokenize -------------------------------------------------------------------------------------
+// --- one call of lh_tokenize ----------------------------------------------------------------------------------------
 
 // A binary heap, lowest key first.
 typedef struct lh_heap {
@@ -143,7 +143,7 @@ lh_status lh_merge_symbols(lh_encoder *e, const char *text, lh_merge_rule rule);
 lh_status lh_spm_encode(lh_encoder *e, const char *text, size_t len);
 lh_status lh_bpe_encode(lh_encoder *e, const char *text, size_t len);
 
-// --- special tokens ----------------------------------------------------------------------------------------------
+// --- special tokens -------------------------------------------------------------------------------------------------
 
 // A special token written at text[start, start + len).
 typedef struct lh_special_match {
@@ -155,9 +155,10 @@ typedef struct lh_special_match {
 lh_status lh_special_build(lh_special_set *set, const struct lh_special *all, int32_t n, const bool *wanted);
 // In order of start; *matches is the caller's to lh_free. The longest tokens are matched first wherever they are, then
 // the next longer ones in what is left.
-lh_status lh_special_find(const lh_special_set *set, const char *text, size_t len, lh_special_match **matches, size_t *n);
+lh_status lh_special_find(const lh_special_set *set, const char *text, size_t len, lh_special_match **matches,
+                          size_t *n);
 
-// --- pre-tokenizers ----------------------------------------------------------------------------------------------
+// --- pre-tokenizers -------------------------------------------------------------------------------------------------
 
 // One regular expression of a pre-tokenizer: where the first piece of [p, end), p < end, ends. A piece is a match, or
 // what lies before the first match.

@@ -21,7 +21,8 @@ lh_status lh_reserve(void *items, size_t *cap, size_t need, size_t used, size_t 
 lh_status lh_heap_push(lh_heap *h, struct lh_heap_item item) {
     LH_TRY(lh_reserve(&h->items, &h->cap, h->n + 1, h->n, sizeof *h->items));
     size_t i = h->n++;
-    for (size_t parent; i > 0 && h->items[parent = (i - 1) / 4].key > item.key; i = parent) h->items[i] = h->items[parent];
+    for (size_t parent; i > 0 && h->items[parent = (i - 1) / 4].key > item.key; i = parent)
+        h->items[i] = h->items[parent];
     h->items[i] = item;
     return LH_OK;
 }
@@ -55,7 +56,8 @@ static lh_status offer(lh_encoder *e, const char *text, lh_merge_rule rule, int3
     int32_t merged;
     if (!rule(e->t, text, l, r, &rank, &merged)) return LH_OK;
     // The key orders by rank, then from left to right.
-    return lh_heap_push(&e->heap, (struct lh_heap_item){(uint64_t)rank << 32 | (uint32_t)left, l->len + r->len, merged});
+    uint64_t key = (uint64_t)rank << 32 | (uint32_t)left;
+    return lh_heap_push(&e->heap, (struct lh_heap_item){key, l->len + r->len, merged});
 }
 
 lh_status lh_merge_symbols(lh_encoder *e, const char *text, lh_merge_rule rule) {

@@ -1,6 +1,6 @@
 // Pre-tokenizers: how a text is split into words before byte-level BPE. Files name them; what the names mean are the
-// regular expressions that the models were published with, written here as code that reads each character once or twice.
-// Several expressions in a row split each other's pieces.
+// regular expressions that the models were published with, written here as code that reads each character once or
+// twice. Several expressions in a row split each other's pieces.
 //
 // A character that is no UTF-8 counts as U+FFFD, a symbol, byte by byte.
 #include <stdio.h>
@@ -38,7 +38,7 @@ static inline const char *skip_not(const char *p, const char *end, int classes) 
 
 static inline bool is_newline(int32_t code_point) { return code_point == '\r' || code_point == '\n'; }
 
-// --- parts that many expressions share -----------------------------------------------------------------------------
+// --- parts that many expressions share ------------------------------------------------------------------------------
 
 // 's|'t|'re|'ve|'m|'ll|'d at p; folded: in any case, which for s includes U+017F. NULL: not here.
 static const char *contraction(const char *p, const char *end, bool folded) {
@@ -95,7 +95,7 @@ static bool is_lead(const char *p, const char *end) {
     return c.len && !(c.class & (LH_LETTER | LH_NUMBER)) && !is_newline(c.code_point);
 }
 
-// --- GPT-2 ---------------------------------------------------------------------------------------------------------
+// --- GPT-2 ----------------------------------------------------------------------------------------------------------
 
 // 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
 static const char *gpt2(const char *p, const char *end) {
@@ -111,7 +111,8 @@ static const char *gpt2(const char *p, const char *end) {
 
 // --- Llama 3 and its kin --------------------------------------------------------------------------------------------
 
-// (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,most}| ?[^\s\p{L}\p{N}]+[tail]*|\s*[\r\n]+|\s+(?!\S)|\s+
+// (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,most}| ?[^\s\p{L}\p{N}]+[tail]*|
+// \s*[\r\n]+|\s+(?!\S)|\s+
 static inline const char *cl100k(const char *p, const char *end, int most, const char *tail) {
     const char *q = contraction(p, end, true);
     if (q) return q;
@@ -127,7 +128,7 @@ static const char *qwen2(const char *p, const char *end) { return cl100k(p, end,
 static const char *seed_coder(const char *p, const char *end) { return cl100k(p, end, 1, ""); }
 static const char *minicpm5(const char *p, const char *end) { return cl100k(p, end, INT32_MAX, "\r\n"); }
 
-// --- Tekken, GPT-4o ---------------------------------------------------------------------------------------------------
+// --- Tekken, GPT-4o -------------------------------------------------------------------------------------------------
 
 enum {
     UPPERS = LH_UPPER | LH_CASELESS | LH_MARK,  // [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]
@@ -182,7 +183,7 @@ static const char *gpt4o(const char *p, const char *end) {
     return lines_or_spaces(p, end);
 }
 
-// --- single classes ---------------------------------------------------------------------------------------------------
+// --- single classes -------------------------------------------------------------------------------------------------
 // Expressions that match one class of characters; what they leave is a piece, too.
 
 typedef bool (*character_set)(character c);
@@ -245,7 +246,7 @@ static const char *three_digits(const char *p, const char *end) {
     return p;
 }
 
-// --- DeepSeek ---------------------------------------------------------------------------------------------------------
+// --- DeepSeek -------------------------------------------------------------------------------------------------------
 
 typedef struct {
     int32_t first, last;
@@ -288,7 +289,8 @@ static bool is_deepseek_letter(character c) { return IS_ONE_OF(c.code_point, dee
 
 // [!-/:-~！-／：-～‘-‟　-。]
 static bool is_deepseek_mark(character c) {
-    static const code_points ranges[] = {{'!', '/'}, {':', '~'}, {0x2018, 0x201F}, {0x3000, 0x3002}, {0xFF01, 0xFF0F}, {0xFF1A, 0xFF5E}};
+    static const code_points ranges[] = {{'!', '/'},       {':', '~'},       {0x2018, 0x201F},
+                                         {0x3000, 0x3002}, {0xFF01, 0xFF0F}, {0xFF1A, 0xFF5E}};
     return IS_ONE_OF(c.code_point, ranges);
 }
 // [一-龥ࠀ-一가-퟿]
@@ -304,9 +306,13 @@ static const char *each_newline(const char *p, const char *end) {
     return p;
 }
 // \s?[letters]+
-static const char *deepseek_words(const char *p, const char *end) { return led_run(p, end, is_space, is_deepseek_letter); }
+static const char *deepseek_words(const char *p, const char *end) {
+    return led_run(p, end, is_space, is_deepseek_letter);
+}
 // \s?[marks]+
-static const char *deepseek_marks(const char *p, const char *end) { return led_run(p, end, is_space, is_deepseek_mark); }
+static const char *deepseek_marks(const char *p, const char *end) {
+    return led_run(p, end, is_space, is_deepseek_mark);
+}
 // \s+$
 static const char *trailing_spaces(const char *p, const char *end) {
     const char *q = p, *last = end;
@@ -324,7 +330,7 @@ static const char *coder_words(const char *p, const char *end) { return led_run(
 // \s?\p{P}+
 static const char *coder_marks(const char *p, const char *end) { return led_run(p, end, is_space, is_punctuation); }
 
-// --- Viking, Poro -------------------------------------------------------------------------------------------------------
+// --- Viking, Poro ---------------------------------------------------------------------------------------------------
 
 // [^(\s|.,!?…。，、।۔،)]
 static bool is_viking_word(character c) {
@@ -335,7 +341,7 @@ static bool is_viking_word(character c) {
 //  ?[word]+
 static const char *viking(const char *p, const char *end) { return led_run(p, end, is_blank, is_viking_word); }
 
-// --- names ----------------------------------------------------------------------------------------------------------------
+// --- names ----------------------------------------------------------------------------------------------------------
 
 static const lh_pretokenizer pretokenizers[] = {
     {"default", {default_marks, gpt2, all_numbers, three_digits}, false, false},
@@ -386,8 +392,8 @@ static const lh_pretokenizer pretokenizers[] = {
 enum { N_PRETOKENIZERS = sizeof pretokenizers / sizeof *pretokenizers };
 
 const lh_pretokenizer *lh_pretokenizer_find(const char *name, size_t len) {
-    for (size_t i = 0; i < N_PRETOKENIZERS; i++)
-        if (strlen(pretokenizers[i].name) == len && memcmp(pretokenizers[i].name, name, len) == 0) return &pretokenizers[i];
+    for (const lh_pretokenizer *p = pretokenizers; p < pretokenizers + N_PRETOKENIZERS; p++)
+        if (strlen(p->name) == len && memcmp(p->name, name, len) == 0) return p;
     return NULL;
 }
 

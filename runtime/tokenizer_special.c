@@ -90,7 +90,8 @@ static lh_status find(const lh_special_set *set, const char *text, size_t len, l
     return LH_OK;
 }
 
-lh_status lh_special_find(const lh_special_set *set, const char *text, size_t len, lh_special_match **matches, size_t *n) {
+lh_status lh_special_find(const lh_special_set *set, const char *text, size_t len, lh_special_match **matches,
+                          size_t *n) {
     *matches = NULL;
     *n = 0;
     if (set->n == 0) return LH_OK;

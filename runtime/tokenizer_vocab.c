@@ -13,14 +13,14 @@ enum { MAX_TOKENS = 1 << 24, MAX_MERGES = 1 << 26 };
 // Tokens that end a generation whatever the file says about them: ends of a turn, of a message, of a text, and marks
 // that code models put between files. Many files give their type wrong, so they are control tokens by their text.
 static const char *const end_texts[] = {
-    "</s>", "<eos>", "[EOS]", "<EOT>", "_<EOT>", "[EOT]", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>",
-    "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>", "<end_of_utterance>",
+    "</s>", "<eos>", "[EOS]", "<EOT>", "_<EOT>", "[EOT]", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>",
+    "<|eom_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>", "<end_of_utterance>",
     "<｜end▁of▁sentence｜>",
     "<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]",
     "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>",
 };
 
-// --- look-up -------------------------------------------------------------------------------------------------------
+// --- look-up --------------------------------------------------------------------------------------------------------
 
 static uint32_t hash_bytes(const char *bytes, size_t len) {
     uint32_t h = 2166136261u;  // FNV-1a, with its high bits folded into the low ones that the mask keeps
@@ -65,7 +65,7 @@ static uint32_t slots_for(uint64_t n) {
     return slots;
 }
 
-// --- reading -------------------------------------------------------------------------------------------------------
+// --- reading --------------------------------------------------------------------------------------------------------
 
 // The file's side of the vocabulary, while it is being read.
 typedef struct {
@@ -83,23 +83,26 @@ static lh_status read_model(lh_tokenizer *t, source *s) {
     size_t len = 0;
     LH_TRY(lh_gguf_string(s->g, "tokenizer.ggml.model", &name, &len));
     if (!name)
-        return lh_error(LH_ERR_FORMAT, "tokenizer.ggml.model is missing: the file has no vocabulary; convert the model again");
+        return lh_error(LH_ERR_FORMAT, "tokenizer.ggml.model is missing: the file has no vocabulary, convert the model "
+                                       "again");
     if (len == 5 && memcmp(name, "llama", 5) == 0)
         t->model = LH_TOKENIZER_SPM;
     else if (len == 4 && memcmp(name, "gpt2", 4) == 0)
         t->model = LH_TOKENIZER_BPE;
     else
-        return lh_error(LH_ERR_UNSUPPORTED, "the tokenizer is %s, expected 'llama' (SentencePiece BPE) or 'gpt2' (byte-level BPE)",
-                        lh_quote(name, len).text);
+        return lh_error(LH_ERR_UNSUPPORTED, "the tokenizer is %s, expected 'llama' (SentencePiece BPE) or 'gpt2' "
+                                            "(byte-level BPE)", lh_quote(name, len).text);
     return LH_OK;
 }
 
 // An array that has to be as long as the vocabulary; NULL if the file lacks it.
-static lh_status read_parallel(const lh_tokenizer *t, const source *s, const char *key, lh_gguf_type type, const void **data) {
+static lh_status read_parallel(const lh_tokenizer *t, const source *s, const char *key, lh_gguf_type type,
+                               const void **data) {
     uint64_t count = 0;
     LH_TRY(lh_gguf_array(s->g, key, type, data, &count));
     if (*data && count != (uint64_t)t->n_vocab)
-        return lh_error(LH_ERR_FORMAT, "%s has %" PRIu64 " entries, expected one for each of the %d tokens", key, count, t->n_vocab);
+        return lh_error(LH_ERR_FORMAT, "%s has %" PRIu64 " entries, expected one for each of the %d tokens", key, count,
+                        t->n_vocab);
     return LH_OK;
 }
 
@@ -108,7 +111,8 @@ static lh_status read_tokens(lh_tokenizer *t, source *s) {
     uint64_t count = 0, total = 0;
     LH_TRY(lh_gguf_array(s->g, "tokenizer.ggml.tokens", LH_GGUF_STRING, &cursor, &count));
     if (count == 0 || count > MAX_TOKENS)
-        return lh_error(LH_ERR_FORMAT, "tokenizer.ggml.tokens has %" PRIu64 " tokens, expected 1 to %d", count, MAX_TOKENS);
+        return lh_error(LH_ERR_FORMAT, "tokenizer.ggml.tokens has %" PRIu64 " tokens, expected 1 to %d", count,
+                        MAX_TOKENS);
     t->n_vocab = (int32_t)count;
     s->tokens = lh_alloc(count, sizeof *s->tokens);
     if (!s->tokens) return LH_ERR_MEMORY;
@@ -121,7 +125,7 @@ static lh_status read_tokens(lh_tokenizer *t, source *s) {
     LH_TRY(read_parallel(t, s, "tokenizer.ggml.token_type", LH_GGUF_I32, &s->types));
     LH_TRY(read_parallel(t, s, "tokenizer.ggml.scores", LH_GGUF_F32, &s->scores));
     if (t->model == LH_TOKENIZER_SPM && !s->scores)
-        return lh_error(LH_ERR_FORMAT, "tokenizer.ggml.scores is missing, and a 'llama' tokenizer cannot work without it");
+        return lh_error(LH_ERR_FORMAT, "tokenizer.ggml.scores is missing, and a 'llama' tokenizer needs it");
     t->bytes = lh_alloc((size_t)total, 1);
     t->offsets = lh_alloc(count + 1, sizeof *t->offsets);
     t->types = lh_alloc(count, sizeof *t->types);
@@ -169,7 +173,8 @@ static lh_status read_options(lh_tokenizer *t, source *s) {
         if (!t->pretokenizer) {
             char known[800];
             lh_pretokenizer_names(known, sizeof known);
-            return lh_error(LH_ERR_UNSUPPORTED, "the pre-tokenizer is %s, expected one of: %s", lh_quote(name, len).text, known);
+            return lh_error(LH_ERR_UNSUPPORTED, "the pre-tokenizer is %s, expected one of: %s",
+                            lh_quote(name, len).text, known);
         }
         t->ignore_merges = t->pretokenizer->ignore_merges;
     }
@@ -224,7 +229,7 @@ static lh_status settle_types(lh_tokenizer *t, const source *s) {
     return LH_OK;
 }
 
-// --- what tokens stand for -----------------------------------------------------------------------------------------
+// --- what tokens stand for ------------------------------------------------------------------------------------------
 
 // Byte-level BPE writes bytes as printable characters: most as the character of that number, the others, in order, as
 // those from 256 on. -1: no byte is written so.
@@ -299,13 +304,17 @@ static lh_status settle_bytes(lh_tokenizer *t, const source *s) {
     return LH_OK;
 }
 
+static bool is_special(const lh_tokenizer *t, const source *s, int32_t id) {
+    lh_token_type type = t->types[id];
+    return s->tokens[id].len > 0 &&
+           (type == LH_TOKEN_CONTROL || type == LH_TOKEN_UNKNOWN || type == LH_TOKEN_USER_DEFINED);
+}
+
 static lh_status settle_special(lh_tokenizer *t, const source *s) {
     int32_t n = 0;
     size_t total = 0;
     for (int32_t id = 0; id < t->n_vocab; id++) {
-        lh_token_type type = t->types[id];
-        if (s->tokens[id].len == 0 || (type != LH_TOKEN_CONTROL && type != LH_TOKEN_UNKNOWN && type != LH_TOKEN_USER_DEFINED))
-            continue;
+        if (!is_special(t, s, id)) continue;
         n++;
         total += s->tokens[id].len;
     }
@@ -316,11 +325,10 @@ static lh_status settle_special(lh_tokenizer *t, const source *s) {
     n = 0;
     char *text = t->special_text;
     for (int32_t id = 0; id < t->n_vocab && status == LH_OK; id++) {
-        lh_token_type type = t->types[id];
+        if (!is_special(t, s, id)) continue;
         size_t len = s->tokens[id].len;
-        if (len == 0 || (type != LH_TOKEN_CONTROL && type != LH_TOKEN_UNKNOWN && type != LH_TOKEN_USER_DEFINED)) continue;
         memcpy(text, s->tokens[id].text, len);
-        wanted[n] = type == LH_TOKEN_USER_DEFINED;
+        wanted[n] = t->types[id] == LH_TOKEN_USER_DEFINED;
         all[n++] = (struct lh_special){text, (uint32_t)len, id};
         text += len;
     }
@@ -332,7 +340,7 @@ static lh_status settle_special(lh_tokenizer *t, const source *s) {
     return status;
 }
 
-// --- SentencePiece ---------------------------------------------------------------------------------------------------
+// --- SentencePiece --------------------------------------------------------------------------------------------------
 
 typedef struct {
     float score;
@@ -380,11 +388,31 @@ static lh_status settle_spm(lh_tokenizer *t, const source *s) {
         }
     }
     if (n_bytes < 256 && t->unknown < 0)
-        return lh_error(LH_ERR_FORMAT, "the vocabulary has %d of 256 byte tokens and no unknown token: text could be lost", n_bytes);
+        return lh_error(LH_ERR_FORMAT, "the vocabulary has %d of 256 byte tokens and no unknown token: text could be "
+                                       "lost", n_bytes);
     return LH_OK;
 }
 
-// --- byte-level BPE ----------------------------------------------------------------------------------------------------
+// --- byte-level BPE -------------------------------------------------------------------------------------------------
+
+// Put one "left right" into the map. merged: scratch, as long as the text.
+static lh_status add_merge(lh_tokenizer *t, const char *text, size_t len, uint64_t rank, char *merged) {
+    const char *space = len > 1 ? memchr(text + 1, ' ', len - 1) : NULL;
+    if (!space)
+        return lh_error(LH_ERR_FORMAT, "merge %" PRIu64 " is %s, expected two tokens with a space between", rank,
+                        lh_quote(text, len).text);
+    int64_t n_left = decode_bytes(text, (size_t)(space - text), merged);
+    int64_t n_right = n_left < 0 ? -1 : decode_bytes(space + 1, (size_t)(text + len - space - 1), merged + n_left);
+    if (n_right < 0) return LH_OK;
+    // Merges of what the vocabulary lacks lead to nothing that has an id.
+    int32_t left = lh_token_find(t, merged, (size_t)n_left);
+    int32_t right = lh_token_find(t, merged + n_left, (size_t)n_right);
+    int32_t both = lh_token_find(t, merged, (size_t)(n_left + n_right));
+    if (left < 0 || right < 0 || both < 0) return LH_OK;
+    struct lh_merge_slot *slot = merge_slot(t, left, right);
+    if (slot->left < 0) *slot = (struct lh_merge_slot){left, right, both, (uint32_t)rank};
+    return LH_OK;
+}
 
 static lh_status settle_bpe(lh_tokenizer *t, const source *s) {
     int n_bytes = 0;
@@ -393,15 +421,17 @@ static lh_status settle_bpe(lh_tokenizer *t, const source *s) {
         t->byte_ids[b] = lh_token_find(t, &byte, 1);
         n_bytes += t->byte_ids[b] >= 0;
     }
-    if (n_bytes == 0) return lh_error(LH_ERR_FORMAT, "the vocabulary has no token of a single byte: nothing could be encoded");
+    if (n_bytes == 0)
+        return lh_error(LH_ERR_FORMAT, "the vocabulary has no token of a single byte: nothing could be encoded");
 
     const void *cursor = NULL;
     uint64_t count = 0;
     LH_TRY(lh_gguf_array(s->g, "tokenizer.ggml.merges", LH_GGUF_STRING, &cursor, &count));
     if (!cursor)
-        return lh_error(LH_ERR_FORMAT, "tokenizer.ggml.merges is missing, and a 'gpt2' tokenizer cannot work without it");
+        return lh_error(LH_ERR_FORMAT, "tokenizer.ggml.merges is missing, and a 'gpt2' tokenizer needs it");
     if (count > MAX_MERGES)
-        return lh_error(LH_ERR_FORMAT, "tokenizer.ggml.merges has %" PRIu64 " merges, expected at most %d", count, MAX_MERGES);
+        return lh_error(LH_ERR_FORMAT, "tokenizer.ggml.merges has %" PRIu64 " merges, expected at most %d", count,
+                        MAX_MERGES);
     uint32_t slots = slots_for(count);
     t->merges.slots = lh_alloc(slots, sizeof *t->merges.slots);
     if (!t->merges.slots) return LH_ERR_MEMORY;
@@ -410,33 +440,19 @@ static lh_status settle_bpe(lh_tokenizer *t, const source *s) {
 
     char *merged = NULL;
     size_t cap = 0;
-    for (uint64_t rank = 0; rank < count; rank++) {
+    lh_status status = LH_OK;
+    for (uint64_t rank = 0; rank < count && status == LH_OK; rank++) {
         const char *text;
         size_t len;
         lh_gguf_next_string(&cursor, &text, &len);
-        const char *space = len > 1 ? memchr(text + 1, ' ', len - 1) : NULL;
-        if (!space) {
-            lh_free(merged);
-            return lh_error(LH_ERR_FORMAT, "merge %" PRIu64 " is %s, expected two tokens with a space between", rank,
-                            lh_quote(text, len).text);
-        }
-        if (lh_reserve(&merged, &cap, len, 0, 1) != LH_OK) return LH_ERR_MEMORY;
-        int64_t n_left = decode_bytes(text, (size_t)(space - text), merged);
-        int64_t n_right = n_left < 0 ? -1 : decode_bytes(space + 1, (size_t)(text + len - space - 1), merged + n_left);
-        if (n_right < 0) continue;
-        // Merges of what the vocabulary lacks lead to nothing that has an id.
-        int32_t left = lh_token_find(t, merged, (size_t)n_left);
-        int32_t right = lh_token_find(t, merged + n_left, (size_t)n_right);
-        int32_t both = lh_token_find(t, merged, (size_t)(n_left + n_right));
-        if (left < 0 || right < 0 || both < 0) continue;
-        struct lh_merge_slot *slot = merge_slot(t, left, right);
-        if (slot->left < 0) *slot = (struct lh_merge_slot){left, right, both, (uint32_t)rank};
+        status = lh_reserve(&merged, &cap, len, 0, 1);
+        if (status == LH_OK) status = add_merge(t, text, len, rank, merged);
     }
     lh_free(merged);
-    return LH_OK;
+    return status;
 }
 
-// --- all of it ---------------------------------------------------------------------------------------------------------
+// --- all of it ------------------------------------------------------------------------------------------------------
 
 static lh_status load(lh_tokenizer *t, source *s) {
     LH_TRY(read_model(t, s));

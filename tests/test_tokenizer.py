@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ Value = gguf.GGUFValueType
 
 MEGABYTE = 1 << 20
 HOSTILE_SECONDS = 10  # for a megabyte, on a busy machine; what is quadratic takes hours
-BOOK_SECONDS = 10
+FUZZ_RUNS = 3000
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
@@ -41,7 +42,13 @@ relaxed = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 def write_vocab(path: Path, model: str, tokens: list[str | bytes], **keys: Any) -> Path:
     """A GGUF file with nothing but a vocabulary. keys: tokenizer.ggml.KEY; a value of None leaves the key out."""
-    types: dict[type, Any] = {bool: Value.BOOL, int: Value.UINT32, float: Value.FLOAT32, str: Value.STRING, bytes: Value.STRING}
+    types: dict[type, Any] = {
+        bool: Value.BOOL,
+        int: Value.UINT32,
+        float: Value.FLOAT32,
+        str: Value.STRING,
+        bytes: Value.STRING,
+    }
     writer = gguf.GGUFWriter(path, "llama")
     for key, value in {"model": model, "tokens": tokens, **keys}.items():
         name = f"tokenizer.ggml.{key}"
@@ -105,7 +112,7 @@ class Bpe:
     def encode_word(self, word: bytes) -> list[int]:
         """By the definition: merge the leftmost of the pairs with the lowest rank until no pair merges."""
         parts = [bytes([b]) for b in word]
-        while pairs := [(self.ranks[p], i) for i, p in enumerate(zip(parts, parts[1:])) if p in self.ranks]:
+        while pairs := [(self.ranks[p], i) for i, p in enumerate(pairwise(parts)) if p in self.ranks]:
             _, i = min(pairs)
             parts[i : i + 2] = [parts[i] + parts[i + 1]]
         return [self.ids[part] for part in parts]
@@ -135,7 +142,7 @@ class Spm:
     def encode(self, text: str) -> list[int]:
         """By the definition: merge the leftmost of the pairs with the best score until no pair is a piece."""
         parts = list("▁" + text.replace(" ", "▁"))
-        while pairs := [(-self.scores[a + b], i) for i, (a, b) in enumerate(zip(parts, parts[1:])) if a + b in self.ids]:
+        while pairs := [(-self.scores[a + b], i) for i, (a, b) in enumerate(pairwise(parts)) if a + b in self.ids]:
             _, i = min(pairs)
             parts[i : i + 2] = [parts[i] + parts[i + 1]]
         ids: list[int] = []
@@ -180,10 +187,11 @@ def spm(folder: Path) -> Tokenizer:
 # What pre-tokenizers and vocabularies treat in a way of its own.
 FRAGMENTS = [
     *"aZé ß'\"!?.,;:$+=^|`~_-/\\#@(){}[]0123456789\n\r\t\x0b\x0c\x00\x1c\x7f\x85",
-    "  ", "   ", "\r\n", "\n\n", " \n", "'s", "'S", "'ll", "'RE", "'ſ", "don't", "Hello", " world", "HTTPServer", "ǅ", "ʰ", "ª",
-    "\u00a0", "\u1680", "\u2003", "\u2028", "\u202f", "\u3000", "\ufeff", "\u200d", "\u00ad", "\u0301", "\u0903", "\u20dd",
-    "١٢", "²", "Ⅳ", "½", "𝟘", "七", "漢字", "かな", "カナ", "한국", "ไทย", "हिन्दी", "עברית", "ضَرَبَ", "русский", "ქართული",
-    "😀", "👨‍👩‍👧", "🇩🇪", "👍🏽", "€", "∑", "→", "…", "。", "，", "«", "‘", "\U000e0001", "\U00010ffd", "\ufffd", "<s>", "</s>", "▁",
+    "  ", "   ", "\r\n", "\n\n", " \n", "'s", "'S", "'ll", "'RE", "'ſ", "don't", "Hello", " world", "HTTPServer",
+    "ǅ", "ʰ", "ª", "\u00a0", "\u1680", "\u2003", "\u2028", "\u202f", "\u3000", "\ufeff", "\u200d", "\u00ad",
+    "\u0301", "\u0903", "\u20dd", "١٢", "²", "Ⅳ", "½", "𝟘", "七", "漢字", "かな", "カナ", "한국", "ไทย", "हिन्दी",
+    "עברית", "ضَرَبَ", "русский", "ქართული", "😀", "👨\u200d👩\u200d👧", "🇩🇪", "👍🏽", "€", "∑", "→", "…", "。", "，",
+    "«", "‘", "\U000e0001", "\U00010ffd", "\ufffd", "<s>", "</s>", "▁",
 ]  # fmt: skip
 
 # Unassigned code points are left out: libraries with other Unicode versions disagree about them.
@@ -220,7 +228,7 @@ def test_vectors(name: str) -> None:
     lines = path.with_name(path.name + ".out").read_text().split("\n")
     assert len(texts) == 47
     tokenizer = Tokenizer(path)
-    for text, line in zip(texts, lines):
+    for text, line in zip(texts, lines, strict=True):
         # They were made without special tokens around the text or in it.
         assert tokenizer.encode(text, bos=False, special=False) == [int(n) for n in line.split()], text
 
@@ -342,7 +350,15 @@ def test_equal_tokens(folder: Path) -> None:
 
 # --- special tokens ------------------------------------------------------------------------------------------------
 
-SPECIALS = {"a": USER_DEFINED, "ab": CONTROL, "ba": CONTROL, "aba": USER_DEFINED, "bbab": CONTROL, "é": CONTROL, "cabc": CONTROL}
+SPECIALS = {
+    "a": USER_DEFINED,
+    "ab": CONTROL,
+    "ba": CONTROL,
+    "aba": USER_DEFINED,
+    "bbab": CONTROL,
+    "é": CONTROL,
+    "cabc": CONTROL,
+}
 
 
 def naive_partition(text: str, specials: dict[str, int], special: bool) -> list[str | int]:
@@ -447,7 +463,12 @@ def test_detokenizer(bpe: Tokenizer, spm: Tokenizer) -> None:
             Detokenizer(bpe).push(bad) if bad >= 0 else bpe.token_bytes(bad)
     # Flushing begins again.
     half = Detokenizer(spm)
-    assert half.push(3 + 0xF0) == "" and half.push(3 + 0x9F) == "" and half.flush() == "\ufffd" and "".join(map(half.push, a)) == "a"
+    assert (
+        half.push(3 + 0xF0) == ""
+        and half.push(3 + 0x9F) == ""
+        and half.flush() == "\ufffd"
+        and "".join(map(half.push, a)) == "a"
+    )
 
 
 def test_token_bytes(bpe: Tokenizer, spm: Tokenizer) -> None:
@@ -477,7 +498,8 @@ PUBLISHED = {
     "falcon": [r"[\p{P}$+<=>^~|`]+", GPT2, r"[0-9][0-9][0-9]"],
     "tekken": [rf"{LEAD}{UPPERS}*{LOWERS}+|{LEAD}{UPPERS}+{LOWERS}*|\p{{N}}|{OTHER}[\r\n/]*|{SPACES}"],
     "gpt-4o": [
-        rf"{LEAD}{UPPERS}*{LOWERS}+{CONTRACTION}?|{LEAD}{UPPERS}+{LOWERS}*{CONTRACTION}?|\p{{N}}{{1,3}}|{OTHER}[\r\n/]*|{SPACES}"
+        rf"{LEAD}{UPPERS}*{LOWERS}+{CONTRACTION}?|{LEAD}{UPPERS}+{LOWERS}*{CONTRACTION}?|"
+        rf"\p{{N}}{{1,3}}|{OTHER}[\r\n/]*|{SPACES}"
     ],
     "seed-coder": [rf"{CONTRACTION}|{WORD}|\p{{N}}{{1}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{SPACES}"],
     "minicpm5": [r"\p{N}{1,3}", rf"{CONTRACTION}|{WORD}|\p{{N}}+|{OTHER}[\r\n]*|{SPACES}"],
@@ -518,7 +540,13 @@ SPLITS = {
 
 def pretokenize(name: str, texts: list[str]) -> list[list[str]]:
     """The pieces of each text, by the native code under sanitizers."""
-    sources = ["tests/c/pretokenize.c", "runtime/tokenizer_pre.c", "runtime/unicode.c", "runtime/unicode_tables.c", "runtime/base.c"]
+    sources = [
+        "tests/c/pretokenize.c",
+        "runtime/tokenizer_pre.c",
+        "runtime/unicode.c",
+        "runtime/unicode_tables.c",
+        "runtime/base.c",
+    ]
     program = native.build_sanitized("pretokenize", sources)
     stdin = b"".join(struct.pack("<I", len(data)) + data for data in (text.encode() for text in texts))
     out = subprocess.run([program, name], input=stdin, capture_output=True, check=True).stdout
@@ -544,7 +572,9 @@ def test_pretokenizer_samples(name: str) -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_pretokenizers_equal_the_published_expressions(name: str) -> None:
-    tokenizers = pytest.importorskip("tokenizers", reason="the package tokenizers, which runs the published expressions, is not installed")
+    tokenizers = pytest.importorskip(
+        "tokenizers", reason="the package tokenizers, which runs the published expressions, is not installed"
+    )
     pre = tokenizers.pre_tokenizers
     oracle = pre.Sequence([pre.Split(tokenizers.Regex(e), "isolated") for e in PUBLISHED[name]])
     texts = list(random_texts(7, 3000))
@@ -556,8 +586,12 @@ def test_pretokenizers_equal_the_published_expressions(name: str) -> None:
 
 def test_classes_of_characters() -> None:
     """Every code point, through the expressions of Tekken and GPT-2: \\p{L}, \\p{N}, \\s, case and marks."""
-    tokenizers = pytest.importorskip("tokenizers", reason="the package tokenizers, which knows classes of characters, is not installed")
-    unicodedata2 = pytest.importorskip("unicodedata2", reason="the package unicodedata2, which names unassigned code points, is not installed")
+    tokenizers = pytest.importorskip(
+        "tokenizers", reason="the package tokenizers, which knows classes of characters, is not installed"
+    )
+    unicodedata2 = pytest.importorskip(
+        "unicodedata2", reason="the package unicodedata2, which names unassigned code points, is not installed"
+    )
     assigned = [chr(c) for c in range(0x110000) if unicodedata2.category(chr(c)) not in ("Cn", "Cs")]
     texts = ["".join(f"A{c}a {c}{c}1{c}" for c in assigned[i : i + 500]) for i in range(0, len(assigned), 500)]
     for name in ["tekken", "gpt-2"]:
@@ -571,7 +605,9 @@ def test_classes_of_characters() -> None:
 
 @cache
 def fields(path: Path) -> dict[str, Any]:
-    return {name: field.contents() for name, field in gguf.GGUFReader(path).fields.items() if name.startswith("tokenizer")}
+    return {
+        name: field.contents() for name, field in gguf.GGUFReader(path).fields.items() if name.startswith("tokenizer")
+    }
 
 
 def real_vocab(name: str) -> Path:
@@ -679,14 +715,18 @@ def test_equals_llama_cpp_with_special_tokens(name: str) -> None:
 @pytest.mark.parametrize("name", ["default", "falcon", "starcoder", "deepseek-coder", "deepseek-llm", "viking"])
 def test_other_pretokenizers_equal_llama_cpp(folder: Path, name: str) -> None:
     keys = {key.removeprefix("tokenizer.ggml."): value for key, value in fields(real_vocab("gpt-2")).items()}
-    path = write_vocab(folder / f"{name}.gguf", "gpt2", keys["tokens"], merges=keys["merges"], token_type=keys["token_type"], pre=name)
+    path = write_vocab(
+        folder / f"{name}.gguf", "gpt2", keys["tokens"], merges=keys["merges"], token_type=keys["token_type"], pre=name
+    )
     tokenizer, peer = Tokenizer(path), llama_cpp_peer(path)
     for text in random_texts(11, 500):
         if "deepseek" in name:
             # It keeps spaces beyond ASCII out of the range that its CJK characters lie in, and deepseek-llm's numbers
             # in one piece, against the published expressions (no vocabulary of theirs has such numbers).
             text = "".join(c for c in text if not c.isnumeric() and (c.isascii() or not c.isspace()))
-        assert tokenizer.encode(text, bos=False, special=False) == peer.tokenize(text.encode(), add_bos=False, special=False), text
+        assert tokenizer.encode(text, bos=False, special=False) == peer.tokenize(
+            text.encode(), add_bos=False, special=False
+        ), text
 
 
 @cache
@@ -696,7 +736,8 @@ def sentencepiece_peer(path: Path) -> tuple[Any, dict[str, Any]]:
     peer = sentencepiece.SentencePieceProcessor(str(path))
     n = peer.get_piece_size()
     types = [
-        UNKNOWN if peer.is_unknown(i) else CONTROL if peer.is_control(i) else BYTE if peer.is_byte(i) else NORMAL for i in range(n)
+        UNKNOWN if peer.is_unknown(i) else CONTROL if peer.is_control(i) else BYTE if peer.is_byte(i) else NORMAL
+        for i in range(n)
     ]
     return peer, {
         "tokens": [peer.id_to_piece(i) for i in range(n)],
@@ -734,7 +775,26 @@ def test_equals_a_trained_sentencepiece(folder: Path) -> None:
 
 # --- hostile texts -------------------------------------------------------------------------------------------------
 
-HOSTILE = ["a", "ab", " ", "\n", "\r\n", "\t ", " a", "7", "'", "😀", "漢", "\u0301", "\0", "<", "<|im", "<|im_end|>", "</s", "é'"]
+HOSTILE = [
+    "a",
+    "ab",
+    " ",
+    "\n",
+    "\r\n",
+    "\t ",
+    " a",
+    "7",
+    "'",
+    "😀",
+    "漢",
+    "\u0301",
+    "\0",
+    "<",
+    "<|im",
+    "<|im_end|>",
+    "</s",
+    "é'",
+]
 
 
 @cache
@@ -744,11 +804,25 @@ def hostile_tokenizers(folder: Path) -> list[Tokenizer]:
     specials = [f"<|im_reserved_{i}|>" for i in range(500)] + ["\n" * n for n in range(20, 32)] + ["<|im_end|>"]
     kinds = [CONTROL] * 500 + [USER_DEFINED] * 12 + [CONTROL]
     pieces = [*ALPHABET, *(spell(r.encode()) for r in runs if len(r) > 1)]
-    merges = [f"{spell((u * n).encode())} {spell((u * n).encode())}" for u in ["a", " ", "\n", "'", "7"] for n in (1, 2, 4, 8, 16, 32)]
+    merges = [
+        f"{spell((u * n).encode())} {spell((u * n).encode())}"
+        for u in ["a", " ", "\n", "'", "7"]
+        for n in (1, 2, 4, 8, 16, 32)
+    ]
     merges = ["a b", *merges, *(f"{'ab' * n} {'ab' * n}" for n in (1, 2, 4, 8, 16, 32))]
     types = [NORMAL] * len(pieces) + kinds
     found = [
-        Tokenizer(write_vocab(folder / f"{pre}.gguf", "gpt2", [*pieces, *specials], token_type=types, merges=merges, pre=pre, bos_token_id=0))
+        Tokenizer(
+            write_vocab(
+                folder / f"{pre}.gguf",
+                "gpt2",
+                [*pieces, *specials],
+                token_type=types,
+                merges=merges,
+                pre=pre,
+                bos_token_id=0,
+            )
+        )
         for pre in ["smollm", "llama-bpe", "default", "tekken", "deepseek-llm"]
     ]
     fixed = ["<unk>", "<s>", "</s>", *BYTE_TOKENS]
@@ -757,7 +831,9 @@ def hostile_tokenizers(folder: Path) -> list[Tokenizer]:
         n = len(tokens) - len(fixed) - len(specials)
         types = [UNKNOWN, CONTROL, CONTROL] + [BYTE] * 256 + [NORMAL] * n + kinds
         scores = [0.0] * 259 + [float(len(t)) for t in tokens[259:]]
-        found.append(Tokenizer(write_vocab(folder / f"runs{len(inside)}.gguf", "llama", tokens, token_type=types, scores=scores)))
+        found.append(
+            Tokenizer(write_vocab(folder / f"runs{len(inside)}.gguf", "llama", tokens, token_type=types, scores=scores))
+        )
     return found
 
 
@@ -780,10 +856,28 @@ def test_a_text_that_positions_cannot_number(bpe: Tokenizer) -> None:
         check(lib.lh_tokenize(bpe._pointer, b"a", 2**31, -1, True, ffi.NULL, 0, n))
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_random_vocabularies_and_texts(seed: int) -> None:
+    """The fuzz target without its fuzzer, under sanitizers; what it promises stands at its top."""
+    sources = ["tests/c/fuzz_tokenizer.c", "tests/c/run_fuzzer.c", *native.GGUF]
+    sources += [
+        str(path.relative_to(native.ROOT))
+        for name in ["tokenizer", "unicode"]
+        for path in native.ROOT.glob(f"runtime/{name}*.c")
+    ]
+    program = native.build_sanitized("run_fuzzer", sorted(sources))
+    done = subprocess.run([program, str(FUZZ_RUNS), str(seed)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
 # --- files that cannot be used -------------------------------------------------------------------------------------
 
 GOOD_BPE = {"tokens": [*ALPHABET, "ab"], "merges": ["a b"], "token_type": [NORMAL] * 257, "pre": "gpt-2"}
-GOOD_SPM = {"tokens": ["<unk>", "<s>", "</s>", *BYTE_TOKENS], "scores": [0.0] * 259, "token_type": [2, 3, 3] + [BYTE] * 256}
+GOOD_SPM = {
+    "tokens": ["<unk>", "<s>", "</s>", *BYTE_TOKENS],
+    "scores": [0.0] * 259,
+    "token_type": [2, 3, 3] + [BYTE] * 256,
+}
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,19 @@ VERSION = "16.0.0"
 UPPER, LOWER, CASELESS, MARK, NUMBER, PUNCTUATION, SYMBOL, SPACE = (1 << i for i in range(8))
 
 # White_Space of PropList.txt; general categories alone would miss the controls.
-WHITE_SPACE = {*range(0x09, 0x0E), 0x20, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000}
+WHITE_SPACE = {
+    *range(0x09, 0x0E),
+    0x20,
+    0x85,
+    0xA0,
+    0x1680,
+    *range(0x2000, 0x200B),
+    0x2028,
+    0x2029,
+    0x202F,
+    0x205F,
+    0x3000,
+}
 
 
 def class_of(code_point: int) -> int:
@@ -45,7 +57,8 @@ def rows(numbers: list[str]) -> str:
 
 def main() -> None:
     if unicodedata2.unidata_version != VERSION:
-        sys.exit(f"unicodedata2 has Unicode {unicodedata2.unidata_version}, expected {VERSION}: pip install unicodedata2=={VERSION}")
+        found = unicodedata2.unidata_version
+        sys.exit(f"unicodedata2 has Unicode {found}, expected {VERSION}: pip install unicodedata2=={VERSION}")
     classes = [class_of(c) for c in range(0x110000)]
     starts = [c for c in range(0x110000) if c == 0 or classes[c] != classes[c - 1]]
     ranges = [f"0x{c << 8 | classes[c]:x}" for c in starts]
