@@ -8,6 +8,7 @@ import re
 import struct
 import subprocess
 import time
+import unicodedata
 from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
@@ -589,10 +590,7 @@ def test_classes_of_characters() -> None:
     tokenizers = pytest.importorskip(
         "tokenizers", reason="the package tokenizers, which knows classes of characters, is not installed"
     )
-    unicodedata2 = pytest.importorskip(
-        "unicodedata2", reason="the package unicodedata2, which names unassigned code points, is not installed"
-    )
-    assigned = [chr(c) for c in range(0x110000) if unicodedata2.category(chr(c)) not in ("Cn", "Cs")]
+    assigned = [chr(c) for c in range(0x110000) if unicodedata.category(chr(c)) not in ("Cn", "Cs")]
     texts = ["".join(f"A{c}a {c}{c}1{c}" for c in assigned[i : i + 500]) for i in range(0, len(assigned), 500)]
     for name in ["tekken", "gpt-2"]:
         oracle = tokenizers.pre_tokenizers.Split(tokenizers.Regex(PUBLISHED[name][0]), "isolated")
