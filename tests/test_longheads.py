@@ -263,6 +263,13 @@ def test_random_models(case, batch, threads, piece_seed, folder):
                 size = int(rng.integers(1, case.n + 1))
                 session.feed(case.ids[session.position : min(session.position + size, clean)])
                 assert_at(session, run, session.position - 1, case.plan)
+            if clean:
+                target = int(rng.integers(0, clean))
+                session.rewind(clean - target)
+                session.feed(rng.integers(3, 393, int(rng.integers(0, clean - target + 1))))
+                session.rewind(session.position - target)
+                session.feed(case.ids[target:clean])
+                assert_at(session, run, clean - 1, case.plan)
 
 
 # --- any way of feeding --------------------------------------------------------------------------------------------
