@@ -166,12 +166,17 @@ def test_one_at_a_time(case, folder):
 def test_scored_whole(case, folder):
     """Log-probabilities of a whole text read at once, all positions of it."""
     path, run = expected_of(case, folder)
-    with longheads.Model(path, **case.options()) as model, model.session() as session:
-        scores = session.score(case.ids)
-        assert_at(session, run, case.n - 1, case.plan)
-    assert np.isnan(scores[0]) and scores.dtype == np.float32
     expected = run.log_probs()[np.arange(case.n - 1), case.ids[1:]]
-    assert np.abs(scores[1:] - expected).max() < F32_LOGITS
+    with longheads.Model(path, **case.options()) as model:
+        with model.session() as session:
+            scores = session.score(case.ids)
+            assert_at(session, run, case.n - 1, case.plan)
+        assert np.isnan(scores[0]) and scores.dtype == np.float32
+        assert np.abs(scores[1:] - expected).max() < F32_LOGITS
+        with model.session() as session:  # in two pieces, after one that was only fed
+            session.feed(case.ids[:10])
+            scores = np.concatenate([session.score(case.ids[10:33]), session.score(case.ids[33:])])
+        assert np.abs(scores - expected[9:]).max() < F32_LOGITS
 
 
 @pytest.mark.parametrize("scheme", ["bounds", "paper"])
