@@ -1,8 +1,8 @@
 """LLaMA models in GGUF files that read far past the context they were trained on.
 
-    from longheads import Model
-    model = Model("model.gguf", ctx=131072)
-    print(model.generate(open("book.txt").read() + "\\n\\nWho is Ahab?"))
+from longheads import Model
+model = Model("model.gguf", ctx=131072)
+print(model.generate(open("book.txt").read() + "\\n\\nWho is Ahab?"))
 """
 
 import sys
@@ -21,7 +21,9 @@ try:
     from longheads._native import ffi as _ffi
     from longheads._native import lib as _lib
 except ModuleNotFoundError:
-    raise ModuleNotFoundError("longheads is not built here: run `pip install .` in its source tree", name=__name__) from None
+    raise ModuleNotFoundError(
+        "longheads is not built here: run `pip install .` in its source tree", name=__name__
+    ) from None
 from longheads.errors import (
     ArgumentError,
     BackendError,

@@ -15,7 +15,7 @@ from cffi import FFI
 
 def declarations(header: str) -> str:
     """What cffi's parser can read of the public header."""
-    header = re.sub(r'#ifdef __cplusplus\n.*?#endif\n', "", header, flags=re.DOTALL)
+    header = re.sub(r"#ifdef __cplusplus\n.*?#endif\n", "", header, flags=re.DOTALL)
     header = re.sub(r"^#.*\n", "", header, flags=re.MULTILINE)
     return re.sub(r"\bLH_API\b", "", header)
 

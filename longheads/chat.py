@@ -31,7 +31,7 @@ def _to_json(value: Any, **options: Any) -> str:
 
 
 class ChatTemplate:
-    """A jinja2 template as models carry them. It runs in a sandbox: a model file is not to be trusted with the machine."""
+    """A jinja2 template as models carry them, run in a sandbox: a model file is not to be trusted with the machine."""
 
     def __init__(self, source: str, tokenizer: Tokenizer) -> None:
         environment = ImmutableSandboxedEnvironment(
@@ -53,7 +53,11 @@ class ChatTemplate:
         """The prompt as text. Raises TemplateError where the template fails or refuses the messages."""
         try:
             return self._template.render(
-                messages=messages, add_generation_prompt=add_generation_prompt, tools=None, documents=None, **self._tokens
+                messages=messages,
+                add_generation_prompt=add_generation_prompt,
+                tools=None,
+                documents=None,
+                **self._tokens,
             )
         except TemplateError:
             raise
@@ -90,8 +94,12 @@ def _check(messages: Sequence[Message]) -> None:
     if not messages:
         raise ArgumentError("there are no messages: a chat needs at least one")
     for i, message in enumerate(messages):
-        if not isinstance(message, Mapping) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
-            raise ArgumentError(f"message {i} is {message!r:.80}, expected a mapping with the texts 'role' and 'content'")
+        if not isinstance(message, Mapping) or not all(
+            isinstance(message.get(key), str) for key in ("role", "content")
+        ):
+            raise ArgumentError(
+                f"message {i} is {message!r:.80}, expected a mapping with the texts 'role' and 'content'"
+            )
 
 
 def _fill(frame: str, contents: dict[str, str]) -> list[Part]:

@@ -67,7 +67,7 @@ _BY_STATUS: dict[int, type[LongHeadsError]] = {
 
 
 def check(status: int) -> None:
-    """Raise what a status of the core stands for, with the core's sentence; call it on the thread that made the call."""
+    """Raise what a status of the core stands for, with its sentence; call it on the thread that made the call."""
     if status != lib.LH_OK:
         message = ffi.string(lib.lh_last_error()).decode("utf-8", "replace")
         raise _BY_STATUS.get(status, LongHeadsError)(message)

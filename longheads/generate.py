@@ -28,7 +28,7 @@ class Sampling(TypedDict, total=False):
     off is named last.
     """
 
-    #: Most tokens to write. Default None: 512, or fewer where the context has less room; negative: whatever room there is.
+    #: Most tokens to write. Default None: 512, or fewer where the context has less room; negative: whatever fits.
     max_tokens: int | None
     #: Divides the logits: higher is more varied. Default 0.8; 0 always takes the likeliest token.
     temperature: float
@@ -153,8 +153,17 @@ class Sampler:
         bias = settings["logit_bias"] or {}
         seed = settings["seed"]
         options = ffi.new("lh_sampler_options *", lib.lh_sampler_default_options())
-        for name in ("temperature", "top_k", "top_p", "min_p", "typical_p", "repeat_penalty", "frequency_penalty",
-                     "presence_penalty", "penalty_last_n"):  # fmt: skip
+        for name in (
+            "temperature",
+            "top_k",
+            "top_p",
+            "min_p",
+            "typical_p",
+            "repeat_penalty",
+            "frequency_penalty",
+            "presence_penalty",
+            "penalty_last_n",
+        ):
             setattr(options, name, settings[name])
         options.seed = (secrets.randbits(64) if seed is None else seed) & (2**64 - 1)
         biases = ffi.new("lh_logit_bias[]", [(token, value) for token, value in bias.items()])

@@ -54,7 +54,7 @@ def talk(writer: Writer, conversation: Conversation, *, has_document: bool) -> N
         try:
             read_ahead(writer, conversation)
         except KeyboardInterrupt:
-            show("stopped reading at token %d; the rest is read with the first question" % writer.session.position)
+            show(f"stopped at token {writer.session.position}; the rest is read with the first question")
     while True:
         try:
             if not turn(writer, conversation):

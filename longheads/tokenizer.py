@@ -83,7 +83,7 @@ class Tokenizer:
         return lib.lh_tokenizer_is_control(self._pointer, token)
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes that one token stands for; perhaps only a part of a character. Raises ArgumentError for no token."""
+        """The bytes that one token stands for, perhaps only a part of a character. Raises ArgumentError for no id."""
         handle = self._pointer
         data, size = ffi.new("const char **"), ffi.new("size_t *")
         check(lib.lh_token_bytes(handle, token, data, size))
@@ -136,7 +136,9 @@ class Detokenizer:
         out = ffi.new("lh_detokenizer **")
         check(lib.lh_detokenizer_new(handle, special, out))
         # The tokenizer must live at least as long.
-        self._handle: Any = ffi.gc(out[0], lambda pointer, _keep=(handle, tokenizer._owner): lib.lh_detokenizer_free(pointer))
+        self._handle: Any = ffi.gc(
+            out[0], lambda pointer, _keep=(handle, tokenizer._owner): lib.lh_detokenizer_free(pointer)
+        )
         self._text, self._size = ffi.new("const char **"), ffi.new("size_t *")
 
     def _take(self) -> str:

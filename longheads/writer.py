@@ -37,8 +37,9 @@ class Stats:
             f"load      {self.load_seconds:.2f} s, {model.device}\n"
             f"prompt    {speed(self.n_read, self.read_seconds)}\n"
             f"generated {speed(self.n_written, self.write_seconds)}\n"
-            f"memory    weights {size(model.weight_bytes)}, KV {size(memory['kv'])}, summaries {size(memory['summaries'])}, "
-            f"buffers {size(memory['buffers'])} for ctx {session.ctx}; peak RSS {size(peak)}",
+            f"memory    weights {size(model.weight_bytes)}, KV {size(memory['kv'])}, "
+            f"summaries {size(memory['summaries'])}, buffers {size(memory['buffers'])} for ctx {session.ctx}; "
+            f"peak RSS {size(peak)}",
             file=sys.stderr,
         )
 
@@ -78,7 +79,7 @@ class Writer:
             began = time.monotonic()
 
     def write(self, ids: Sequence[int], said: list[str] | None = None) -> None:
-        """Stream the answer to standard output, ending with a newline. said gets its pieces, even if it is cut short."""
+        """Stream the answer to standard output, ending with a newline. said gets its pieces, even if cut short."""
         said = [] if said is None else said
         try:
             for text in self.answer(ids):

