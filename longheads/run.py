@@ -110,7 +110,8 @@ def parser() -> argparse.ArgumentParser:
                    help="tokens that penalties look back at; -1: all (default: %(default)s)")
     g.add_argument("--logit-bias", metavar="ID=X", type=bias, action="append", default=[],
                    help="add X to the logit of a token; may be repeated")
-    g.add_argument("--seed", metavar="N", type=int, help="the same seed gives the same text (default: another each time)")
+    g.add_argument("--seed", metavar="N", type=int,
+                   help="the same seed gives the same text (default: another each time)")
 
     g = p.add_argument_group("machine")
     g.add_argument("-t", "--threads", metavar="N", type=count, help="default: as many as the process may use")
