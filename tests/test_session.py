@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -160,6 +162,27 @@ def test_ctrl_c(session, model, ids):
     other = model.session()
     other.feed(ids)
     assert np.abs(session.logits - other.logits).max() < ROUNDING
+
+
+def test_a_signal_while_the_core_computes(tiny_path, ids):
+    with Model(tiny_path, ctx=2**18) as model, model.session() as session:
+        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                session.feed(np.resize(ids, 2**18 - 3))
+        finally:
+            timer.join()
+        position = session.position
+        session.feed(ids[:3])
+        assert session.position == position + 3
+
+
+def test_a_context_that_memory_cannot_hold(tiny_path):
+    with Model(tiny_path, ctx=2**28, chunk=1, kv_type="f32") as model:
+        with pytest.raises(longheads.OutOfMemoryError, match="ctx") as caught:
+            model.session()
+    assert isinstance(caught.value, MemoryError)
 
 
 def test_stream_goes_on_from_the_session(model, session):
