@@ -8,8 +8,10 @@
 
 #include <stdint.h>
 #include <string.h>
-#ifdef __F16C__
+#if defined(__F16C__) || defined(__SSSE3__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #define LH_PACKED __attribute__((packed))
@@ -125,39 +127,79 @@ static inline float lh_half(uint16_t h) {
 
 // --- unpacking: q in the order of values, one scale (and min) for each run -----------------------------------------
 
+// 16 bytes as one vector of GCC's and Clang's: loops this short are peeled before they could be vectorised.
+typedef uint8_t lh_u8x16 __attribute__((vector_size(16)));
+
+static inline lh_u8x16 lh_u8x16_load(const void *p) {
+    lh_u8x16 v;
+    memcpy(&v, p, 16);
+    return v;
+}
+
+// 16 bytes of nibbles: the low ones, then the high ones. fifth: 32 bytes that are 0 or 16, or NULL.
+static inline void lh_unpack_nibbles(const uint8_t *restrict qs, const uint8_t *fifth, uint8_t zero, int8_t *restrict q) {
+    lh_u8x16 v = lh_u8x16_load(qs), low = v & 15, high = v >> 4;
+    if (fifth) {
+        low |= lh_u8x16_load(fifth);
+        high |= lh_u8x16_load(fifth + 16);
+    }
+    low -= zero;
+    high -= zero;
+    memcpy(q, &low, 16);
+    memcpy(q + 16, &high, 16);
+}
+
+// 32 bits as 32 bytes that are 0 or 16.
+static inline void lh_unpack_fifth_bits(const uint8_t *qh, uint8_t *out) {
+    for (int i = 0; i < 4; i++) {
+        // A byte eight times; of the i-th copy bit i remains, is carried to the top where it is set, and moved down.
+        uint64_t bits = qh[i] * 0x0101010101010101u & 0x8040201008040201u;
+        bits = ((bits + 0x7f7f7f7f7f7f7f7f) & 0x8080808080808080) >> 3;
+        memcpy(out + 8 * i, &bits, 8);
+    }
+}
+
+// 16 bytes of nibbles as indices into lh_iq4_values.
+static inline void lh_unpack_iq4(const uint8_t *restrict qs, int8_t *restrict q) {
+    int8_t index[32];
+    lh_unpack_nibbles(qs, NULL, 0, index);
+#if defined(__SSSE3__)
+    __m128i values = _mm_loadu_si128((const __m128i *)lh_iq4_values);
+    for (int i = 0; i < 32; i += 16) {
+        __m128i v = _mm_shuffle_epi8(values, _mm_loadu_si128((const __m128i *)(index + i)));
+        _mm_storeu_si128((__m128i *)(q + i), v);
+    }
+#elif defined(__aarch64__)
+    for (int i = 0; i < 32; i += 16) vst1q_s8(q + i, vqtbl1q_s8(vld1q_s8(lh_iq4_values), vreinterpretq_u8_s8(vld1q_s8(index + i))));
+#else
+    for (int i = 0; i < 32; i++) q[i] = lh_iq4_values[index[i]];
+#endif
+}
+
 static inline void lh_unpack_q4_0(const lh_block_q4_0 *b, int8_t *q, float *scale) {
     scale[0] = lh_half(b->d);
-    for (int i = 0; i < 16; i++) q[i] = (int8_t)((b->qs[i] & 15) - 8);
-    for (int i = 0; i < 16; i++) q[16 + i] = (int8_t)((b->qs[i] >> 4) - 8);
+    lh_unpack_nibbles(b->qs, NULL, 8, q);
 }
 
 static inline void lh_unpack_q4_1(const lh_block_q4_1 *b, int8_t *q, float *scale, float *min) {
     scale[0] = lh_half(b->d);
     min[0] = lh_half(b->m);
-    for (int i = 0; i < 16; i++) q[i] = (int8_t)(b->qs[i] & 15);
-    for (int i = 0; i < 16; i++) q[16 + i] = (int8_t)(b->qs[i] >> 4);
-}
-
-// The fifth bits of 32 values, as 0 or 16.
-static inline void lh_unpack_fifth_bits(const uint8_t *qh, uint8_t *out) {
-    for (int i = 0; i < 32; i++) out[i] = (uint8_t)((qh[i / 8] >> (i % 8) & 1) << 4);
+    lh_unpack_nibbles(b->qs, NULL, 0, q);
 }
 
 static inline void lh_unpack_q5_0(const lh_block_q5_0 *b, int8_t *q, float *scale) {
-    uint8_t high[32];
-    lh_unpack_fifth_bits(b->qh, high);
+    uint8_t fifth[32];
+    lh_unpack_fifth_bits(b->qh, fifth);
     scale[0] = lh_half(b->d);
-    for (int i = 0; i < 16; i++) q[i] = (int8_t)(((b->qs[i] & 15) | high[i]) - 16);
-    for (int i = 0; i < 16; i++) q[16 + i] = (int8_t)(((b->qs[i] >> 4) | high[16 + i]) - 16);
+    lh_unpack_nibbles(b->qs, fifth, 16, q);
 }
 
 static inline void lh_unpack_q5_1(const lh_block_q5_1 *b, int8_t *q, float *scale, float *min) {
-    uint8_t high[32];
-    lh_unpack_fifth_bits(b->qh, high);
+    uint8_t fifth[32];
+    lh_unpack_fifth_bits(b->qh, fifth);
     scale[0] = lh_half(b->d);
     min[0] = lh_half(b->m);
-    for (int i = 0; i < 16; i++) q[i] = (int8_t)((b->qs[i] & 15) | high[i]);
-    for (int i = 0; i < 16; i++) q[16 + i] = (int8_t)((b->qs[i] >> 4) | high[16 + i]);
+    lh_unpack_nibbles(b->qs, fifth, 0, q);
 }
 
 static inline void lh_unpack_q8_0(const lh_block_q8_0 *b, int8_t *q, float *scale) {
@@ -167,11 +209,10 @@ static inline void lh_unpack_q8_0(const lh_block_q8_0 *b, int8_t *q, float *scal
 
 static inline void lh_unpack_iq4_nl(const lh_block_iq4_nl *b, int8_t *q, float *scale) {
     scale[0] = lh_half(b->d);
-    for (int i = 0; i < 16; i++) q[i] = lh_iq4_values[b->qs[i] & 15];
-    for (int i = 0; i < 16; i++) q[16 + i] = lh_iq4_values[b->qs[i] >> 4];
+    lh_unpack_iq4(b->qs, q);
 }
 
-static inline void lh_unpack_q2_k(const lh_block_q2_k *b, int8_t *q, float *scale, float *min) {
+static inline void lh_unpack_q2_k(const lh_block_q2_k *restrict b, int8_t *restrict q, float *scale, float *min) {
     float d = lh_half(b->d), dmin = lh_half(b->dmin);
     for (int j = 0; j < 16; j++) {
         scale[j] = d * (float)(b->scales[j] & 15);
@@ -182,7 +223,7 @@ static inline void lh_unpack_q2_k(const lh_block_q2_k *b, int8_t *q, float *scal
             for (int i = 0; i < 32; i++) q[128 * h + 32 * j + i] = (int8_t)(b->qs[32 * h + i] >> (2 * j) & 3);
 }
 
-static inline void lh_unpack_q3_k(const lh_block_q3_k *b, int8_t *q, float *scale) {
+static inline void lh_unpack_q3_k(const lh_block_q3_k *restrict b, int8_t *restrict q, float *scale) {
     float d = lh_half(b->d);
     for (int j = 0; j < 16; j++) {
         int low = b->scales[j % 8] >> (j / 8 * 4) & 15, high = b->scales[8 + j % 4] >> (j / 4 * 2) & 3;
@@ -206,7 +247,7 @@ static inline void lh_unpack_scales_k(const uint8_t *s, uint8_t *scale, uint8_t 
     }
 }
 
-static inline void lh_unpack_q4_k(const lh_block_q4_k *b, int8_t *q, float *scale, float *min) {
+static inline void lh_unpack_q4_k(const lh_block_q4_k *restrict b, int8_t *restrict q, float *scale, float *min) {
     float d = lh_half(b->d), dmin = lh_half(b->dmin);
     uint8_t s[8], m[8];
     lh_unpack_scales_k(b->scales, s, m);
@@ -218,7 +259,7 @@ static inline void lh_unpack_q4_k(const lh_block_q4_k *b, int8_t *q, float *scal
     }
 }
 
-static inline void lh_unpack_q5_k(const lh_block_q5_k *b, int8_t *q, float *scale, float *min) {
+static inline void lh_unpack_q5_k(const lh_block_q5_k *restrict b, int8_t *restrict q, float *scale, float *min) {
     float d = lh_half(b->d), dmin = lh_half(b->dmin);
     uint8_t s[8], m[8];
     lh_unpack_scales_k(b->scales, s, m);
@@ -232,7 +273,7 @@ static inline void lh_unpack_q5_k(const lh_block_q5_k *b, int8_t *q, float *scal
     }
 }
 
-static inline void lh_unpack_q6_k(const lh_block_q6_k *b, int8_t *q, float *scale) {
+static inline void lh_unpack_q6_k(const lh_block_q6_k *restrict b, int8_t *restrict q, float *scale) {
     float d = lh_half(b->d);
     for (int j = 0; j < 16; j++) scale[j] = d * (float)b->scales[j];
     for (int h = 0; h < 2; h++) {
@@ -245,13 +286,12 @@ static inline void lh_unpack_q6_k(const lh_block_q6_k *b, int8_t *q, float *scal
     }
 }
 
-static inline void lh_unpack_iq4_xs(const lh_block_iq4_xs *b, int8_t *q, float *scale) {
+static inline void lh_unpack_iq4_xs(const lh_block_iq4_xs *restrict b, int8_t *restrict q, float *scale) {
     float d = lh_half(b->d);
     for (int j = 0; j < 8; j++) {
         int low = b->scales_l[j / 2] >> (j % 2 * 4) & 15, high = b->scales_h >> (2 * j) & 3;
         scale[j] = d * (float)((low | high << 4) - 32);
-        for (int i = 0; i < 16; i++) q[32 * j + i] = lh_iq4_values[b->qs[16 * j + i] & 15];
-        for (int i = 0; i < 16; i++) q[32 * j + 16 + i] = lh_iq4_values[b->qs[16 * j + i] >> 4];
+        lh_unpack_iq4(b->qs + 16 * j, q + 32 * j);
     }
 }
 

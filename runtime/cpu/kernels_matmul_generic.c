@@ -21,26 +21,26 @@ static void silu_mul(const float *gate, const float *x, int64_t n, float *out) {
 }
 
 static void quantise(const float *x, int64_t n, lh_act_row *row) {
-    for (int64_t b = 0; b < n / LH_ACT_BLOCK; b++) {
-        const float *block = x + b * LH_ACT_BLOCK;
-        int8_t *q = row->q + b * LH_ACT_BLOCK;
+    for (int64_t b = 0; b < n / LH_ACT_BLOCK; b++, x += LH_ACT_BLOCK) {
         float max = 0;
-        for (int i = 0; i < LH_ACT_BLOCK; i++) max = fabsf(block[i]) > max ? fabsf(block[i]) : max;
-        // Blocks too small for a finite 127 / max are zero.
-        float inverse = max > 1e-35f ? 127 / max : 0;
-        float scale = max > 1e-35f ? max / 127 : 0;
-        int32_t sum[2] = {0, 0};
+        bool finite = true;
         for (int i = 0; i < LH_ACT_BLOCK; i++) {
-            // Rounded first: max * (127 / max) may come out a little above 127. The comparisons are false for NaN.
-            float value = rintf(block[i] * inverse);
-            q[i] = value >= -127 && value <= 127 ? (int8_t)value : 0;
+            max = fabsf(x[i]) > max ? fabsf(x[i]) : max;
+            finite = finite && isfinite(x[i]);
+        }
+        // Blocks too small for a finite 127 / max are zero.
+        float inverse = finite && max > LH_ACT_TINY ? 127 / max : 0;
+        float scale = !finite ? NAN : max > LH_ACT_TINY ? max / 127 : 0;
+        int8_t *q = row->q + b * LH_ACT_BLOCK;
+        int32_t *sum = row->q_sum + 2 * b;
+        sum[0] = sum[1] = 0;
+        for (int i = 0; i < LH_ACT_BLOCK; i++) {
+            q[i] = finite ? (int8_t)rintf(x[i] * inverse) : 0;
             sum[i / 16] += q[i];
         }
         row->scale[b] = scale;
-        for (int h = 0; h < 2; h++) {
-            row->q_sum[2 * b + h] = sum[h];
-            row->sum16[2 * b + h] = scale * (float)sum[h];
-        }
+        row->sum16[2 * b] = scale * (float)sum[0];
+        row->sum16[2 * b + 1] = scale * (float)sum[1];
         row->sum32[b] = scale * (float)(sum[0] + sum[1]);
     }
 }

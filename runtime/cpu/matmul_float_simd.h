@@ -54,6 +54,36 @@ static void silu_mul_simd(const float *gate, const float *x, int64_t n, float *o
     }
 }
 
+static void quantise_simd(const float *x, int64_t n, lh_act_row *row) {
+    for (int64_t b = 0; b < n / LH_ACT_BLOCK; b++, x += LH_ACT_BLOCK) {
+        vf v[LH_ACT_BLOCK / VN], m = vf_set1(0), sum[2] = {vf_set1(0), vf_set1(0)};
+        LH_UNROLL for (int i = 0; i < LH_ACT_BLOCK / VN; i++) {
+            v[i] = vf_load(x + i * VN);
+            m = vf_max(vf_max(v[i], vf_sub(vf_set1(0), v[i])), m);
+        }
+        float max = vf_top(m);
+        float inverse = max > LH_ACT_TINY ? 127 / max : 0, scale = max > LH_ACT_TINY ? max / 127 : 0;
+        LH_UNROLL for (int i = 0; i < LH_ACT_BLOCK / VN; i++) {
+            v[i] = vf_round(vf_mul(v[i], vf_set1(inverse)));
+            vf_store_i8(row->q + b * LH_ACT_BLOCK + i * VN, v[i]);
+            sum[i * VN / 16] = vf_add(sum[i * VN / 16], v[i]);
+        }
+        // Sums of small whole numbers are exact. A NaN comes through, and infinity * 0 is one.
+        float low = vf_sum(sum[0]), high = vf_sum(sum[1]);
+        if (isnan(low + high)) {
+            memset(row->q + b * LH_ACT_BLOCK, 0, LH_ACT_BLOCK);
+            low = high = 0;
+            scale = NAN;
+        }
+        row->scale[b] = scale;
+        row->q_sum[2 * b] = (int32_t)low;
+        row->q_sum[2 * b + 1] = (int32_t)high;
+        row->sum16[2 * b] = scale * low;
+        row->sum16[2 * b + 1] = scale * high;
+        row->sum32[b] = scale * (low + high);
+    }
+}
+
 LH_INLINE vf load_weights(lh_type type, const char *p) {
     if (type == LH_TYPE_F16) return vf_load_f16((const uint16_t *)(const void *)p);
     if (type == LH_TYPE_BF16) return vf_load_bf16((const uint16_t *)(const void *)p);
@@ -138,6 +168,7 @@ static void multiply_float_simd(const lh_type_traits *traits, const void *panel,
 static void set_float_kernels(lh_matmul_kernels *k) {
     k->rms_norm = rms_norm_simd;
     k->silu_mul = silu_mul_simd;
+    k->quantise = quantise_simd;
     k->dot[LH_TYPE_F32] = k->dot[LH_TYPE_F16] = k->dot[LH_TYPE_BF16] = dot_float_simd;
     k->real = (lh_panel_kernels){
         FLOAT_ROWS, FLOAT_TOKENS, sizeof(float), pack_float_simd, pack_tokens_float_simd, multiply_float_simd,

@@ -11,13 +11,14 @@
 
 #include "quant.h"
 
-#define LH_ACT_BLOCK 32  // activations that share a scale
+#define LH_ACT_BLOCK 32     // activations that share a scale
+#define LH_ACT_TINY 1e-35f  // blocks of nothing larger are zeros
 
 // One token's activations. The quantised part is there only where a matrix needs it, and then n_cols is a multiple of 32.
 typedef struct lh_act_row {
     const float *x;    // (n_cols)
     int8_t *q;         // (n_cols), -127..127
-    float *scale;      // (n_cols / 32): x ~ scale * q
+    float *scale;      // (n_cols / 32): x ~ scale * q; NaN where x has a NaN or an infinity
     int32_t *q_sum;    // (n_cols / 16): sums of q over runs of 16
     float *sum16;      // (n_cols / 16): scale * sum of q, for runs of 16
     float *sum32;      // (n_cols / 32): and of 32
@@ -74,6 +75,7 @@ void lh_matmul_kernels_avx2(lh_matmul_kernels *k);
 void lh_matmul_kernels_avx512(lh_matmul_kernels *k);
 void lh_matmul_kernels_avx512vnni(lh_matmul_kernels *k);
 void lh_dot_kernels_avx512vnni(lh_dot_fn dot[LH_TYPE_COUNT]);
-void lh_matmul_kernels_neon(lh_matmul_kernels *k, bool dotprod);
+void lh_matmul_kernels_neon(lh_matmul_kernels *k);
+void lh_matmul_kernels_dotprod(lh_matmul_kernels *k);
 
 #endif

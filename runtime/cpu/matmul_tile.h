@@ -8,8 +8,10 @@
 // Register tiles live in registers only where every loop over them is unrolled.
 #if defined(__clang__)
 #define LH_UNROLL _Pragma("unroll")
+#define LH_NO_UNROLL _Pragma("nounroll")
 #else
 #define LH_UNROLL _Pragma("GCC unroll 64")
+#define LH_NO_UNROLL _Pragma("GCC unroll 1")
 #endif
 
 // Token t's results, `vecs` vectors of rows, into place.

@@ -1,0 +1,187 @@
+// Quantised weights over vectors: part of kernels_matmul_{avx2,avx512vnni,neon,dotprod}.c, which include a simd_*.h first and
+// define, over vectors `vi` of VN words of 32 bits:
+//
+//   Q_GROUP                 columns in a word: 4 bytes or 2 words of 16 bits
+//   Q_TOKENS                of a tile
+//   Q_ZERO                  what an unpacked weight is more than q
+//   vi_load, vi_set1        of words
+//   vi_dot(sum, w, a)       each word of sum += the products of the columns in a word of w and of a, exactly
+//   vi_float(a)             as floats
+//   weight_words(q)         VN words of q + Q_ZERO, as a vf
+//   act_words(q, words)     32 activations as words
+//
+// A panel is Q_VECS vectors of rows: for every 32 columns 32 / Q_GROUP words of each row, then scales, then mins. A tile of
+// tokens is laid out to match; its words are broadcast.
+#include <string.h>
+
+#include "matmul_tile.h"
+#include "quant_blocks.h"
+
+#define Q_VECS 2
+#define Q_ROWS (Q_VECS * VN)
+#define Q_WORDS (32 / Q_GROUP)
+
+// --- unpacking -------------------------------------------------------------------------------------------------
+
+// Columns unpacked at a time: a multiple of every block length, and few enough to stay in the first-level cache.
+#define PIECE 256
+
+typedef void (*unpack_fn)(const void *blocks, int64_t n, int8_t *q, float *scale, float *min);
+
+// Compiled here, for the instruction set of this file.
+LH_QUANT_FORMATS(LH_DEFINE_UNPACK)
+#define UNPACK_ROW(suffix, TYPE, block_len, scale_len, has_min, unpack_block) [LH_TYPE_##TYPE] = unpack_##suffix,
+static const unpack_fn unpack_simd[LH_TYPE_COUNT] = {LH_QUANT_FORMATS(UNPACK_ROW)};
+
+// Some rows of at most PIECE columns.
+typedef struct piece {
+    _Alignas(LH_ALIGN) int8_t q[VN][PIECE];
+    float scale[VN][PIECE / 16], min[VN][PIECE / 16];
+} piece;
+
+// Rows past the end of the matrix are zero.
+static void unpack_piece(const lh_type_traits *traits, const lh_tensor *w, int64_t row, int64_t col, int64_t n, piece *to) {
+    for (int r = 0; r < VN; r++, row++) {
+        if (row < w->n_rows) {
+            const char *blocks = (const char *)w->data + (size_t)row * w->row_size + col / traits->block_len * traits->block_size;
+            unpack_simd[w->type](blocks, n, to->q[r], to->scale[r], to->min[r]);
+        } else {
+            memset(to->q[r], 0, sizeof to->q[r]);
+            memset(to->scale[r], 0, sizeof to->scale[r]);
+            memset(to->min[r], 0, sizeof to->min[r]);
+        }
+    }
+}
+
+// --- panels ----------------------------------------------------------------------------------------------------
+
+// Sizes inside a panel, in bytes: the words of a block of 32 columns, and the scales of one run.
+#define PANEL_WORDS ((size_t)Q_WORDS * Q_ROWS * 4)
+#define PANEL_SCALES ((size_t)Q_ROWS * 4)
+
+LH_INLINE size_t panel_block_size(int scale_len, bool has_min) {
+    return PANEL_WORDS + (size_t)(32 / scale_len) * PANEL_SCALES * (has_min ? 2 : 1);
+}
+
+static void pack_scales(const lh_type_traits *traits, const piece *p, int64_t n, int v, char *panel) {
+    int n_scales = 32 / traits->scale_len;
+    for (int64_t s = 0; s < n / traits->scale_len; s++) {
+        char *block = panel + (size_t)(s / n_scales) * panel_block_size(traits->scale_len, traits->has_min);
+        float *scale = (float *)(block + PANEL_WORDS) + s % n_scales * Q_ROWS + v * VN;
+        for (int r = 0; r < VN; r++) scale[r] = p->scale[r][s];
+        if (traits->has_min)
+            for (int r = 0; r < VN; r++) scale[n_scales * Q_ROWS + r] = p->min[r][s];
+    }
+}
+
+static void pack_quant_simd(const lh_tensor *w, int64_t row, int64_t col, int64_t n_cols, void *panel) {
+    const lh_type_traits *traits = lh_type_get(w->type);
+    size_t block_size = panel_block_size(traits->scale_len, traits->has_min);
+    piece p = {0};
+    for (int v = 0; v < Q_VECS; v++)
+        for (int64_t c = 0; c < n_cols; c += PIECE) {
+            int64_t n = LH_MIN(n_cols - c, PIECE);
+            char *to = (char *)panel + (size_t)(c / 32) * block_size;
+            unpack_piece(traits, w, row + v * VN, col + c, n, &p);
+            pack_scales(traits, &p, n, v, to);
+            // A square of words at a time: rows become columns.
+            for (int64_t first = 0; first < n / Q_GROUP; first += VN) {
+                vf words[VN];
+                LH_UNROLL for (int r = 0; r < VN; r++) words[r] = weight_words(p.q[r] + first * Q_GROUP);
+                vf_transpose(words);
+                LH_UNROLL for (int i = 0; i < VN; i++) {
+                    int64_t word = first + i;
+                    char *at = to + (size_t)(word / Q_WORDS) * block_size + (size_t)(word % Q_WORDS) * Q_ROWS * 4;
+                    if (word < n / Q_GROUP) vf_store((float *)at + v * VN, words[i]);
+                }
+            }
+        }
+}
+
+// --- tiles of tokens -------------------------------------------------------------------------------------------
+
+// 32 activations of each token of a tile.
+typedef struct act_block {
+    int32_t words[Q_WORDS][Q_TOKENS];
+    float scale[Q_TOKENS];
+    int32_t start32[Q_TOKENS], start16[2][Q_TOKENS];  // -Q_ZERO * sum of q: where sums of products start, to be exact
+    float sum32[Q_TOKENS], sum16[2][Q_TOKENS];
+} act_block;
+_Static_assert(sizeof(act_block) == Q_TOKENS * (Q_WORDS * 4 + 7 * 4), "lh_panel_tile_size counts on it");
+
+static void pack_tokens_quant_simd(const lh_act_row *row, int64_t n_cols, int32_t t, void *tile) {
+    act_block *to = tile;
+    for (int64_t b = 0; b < n_cols / LH_ACT_BLOCK; b++, to++) {
+        int32_t words[Q_WORDS] = {0}, sum[2] = {0, 0};
+        if (row) {
+            act_words(row->q + b * LH_ACT_BLOCK, words);
+            memcpy(sum, row->q_sum + 2 * b, sizeof sum);
+        }
+        LH_UNROLL for (int i = 0; i < Q_WORDS; i++) to->words[i][t] = words[i];
+        to->scale[t] = row ? row->scale[b] : 0;
+        to->start32[t] = -Q_ZERO * (sum[0] + sum[1]);
+        to->sum32[t] = row ? row->sum32[b] : 0;
+        for (int h = 0; h < 2; h++) {
+            to->start16[h][t] = -Q_ZERO * sum[h];
+            to->sum16[h][t] = row ? row->sum16[2 * b + h] : 0;
+        }
+    }
+}
+
+// The register tile: whole numbers over a run that shares a scale, floats over the panel.
+LH_INLINE void multiply_tile(int scale_len, bool has_min, const char *panel, const act_block *act, int64_t n_blocks,
+                             const lh_tile_out *out) {
+    const int n_scales = 32 / scale_len, run = scale_len / Q_GROUP;
+    vf total[Q_TOKENS][Q_VECS];
+    LH_UNROLL for (int t = 0; t < Q_TOKENS; t++)
+        LH_UNROLL for (int v = 0; v < Q_VECS; v++) total[t][v] = vf_set1(0);
+    for (int64_t b = 0; b < n_blocks; b++, act++, panel += panel_block_size(scale_len, has_min)) {
+        LH_UNROLL for (int s = 0; s < n_scales; s++) {
+            vi sum[Q_TOKENS][Q_VECS];
+            LH_UNROLL for (int t = 0; t < Q_TOKENS; t++)
+                LH_UNROLL for (int v = 0; v < Q_VECS; v++)
+                    sum[t][v] = vi_set1(n_scales == 1 ? act->start32[t] : act->start16[s][t]);
+            // Unrolled, all products would be computed before they are added, and spilled.
+            LH_NO_UNROLL for (int i = s * run; i < (s + 1) * run; i++) {
+                vi w[Q_VECS];
+                LH_UNROLL for (int v = 0; v < Q_VECS; v++) w[v] = vi_load(panel + (size_t)(i * Q_VECS + v) * sizeof(vi));
+                LH_UNROLL for (int t = 0; t < Q_TOKENS; t++) {
+                    vi a = vi_set1(act->words[i][t]);
+                    LH_UNROLL for (int v = 0; v < Q_VECS; v++) sum[t][v] = vi_dot(sum[t][v], w[v], a);
+                }
+            }
+            const float *scale = (const float *)(panel + PANEL_WORDS) + s * Q_ROWS;
+            LH_UNROLL for (int t = 0; t < Q_TOKENS; t++) {
+                vf a = vf_set1(act->scale[t]);
+                LH_UNROLL for (int v = 0; v < Q_VECS; v++)
+                    total[t][v] = vf_fma(vf_mul(vf_load(scale + v * VN), a), vi_float(sum[t][v]), total[t][v]);
+            }
+            if (has_min) {
+                const float *min = scale + n_scales * Q_ROWS;
+                LH_UNROLL for (int t = 0; t < Q_TOKENS; t++) {
+                    vf a = vf_set1(n_scales == 1 ? act->sum32[t] : act->sum16[s][t]);
+                    LH_UNROLL for (int v = 0; v < Q_VECS; v++) total[t][v] = vf_fma(vf_load(min + v * VN), a, total[t][v]);
+                }
+            }
+        }
+    }
+    LH_UNROLL for (int t = 0; t < Q_TOKENS; t++)
+        if (t < out->n_tokens) put_rows(out, t, Q_VECS, total[t]);
+}
+
+static void multiply_quant_simd(const lh_type_traits *traits, const void *panel, const void *tile, int64_t col, int64_t n_cols,
+                                const lh_tile_out *out) {
+    const act_block *act = (const act_block *)tile + col / LH_ACT_BLOCK;
+    int64_t n = n_cols / LH_ACT_BLOCK;
+    if (traits->scale_len == 32 && !traits->has_min) multiply_tile(32, false, panel, act, n, out);
+    else if (traits->scale_len == 32) multiply_tile(32, true, panel, act, n, out);
+    else if (!traits->has_min) multiply_tile(16, false, panel, act, n, out);
+    else multiply_tile(16, true, panel, act, n, out);
+}
+
+// The panels' entry of a table.
+static void set_quant_panels(lh_matmul_kernels *k) {
+    k->integer = (lh_panel_kernels){
+        Q_ROWS, Q_TOKENS, 4 / Q_GROUP, pack_quant_simd, pack_tokens_quant_simd, multiply_quant_simd,
+    };
+}
