@@ -1,4 +1,4 @@
-"""The README's snippet runs, and CI runs the README's command."""
+"""The README's snippet runs, what it names exists, and the build knows every source."""
 
 from __future__ import annotations
 
@@ -44,3 +44,8 @@ def test_options_that_are_named_exist():
     for text in blocks("sh") + [README]:
         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text):
             assert option in known or option in ("--no-deps", "--no-build-isolation"), option
+
+
+def test_every_source_is_built():
+    listed = re.findall(r"runtime/[\w/]+\.c", (ROOT / "CMakeLists.txt").read_text())
+    assert sorted(listed) == sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("runtime/**/*.c"))
