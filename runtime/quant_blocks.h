@@ -237,22 +237,29 @@ static inline void lh_unpack_q3_k(const lh_block_q3_k *restrict b, int8_t *restr
             }
 }
 
-// The 6-bit scales and mins of Q4_K and Q5_K.
-static inline void lh_unpack_scales_k(const uint8_t *s, uint8_t *scale, uint8_t *min) {
-    for (int j = 0; j < 4; j++) {
-        scale[j] = s[j] & 63;
-        min[j] = s[4 + j] & 63;
-        scale[4 + j] = (uint8_t)((s[8 + j] & 15) | (s[j] >> 6) << 4);
-        min[4 + j] = (uint8_t)((s[8 + j] >> 4) | (s[4 + j] >> 6) << 4);
-    }
+// The scales and mins of Q4_K and Q5_K, 6 bits each, as bytes: eight scales in two words, eight mins in two. The upper bits of
+// the last four of each are the upper bits of the first four's bytes.
+static inline void lh_scales_4_5_k(const uint8_t *packed, uint32_t words[4]) {
+    uint32_t p[3];
+    memcpy(p, packed, sizeof p);
+    words[0] = p[0] & 0x3f3f3f3f;
+    words[1] = (p[2] & 0x0f0f0f0f) | (p[0] >> 2 & 0x30303030);
+    words[2] = p[1] & 0x3f3f3f3f;
+    words[3] = (p[2] >> 4 & 0x0f0f0f0f) | (p[1] >> 2 & 0x30303030);
+}
+
+static inline void lh_unpack_scales_4_5_k(uint16_t d, uint16_t dmin, const uint8_t *packed, float *scale, float *min) {
+    uint32_t words[4];
+    uint8_t six[16];
+    lh_scales_4_5_k(packed, words);
+    memcpy(six, words, sizeof six);
+    float factor = lh_half(d), minus = -lh_half(dmin);
+    for (int j = 0; j < 8; j++) scale[j] = factor * (float)six[j];
+    for (int j = 0; j < 8; j++) min[j] = minus * (float)six[8 + j];
 }
 
 static inline void lh_unpack_q4_k(const lh_block_q4_k *restrict b, int8_t *restrict q, float *scale, float *min) {
-    float d = lh_half(b->d), dmin = lh_half(b->dmin);
-    uint8_t s[8], m[8];
-    lh_unpack_scales_k(b->scales, s, m);
-    for (int j = 0; j < 8; j++) scale[j] = d * (float)s[j];
-    for (int j = 0; j < 8; j++) min[j] = -(dmin * (float)m[j]);
+    lh_unpack_scales_4_5_k(b->d, b->dmin, b->scales, scale, min);
     for (int j = 0; j < 4; j++) {
         for (int i = 0; i < 32; i++) q[64 * j + i] = (int8_t)(b->qs[32 * j + i] & 15);
         for (int i = 0; i < 32; i++) q[64 * j + 32 + i] = (int8_t)(b->qs[32 * j + i] >> 4);
@@ -260,11 +267,7 @@ static inline void lh_unpack_q4_k(const lh_block_q4_k *restrict b, int8_t *restr
 }
 
 static inline void lh_unpack_q5_k(const lh_block_q5_k *restrict b, int8_t *restrict q, float *scale, float *min) {
-    float d = lh_half(b->d), dmin = lh_half(b->dmin);
-    uint8_t s[8], m[8];
-    lh_unpack_scales_k(b->scales, s, m);
-    for (int j = 0; j < 8; j++) scale[j] = d * (float)s[j];
-    for (int j = 0; j < 8; j++) min[j] = -(dmin * (float)m[j]);
+    lh_unpack_scales_4_5_k(b->d, b->dmin, b->scales, scale, min);
     for (int j = 0; j < 4; j++) {
         for (int i = 0; i < 32; i++)
             q[64 * j + i] = (int8_t)((b->qs[32 * j + i] & 15) | (b->qh[i] >> (2 * j) & 1) << 4);

@@ -156,11 +156,9 @@ LH_INLINE __m512 two_floats(const float *low, const float *high) {
 // Eight scales of 6 bits in the low lanes, eight mins in the high ones.
 LH_INLINE __m512 scales_4_5_k(uint16_t d, uint16_t dmin, const uint8_t *packed, const lh_act_row *act, int64_t col,
                               __m512 *fix) {
-    uint32_t s[3];
-    memcpy(s, packed, 12);
-    __m128i bytes = _mm_setr_epi32(
-        (int32_t)(s[0] & 0x3f3f3f3f), (int32_t)((s[2] & 0x0f0f0f0f) | (s[0] >> 2 & 0x30303030)),
-        (int32_t)(s[1] & 0x3f3f3f3f), (int32_t)((s[2] >> 4 & 0x0f0f0f0f) | (s[1] >> 2 & 0x30303030)));
+    uint32_t words[4];
+    lh_scales_4_5_k(packed, words);
+    __m128i bytes = _mm_setr_epi32((int32_t)words[0], (int32_t)words[1], (int32_t)words[2], (int32_t)words[3]);
     __m512 factor = _mm512_mask_blend_ps(0xff00, _mm512_set1_ps(lh_half(d)), _mm512_set1_ps(-lh_half(dmin)));
     __m512 scale = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)), factor);
     scale = _mm512_mul_ps(scale, two_floats(act->scale + col / 32, act->sum32 + col / 32));

@@ -33,4 +33,5 @@ void lh_matmul_kernels_avx2(lh_matmul_kernels *k) {
     set_float_kernels(k);
     set_quant_panels(k);
     set_quant_dots(k->dot);
+    lh_dot_kernels_avx2(k->dot);
 }

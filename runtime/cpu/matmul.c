@@ -8,7 +8,7 @@
 // From this many tokens on unpacking a panel pays.
 #define MIN_PANEL_TOKENS 4
 // Columns of a panel at a time: it has to stay in the second-level cache beside a tile of tokens.
-#define INTEGER_COLS 4096
+#define INTEGER_COLS 2048
 #define REAL_COLS 512
 // Rows for one call of a dot kernel, so that they are still in cache for the next token.
 #define DOT_ROWS 32

@@ -74,6 +74,7 @@ void lh_matmul_kernels_generic(lh_matmul_kernels *k);
 void lh_matmul_kernels_avx2(lh_matmul_kernels *k);
 void lh_matmul_kernels_avx512(lh_matmul_kernels *k);
 void lh_matmul_kernels_avx512vnni(lh_matmul_kernels *k);
+void lh_dot_kernels_avx2(lh_dot_fn dot[LH_TYPE_COUNT]);
 void lh_dot_kernels_avx512vnni(lh_dot_fn dot[LH_TYPE_COUNT]);
 void lh_matmul_kernels_neon(lh_matmul_kernels *k);
 void lh_matmul_kernels_dotprod(lh_matmul_kernels *k);
