@@ -49,8 +49,8 @@ static void decode_bf16(const void *blocks, float *out, int64_t n) {
 
 LH_QUANT_FORMATS(LH_DEFINE_UNPACK)
 
-// decode_* of every quantised format. The product and the sum are rounded apart (-ffp-contract=off), as the format's other
-// implementations do.
+// decode_* of every quantised format. The product and the sum are rounded apart (-ffp-contract=off), as the format's
+// other implementations do.
 #define DEFINE_DECODE(suffix, TYPE, block_len, scale_len, has_min, unpack_block)                               \
     static void decode_##suffix(const void *blocks, float *out, int64_t n) {                                   \
         int8_t q[block_len];                                                                                   \

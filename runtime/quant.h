@@ -19,8 +19,8 @@ typedef struct lh_type_traits {
     void (*decode)(const void *blocks, float *out, int64_t n);  // n values, a multiple of block_len
     // Quantised types: w = scale * q (+ min), a scale and a min for each run of scale_len values.
     int32_t scale_len;       // 16 or 32; 0: floats, and no unpack
-    bool has_min;
-    void (*unpack)(const void *blocks, int64_t n, int8_t *q, float *scale, float *min);  // min: NULL where has_min is false
+    bool has_min;            // false: min may be NULL
+    void (*unpack)(const void *blocks, int64_t n, int8_t *q, float *scale, float *min);
 } lh_type_traits;
 
 // NULL for a number that is no supported type.

@@ -1,7 +1,7 @@
 // Blocks of quantised weights as GGUF files store them, and how to unpack one of each kind.
 //
-// Every format reduces to w = scale * q (+ min) with a small signed integer q, one scale (and min) for each run of 16 or
-// 32 values. The unpack functions are plain C: kernels include them and the compiler vectorises them for their ISA.
+// Every format reduces to w = scale * q (+ min) with a small signed integer q, one scale (and min) for each run of 16
+// or 32 values. The unpack functions are plain C: kernels include them and the compiler vectorises them for their ISA.
 // Blocks lie in an mmap at any even address or worse, hence packed.
 #ifndef LH_QUANT_BLOCKS_H
 #define LH_QUANT_BLOCKS_H
@@ -137,7 +137,8 @@ static inline lh_u8x16 lh_u8x16_load(const void *p) {
 }
 
 // 16 bytes of nibbles: the low ones, then the high ones. fifth: 32 bytes that are 0 or 16, or NULL.
-static inline void lh_unpack_nibbles(const uint8_t *restrict qs, const uint8_t *fifth, uint8_t zero, int8_t *restrict q) {
+static inline void lh_unpack_nibbles(const uint8_t *restrict qs, const uint8_t *fifth, uint8_t zero,
+                                     int8_t *restrict q) {
     lh_u8x16 v = lh_u8x16_load(qs), low = v & 15, high = v >> 4;
     if (fifth) {
         low |= lh_u8x16_load(fifth);
@@ -170,7 +171,8 @@ static inline void lh_unpack_iq4(const uint8_t *restrict qs, int8_t *restrict q)
         _mm_storeu_si128((__m128i *)(q + i), v);
     }
 #elif defined(__aarch64__)
-    for (int i = 0; i < 32; i += 16) vst1q_s8(q + i, vqtbl1q_s8(vld1q_s8(lh_iq4_values), vreinterpretq_u8_s8(vld1q_s8(index + i))));
+    for (int i = 0; i < 32; i += 16)
+        vst1q_s8(q + i, vqtbl1q_s8(vld1q_s8(lh_iq4_values), vreinterpretq_u8_s8(vld1q_s8(index + i))));
 #else
     for (int i = 0; i < 32; i++) q[i] = lh_iq4_values[index[i]];
 #endif
@@ -237,8 +239,8 @@ static inline void lh_unpack_q3_k(const lh_block_q3_k *restrict b, int8_t *restr
             }
 }
 
-// The scales and mins of Q4_K and Q5_K, 6 bits each, as bytes: eight scales in two words, eight mins in two. The upper bits of
-// the last four of each are the upper bits of the first four's bytes.
+// The scales and mins of Q4_K and Q5_K, 6 bits each, as bytes: eight scales in two words, eight mins in two. The upper
+// bits of the last four of each are the upper bits of the first four's bytes.
 static inline void lh_scales_4_5_k(const uint8_t *packed, uint32_t words[4]) {
     uint32_t p[3];
     memcpy(p, packed, sizeof p);

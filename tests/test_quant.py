@@ -10,7 +10,10 @@ import pytest
 
 gguf = pytest.importorskip("gguf", reason="the gguf package is the oracle of block formats")
 
-TYPES = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"]
+TYPES = [
+    "F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL",
+    "IQ4_XS",
+]  # fmt: skip
 # Where the halves of a block lie: scale, and min.
 HALVES = {
     "F16": [0], "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0], "Q2_K": [80, 82], "Q3_K": [108],
@@ -20,8 +23,10 @@ HALVES = {
 
 @pytest.fixture(scope="module")
 def quant():
-    """Run dump_quant with arguments and standard input; returns standard output. Sanitized where that is possible: hostile
-    blocks must not reach undefined behaviour."""
+    """Run dump_quant with arguments and standard input; returns standard output.
+
+    Sanitized where that is possible: hostile blocks must not reach undefined behaviour.
+    """
     sources = ["tests/c/dump_quant.c", "runtime/quant.c"]
     sanitized = native.supports(tuple(native.SANITIZED))
     program = (native.build_sanitized if sanitized else native.build)("dump_quant", sources)
@@ -58,7 +63,7 @@ def test_names_of_all_types(quant):
 
 
 def blocks_of(name: str, kind: str, rng: np.random.Generator) -> np.ndarray:
-    """(n, block_size) blocks: random bits everywhere, or with halves that are ordinary, or subnormal, zero or infinite."""
+    """(n, block_size) blocks: random bits everywhere, or with halves that are ordinary, or zero, tiny or infinite."""
     n = 257
     size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]][1]
     blocks = rng.integers(0, 256, (n, size), dtype=np.uint8)
@@ -110,8 +115,9 @@ def test_float_to_half(quant):
     rng = np.random.default_rng(3)
     exact = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float64)
     ties = ((exact[:-1] + exact[1:]) / 2).astype(np.float32)
-    around = np.concatenate([ties, np.nextafter(ties, np.float32(0)), np.nextafter(ties, np.float32(1e9)), exact.astype(np.float32)])
-    edges = np.array([65519.996, 65520, 65536, 3e38, np.inf, np.nan, 1e-45, 2.9802322e-08, 2.9802326e-08], dtype=np.float32)
+    below, above = np.nextafter(ties, np.float32(0)), np.nextafter(ties, np.float32(1e9))
+    around = np.concatenate([ties, below, above, exact.astype(np.float32)])
+    edges = np.array([65519.996, 65520, 65536, 3e38, np.inf, np.nan, 1e-45, 2.9802322e-08, 2.9802326e-08], np.float32)
     bits = rng.integers(0, 2**32, 100000, dtype=np.uint32).view(np.float32)
     x = np.concatenate([around, edges, bits])
     x = np.concatenate([x, -x])

@@ -1,10 +1,11 @@
-// Rows of quantised weights times one token, any format alike: a piece of a row is unpacked into the first-level cache and
-// multiplied there. Part of the files that include matmul_quant_simd.h first and define besides:
+// Rows of quantised weights times one token, any format alike: a piece of a row is unpacked into the first-level cache
+// and multiplied there. Part of the files that include matmul_quant_simd.h first and define besides:
 //
 //   vi_dot16(sum, w, a)     16 signed bytes by 16 signed bytes; products are added, exactly, in whatever lanes
 
-LH_INLINE void dot_rows_quant(unpack_fn unpack, int64_t block_len, size_t block_size, int len, bool has_min, const char *row,
-                              size_t row_size, int64_t n_rows, int64_t n_cols, const lh_act_row *act, float *out) {
+LH_INLINE void dot_rows_quant(unpack_fn unpack, int64_t block_len, size_t block_size, int len, bool has_min,
+                              const char *row, size_t row_size, int64_t n_rows, int64_t n_cols, const lh_act_row *act,
+                              float *out) {
     const float *act_sum = len == 16 ? act->sum16 : act->sum32;
     for (int64_t r = 0; r < n_rows; r++, row += row_size) {
         vf total = vf_set1(0);
@@ -27,12 +28,12 @@ LH_INLINE void dot_rows_quant(unpack_fn unpack, int64_t block_len, size_t block_
     }
 }
 
-#define DEFINE_DOT(suffix, TYPE, block_len, scale_len, has_min, unpack_block)                                             \
-    static void dot_##suffix(const lh_type_traits *traits, const void *rows, size_t row_size, int64_t n_rows,             \
-                             int64_t n_cols, const lh_act_row *act, float *out) {                                         \
-        (void)traits;                                                                                                     \
-        dot_rows_quant(unpack_##suffix, block_len, sizeof(lh_block_##suffix), scale_len, has_min, rows, row_size, n_rows, \
-                       n_cols, act, out);                                                                                 \
+#define DEFINE_DOT(suffix, TYPE, block_len, scale_len, has_min, unpack_block)                                     \
+    static void dot_##suffix(const lh_type_traits *traits, const void *rows, size_t row_size, int64_t n_rows,     \
+                             int64_t n_cols, const lh_act_row *act, float *out) {                                 \
+        (void)traits;                                                                                             \
+        dot_rows_quant(unpack_##suffix, block_len, sizeof(lh_block_##suffix), scale_len, has_min, rows, row_size, \
+                       n_rows, n_cols, act, out);                                                                 \
     }
 LH_QUANT_FORMATS(DEFINE_DOT)
 

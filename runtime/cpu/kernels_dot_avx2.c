@@ -77,8 +77,8 @@ LH_INLINE __m256 six_bits(uint32_t low, uint32_t high, float factor) {
 }
 
 // Runs of 32 with mins.
-LH_INLINE void dot_4_5_k(values_fn values, size_t block_size, const void *rows, size_t row_size, int64_t n_rows, int64_t n_cols,
-                         const lh_act_row *act, float *out) {
+LH_INLINE void dot_4_5_k(values_fn values, size_t block_size, const void *rows, size_t row_size, int64_t n_rows,
+                         int64_t n_cols, const lh_act_row *act, float *out) {
     for (int64_t r = 0; r < n_rows; r++) {
         const char *block = (const char *)rows + (size_t)r * row_size;
         __m256 total = _mm256_setzero_ps(), fix = _mm256_setzero_ps();
@@ -134,7 +134,8 @@ static void dot_q6_k(const lh_type_traits *traits, const void *rows, size_t row_
             }
             LH_UNROLL for (int j = 0; j < 8; j++) {
                 int k = j % 4 * 2;
-                __m256 weight_scale = _mm256_permutevar8x32_ps(scale[j / 4], _mm256_setr_epi32(k, k, k, k, k + 1, k + 1, k + 1, k + 1));
+                __m256 weight_scale =
+                    _mm256_permutevar8x32_ps(scale[j / 4], _mm256_setr_epi32(k, k, k, k, k + 1, k + 1, k + 1, k + 1));
                 __m256 product = _mm256_mul_ps(weight_scale, _mm256_permutevar8x32_ps(act_scale, _mm256_set1_epi32(j)));
                 total = _mm256_fmadd_ps(product, dot_32(values_q6_k(b, j), act->q + i + 32 * j), total);
             }

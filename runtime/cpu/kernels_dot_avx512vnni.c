@@ -1,8 +1,8 @@
 // Rows of quantised weights, as they lie in the file, times one token's activations: AVX-512 VNNI.
 //
 // A format is two small functions: 64 weights as unsigned bytes in order of columns, and the scales of up to 16 runs of
-// weights, multiplied by those of the activations. What the bytes are more than the weights, and the mins, are multiples of
-// the sums of activations that share a run: one multiplication for 16 runs.
+// weights, multiplied by those of the activations. What the bytes are more than the weights, and the mins, are
+// multiples of the sums of activations that share a run: one multiplication for 16 runs.
 #include "quant_blocks.h"
 #include "simd_avx512.h"
 // The vectors come first.
@@ -10,13 +10,14 @@
 
 // Weights 64 * i and following of a span, or only 32 of them and zeros.
 typedef __m512i (*values_fn)(const char *span, int i, bool only_32);
-// Scales of a span's n runs, times the activations' from column col on; zero from lane n on. *fix: lane by lane the sum of
-// everything that is a multiple of a sum of activations.
+// Scales of a span's n runs, times the activations' from column col on; zero from lane n on. *fix: lane by lane the sum
+// of everything that is a multiple of a sum of activations.
 typedef __m512 (*scales_fn)(const char *span, int n, const lh_act_row *act, int64_t col, __m512 *fix);
 
 // run: weights that share a scale. A span is 16 blocks of a legacy format or one block of a K format.
-LH_INLINE void dot_rows(values_fn values, scales_fn scales, int run, int64_t span_cols, size_t span_size, const void *rows,
-                        size_t row_size, int64_t n_rows, int64_t n_cols, const lh_act_row *act, float *out) {
+LH_INLINE void dot_rows(values_fn values, scales_fn scales, int run, int64_t span_cols, size_t span_size,
+                        const void *rows, size_t row_size, int64_t n_rows, int64_t n_cols, const lh_act_row *act,
+                        float *out) {
     const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     const __m512i zero = _mm512_setzero_si512();
     for (int64_t r = 0; r < n_rows; r++) {
@@ -28,7 +29,8 @@ LH_INLINE void dot_rows(values_fn values, scales_fn scales, int run, int64_t spa
             // The run of each lane's four weights.
             __m512i at = _mm512_srli_epi32(lane, run == 32 ? 3 : 2);
             for (; i < n / 64; i++) {
-                __m512i sum = _mm512_dpbusd_epi32(zero, values(span, i, false), _mm512_loadu_si512(act->q + col + 64 * i));
+                __m512i q = _mm512_loadu_si512(act->q + col + 64 * i);
+                __m512i sum = _mm512_dpbusd_epi32(zero, values(span, i, false), q);
                 total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_permutexvar_ps(at, scale), total);
                 at = _mm512_add_epi32(at, _mm512_set1_epi32(64 / run));
             }
@@ -47,8 +49,8 @@ LH_INLINE void dot_rows(values_fn values, scales_fn scales, int run, int64_t spa
 LH_INLINE __m256i load_256(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
 LH_INLINE __m128i load_128(const void *p) { return _mm_loadu_si128((const __m128i *)p); }
 
-// The halves at `at` in each of n blocks, 1 to 16, as floats. Inserted one by one: stored, and loaded again as a vector, they
-// would have to reach the cache first.
+// The halves at `at` in each of n blocks, 1 to 16, as floats. Inserted one by one: stored, and loaded again as a
+// vector, they would have to reach the cache first.
 LH_INLINE __m512 halves(const char *blocks, size_t size, size_t at, int n) {
     const char *p = blocks + at;
     __m128i low = _mm_setzero_si128(), high = low;

@@ -15,7 +15,9 @@ static inline vf vi_float(vi a) { return _mm512_cvtepi32_ps(a); }
 static inline vf weight_words(const int8_t *q) {
     return _mm512_castsi512_ps(_mm512_xor_si512(_mm512_loadu_si512(q), _mm512_set1_epi8(-128)));
 }
-static inline void act_words(const int8_t *q, int32_t *words) { _mm256_storeu_si256((__m256i *)words, _mm256_loadu_si256((const __m256i *)q)); }
+static inline void act_words(const int8_t *q, int32_t *words) {
+    _mm256_storeu_si256((__m256i *)words, _mm256_loadu_si256((const __m256i *)q));
+}
 
 // The vectors come first: the kernels are written in them.
 #include "matmul_quant_simd.h"

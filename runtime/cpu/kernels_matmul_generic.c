@@ -54,8 +54,8 @@ typedef struct act_block {
 } act_block;
 
 // Unpacked weights of n columns times quantised activations, block b of which is b * step after the first.
-static float dot_unpacked(const lh_type_traits *traits, int64_t n, const int8_t *q, const float *scale, const float *min,
-                          const act_block *act, int64_t step) {
+static float dot_unpacked(const lh_type_traits *traits, int64_t n, const int8_t *q, const float *scale,
+                          const float *min, const act_block *act, int64_t step) {
     float total = 0;
     int len = traits->scale_len;
     for (int64_t i = 0; i < n; i += len, scale++, min++) {
@@ -79,8 +79,8 @@ static const void *blocks_at(const lh_type_traits *traits, const void *row, int6
     return (const char *)row + col / traits->block_len * traits->block_size;
 }
 
-static void dot_quantised(const lh_type_traits *traits, const void *rows, size_t row_size, int64_t n_rows, int64_t n_cols,
-                          const lh_act_row *act, float *out) {
+static void dot_quantised(const lh_type_traits *traits, const void *rows, size_t row_size, int64_t n_rows,
+                          int64_t n_cols, const lh_act_row *act, float *out) {
     for (int64_t r = 0; r < n_rows; r++) out[r] = 0;
     for (int64_t col = 0; col < n_cols; col += PIECE) {
         int64_t n = n_cols - col < PIECE ? n_cols - col : PIECE;
@@ -127,7 +127,8 @@ static void pack_quantised(const lh_tensor *w, int64_t row, int64_t col, int64_t
 
 static void pack_tokens_quantised(const lh_act_row *row, int64_t n_cols, int32_t t, void *tile) {
     act_block *to = (act_block *)tile + t;
-    for (int64_t b = 0; b < n_cols / LH_ACT_BLOCK; b++) to[b * TOKENS] = row ? act_block_of(row, b) : (act_block){.scale = 0};
+    for (int64_t b = 0; b < n_cols / LH_ACT_BLOCK; b++)
+        to[b * TOKENS] = row ? act_block_of(row, b) : (act_block){.scale = 0};
 }
 
 static void put(const lh_tile_out *out, int t, int r, float value) {
@@ -173,7 +174,8 @@ static void pack_real(const lh_tensor *w, int64_t row, int64_t col, int64_t n_co
             int64_t n = n_cols - c < PIECE ? n_cols - c : PIECE;
             float piece[PIECE] = {0};
             if (row + r < w->n_rows)
-                traits->decode(blocks_at(traits, (const char *)w->data + (size_t)(row + r) * w->row_size, col + c), piece, n);
+                traits->decode(blocks_at(traits, (const char *)w->data + (size_t)(row + r) * w->row_size, col + c),
+                               piece, n);
             for (int64_t i = 0; i < n; i++) to[(c + i) * ROWS + r] = piece[i];
         }
 }
@@ -183,8 +185,8 @@ static void pack_tokens_real(const lh_act_row *row, int64_t n_cols, int32_t t, v
     for (int64_t i = 0; i < n_cols; i++) to[i * TOKENS] = row ? row->x[i] : 0;
 }
 
-static void multiply_real(const lh_type_traits *traits, const void *panel, const void *tile, int64_t col, int64_t n_cols,
-                          const lh_tile_out *out) {
+static void multiply_real(const lh_type_traits *traits, const void *panel, const void *tile, int64_t col,
+                          int64_t n_cols, const lh_tile_out *out) {
     (void)traits;
     const float *w = panel, *act = (const float *)tile + col * TOKENS;
     float sum[TOKENS][ROWS] = {{0}};

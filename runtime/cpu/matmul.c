@@ -1,6 +1,6 @@
 // Matrix products of the CPU backend. Few tokens: every thread prepares all of them for itself (that costs less than
-// waiting for another) and streams runs of rows. Many tokens: threads prepare tiles of tokens together, then take panels
-// of rows one by one, so that a panel is unpacked once and used for all tokens while it is in cache.
+// waiting for another) and streams runs of rows. Many tokens: threads prepare tiles of tokens together, then take
+// panels of rows one by one, so that a panel is unpacked once and used for all tokens while it is in cache.
 #include <string.h>
 
 #include "cpu.h"
@@ -199,7 +199,8 @@ static void prepare_task(void *arg, int64_t piece, int thread) {
     const panel_job *job = arg;
     int64_t n_real = job->sides[0].n_tiles;
     bool integer = piece >= n_real;
-    prepare_tile(job, &job->sides[integer], integer, integer ? piece - n_real : piece, lh_cpu_scratch_of(job->cpu, thread));
+    prepare_tile(job, &job->sides[integer], integer, integer ? piece - n_real : piece,
+                 lh_cpu_scratch_of(job->cpu, thread));
 }
 
 static void multiply_task(void *arg, int64_t piece, int thread) {
@@ -251,6 +252,7 @@ lh_status lh_cpu_embed(lh_backend *b, const lh_tensor *table, const int32_t *ids
     (void)b;
     const lh_type_traits *traits = lh_type_get(table->type);
     for (int32_t t = 0; t < n; t++)
-        traits->decode((const char *)table->data + (size_t)ids[t] * table->row_size, x + t * table->n_cols, table->n_cols);
+        traits->decode((const char *)table->data + (size_t)ids[t] * table->row_size, x + t * table->n_cols,
+                       table->n_cols);
     return LH_OK;
 }

@@ -1,7 +1,8 @@
-// Prologues and float weights over vectors: part of kernels_matmul_{avx2,avx512,neon}.c, which include a simd_*.h first.
+// Prologues and float weights over vectors: the body of kernels_matmul_{avx2,avx512,neon,dotprod}.c, which include a
+// simd_*.h first.
 //
-// A panel is rows of weights as floats, column by column; a tile is tokens, column by column too, each value broadcast against
-// the vectors of rows.
+// A panel is rows of weights as floats, column by column; a tile is tokens, column by column too, each value broadcast
+// against the vectors of rows.
 #include <math.h>
 #include <string.h>
 
@@ -107,27 +108,30 @@ LH_INLINE void dot_rows(lh_type type, size_t size, const char *w, size_t row_siz
             LH_UNROLL for (int j = 0; j < 4; j++)
                 sum[j] = vf_fma(load_weights(type, w + (size_t)(i + j * VN) * size), vf_load(x + i + j * VN), sum[j]);
         for (; i < n_cols; i += VN)
-            sum[0] = vf_fma(load_some_weights(type, size, w + (size_t)i * size, n_cols - i), load_some(x + i, n_cols - i), sum[0]);
+            sum[0] = vf_fma(load_some_weights(type, size, w + (size_t)i * size, n_cols - i),
+                            load_some(x + i, n_cols - i), sum[0]);
         out[r] = vf_sum(vf_add(vf_add(sum[0], sum[1]), vf_add(sum[2], sum[3])));
     }
 }
 
-static void dot_float_simd(const lh_type_traits *traits, const void *rows, size_t row_size, int64_t n_rows, int64_t n_cols,
-                           const lh_act_row *act, float *out) {
+static void dot_float_simd(const lh_type_traits *traits, const void *rows, size_t row_size, int64_t n_rows,
+                           int64_t n_cols, const lh_act_row *act, float *out) {
     // One copy of the loop for each type.
     if (traits == lh_type_get(LH_TYPE_F32)) dot_rows(LH_TYPE_F32, 4, rows, row_size, n_rows, n_cols, act->x, out);
     else if (traits == lh_type_get(LH_TYPE_F16)) dot_rows(LH_TYPE_F16, 2, rows, row_size, n_rows, n_cols, act->x, out);
     else dot_rows(LH_TYPE_BF16, 2, rows, row_size, n_rows, n_cols, act->x, out);
 }
 
-LH_INLINE void pack_rows(lh_type type, size_t size, const lh_tensor *w, int64_t row, int64_t col, int64_t n_cols, float *panel) {
+LH_INLINE void pack_rows(lh_type type, size_t size, const lh_tensor *w, int64_t row, int64_t col, int64_t n_cols,
+                         float *panel) {
     for (int64_t c = 0; c < n_cols; c += VN, panel += VN * FLOAT_ROWS)
         for (int v = 0; v < BLOCK_VECS; v++) {
             vf block[VN];
             for (int r = 0; r < VN; r++) {
                 int64_t from = row + v * VN + r;
                 const char *p = (const char *)w->data + (size_t)LH_MIN(from, w->n_rows - 1) * w->row_size;
-                block[r] = from < w->n_rows ? load_some_weights(type, size, p + (size_t)(col + c) * size, n_cols - c) : vf_set1(0);
+                block[r] = from < w->n_rows ? load_some_weights(type, size, p + (size_t)(col + c) * size, n_cols - c)
+                                            : vf_set1(0);
             }
             vf_transpose(block);
             for (int j = 0; j < VN && c + j < n_cols; j++) vf_store(panel + j * FLOAT_ROWS + v * VN, block[j]);
@@ -145,8 +149,8 @@ static void pack_tokens_float_simd(const lh_act_row *row, int64_t n_cols, int32_
     for (int64_t i = 0; i < n_cols; i++) to[i * FLOAT_TOKENS] = row ? row->x[i] : 0;
 }
 
-static void multiply_float_simd(const lh_type_traits *traits, const void *panel, const void *tile, int64_t col, int64_t n_cols,
-                                const lh_tile_out *out) {
+static void multiply_float_simd(const lh_type_traits *traits, const void *panel, const void *tile, int64_t col,
+                                int64_t n_cols, const lh_tile_out *out) {
     (void)traits;
     const float *w = panel, *act = (const float *)tile + col * FLOAT_TOKENS;
     vf sum[FLOAT_TOKENS][BLOCK_VECS];

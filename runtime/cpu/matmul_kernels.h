@@ -1,11 +1,11 @@
 // The kernels under matmul.c: one table per instruction set, generic first, better entries laid over it.
 //
-// Against quantised weights activations are quantised too: int8 in blocks of 32, sums over a block exact in int32, scales
-// applied in float. Against float weights they stay float. Two shapes of work:
+// Against quantised weights activations are quantised too: int8 in blocks of 32, sums over a block exact in int32,
+// scales applied in float. Against float weights they stay float. Two shapes of work:
 //
 // - few tokens: `dot` streams rows of weights as they lie in the file;
 // - many tokens: `pack` unpacks a panel of rows, any format, into one layout that stays in cache, `pack_tokens` lays
-//   activations out to match, and `multiply` runs a register tile of rows x tokens over them. Layouts are the kernels' own.
+//   activations out to match, and `multiply` runs a register tile of rows x tokens over them. Layouts are their own.
 #ifndef LH_MATMUL_KERNELS_H
 #define LH_MATMUL_KERNELS_H
 
@@ -14,7 +14,7 @@
 #define LH_ACT_BLOCK 32     // activations that share a scale
 #define LH_ACT_TINY 1e-35f  // blocks of nothing larger are zeros
 
-// One token's activations. The quantised part is there only where a matrix needs it, and then n_cols is a multiple of 32.
+// One token's activations. The quantised part is there where a matrix needs it, and then n_cols is a multiple of 32.
 typedef struct lh_act_row {
     const float *x;    // (n_cols)
     int8_t *q;         // (n_cols), -127..127
@@ -37,8 +37,8 @@ typedef struct lh_panel_kernels {
     int32_t rows;         // of a panel
     int32_t tokens;       // of a tile
     int32_t weight_size;  // bytes of one unpacked weight or activation
-    // Unpack columns [col, col + n_cols) of rows [row, row + rows); rows past the end become zero. Quantised types: col and
-    // n_cols are multiples of the block length.
+    // Unpack columns [col, col + n_cols) of rows [row, row + rows); rows past the end become zero. Quantised types: col
+    // and n_cols are multiples of the block length.
     void (*pack)(const lh_tensor *w, int64_t row, int64_t col, int64_t n_cols, void *panel);
     // Put token t of a tile into place. NULL instead of a row: zeros.
     void (*pack_tokens)(const lh_act_row *row, int64_t n_cols, int32_t t, void *tile);

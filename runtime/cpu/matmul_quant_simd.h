@@ -1,5 +1,5 @@
-// Quantised weights over vectors: part of kernels_matmul_{avx2,avx512vnni,neon,dotprod}.c, which include a simd_*.h first and
-// define, over vectors `vi` of VN words of 32 bits:
+// Quantised weights over vectors: part of kernels_matmul_{avx2,avx512vnni,neon,dotprod}.c, which include a simd_*.h
+// first and define, over vectors `vi` of VN words of 32 bits:
 //
 //   Q_GROUP                 columns in a word: 4 bytes or 2 words of 16 bits
 //   Q_TOKENS                of a tile
@@ -10,8 +10,8 @@
 //   weight_words(q)         VN words of q + Q_ZERO, as a vf
 //   act_words(q, words)     32 activations as words
 //
-// A panel is Q_VECS vectors of rows: for every 32 columns 32 / Q_GROUP words of each row, then scales, then mins. A tile of
-// tokens is laid out to match; its words are broadcast.
+// A panel is Q_VECS vectors of rows: for every 32 columns 32 / Q_GROUP words of each row, then scales, then mins. A
+// tile of tokens is laid out to match; its words are broadcast.
 #include <string.h>
 
 #include "matmul_tile.h"
@@ -40,10 +40,12 @@ typedef struct piece {
 } piece;
 
 // Rows past the end of the matrix are zero.
-static void unpack_piece(const lh_type_traits *traits, const lh_tensor *w, int64_t row, int64_t col, int64_t n, piece *to) {
+static void unpack_piece(const lh_type_traits *traits, const lh_tensor *w, int64_t row, int64_t col, int64_t n,
+                         piece *to) {
     for (int r = 0; r < VN; r++, row++) {
         if (row < w->n_rows) {
-            const char *blocks = (const char *)w->data + (size_t)row * w->row_size + col / traits->block_len * traits->block_size;
+            const char *blocks = (const char *)w->data + (size_t)row * w->row_size;
+            blocks += col / traits->block_len * traits->block_size;
             unpack_simd[w->type](blocks, n, to->q[r], to->scale[r], to->min[r]);
         } else {
             memset(to->q[r], 0, sizeof to->q[r]);
@@ -144,7 +146,8 @@ LH_INLINE void multiply_tile(int scale_len, bool has_min, const char *panel, con
             // Unrolled, all products would be computed before they are added, and spilled.
             LH_NO_UNROLL for (int i = s * run; i < (s + 1) * run; i++) {
                 vi w[Q_VECS];
-                LH_UNROLL for (int v = 0; v < Q_VECS; v++) w[v] = vi_load(panel + (size_t)(i * Q_VECS + v) * sizeof(vi));
+                const char *words = panel + (size_t)i * Q_ROWS * 4;
+                LH_UNROLL for (int v = 0; v < Q_VECS; v++) w[v] = vi_load(words + (size_t)v * VN * 4);
                 LH_UNROLL for (int t = 0; t < Q_TOKENS; t++) {
                     vi a = vi_set1(act->words[i][t]);
                     LH_UNROLL for (int v = 0; v < Q_VECS; v++) sum[t][v] = vi_dot(sum[t][v], w[v], a);
@@ -160,7 +163,8 @@ LH_INLINE void multiply_tile(int scale_len, bool has_min, const char *panel, con
                 const float *min = scale + n_scales * Q_ROWS;
                 LH_UNROLL for (int t = 0; t < Q_TOKENS; t++) {
                     vf a = vf_set1(n_scales == 1 ? act->sum32[t] : act->sum16[s][t]);
-                    LH_UNROLL for (int v = 0; v < Q_VECS; v++) total[t][v] = vf_fma(vf_load(min + v * VN), a, total[t][v]);
+                    LH_UNROLL for (int v = 0; v < Q_VECS; v++)
+                        total[t][v] = vf_fma(vf_load(min + v * VN), a, total[t][v]);
                 }
             }
         }
@@ -169,8 +173,8 @@ LH_INLINE void multiply_tile(int scale_len, bool has_min, const char *panel, con
         if (t < out->n_tokens) put_rows(out, t, Q_VECS, total[t]);
 }
 
-static void multiply_quant_simd(const lh_type_traits *traits, const void *panel, const void *tile, int64_t col, int64_t n_cols,
-                                const lh_tile_out *out) {
+static void multiply_quant_simd(const lh_type_traits *traits, const void *panel, const void *tile, int64_t col,
+                                int64_t n_cols, const lh_tile_out *out) {
     const act_block *act = (const act_block *)tile + col / LH_ACT_BLOCK;
     int64_t n = n_cols / LH_ACT_BLOCK;
     if (traits->scale_len == 32 && !traits->has_min) multiply_tile(32, false, panel, act, n, out);

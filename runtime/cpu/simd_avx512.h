@@ -56,7 +56,8 @@ static inline void vf_transpose(vf r[VN]) {
     // u[4a + c] holds, in its lane b, column 4b + c of rows 4a .. 4a + 3.
     for (int c = 0; c < 4; c++) {
         __m512 lo01 = _mm512_shuffle_f32x4(u[c], u[4 + c], 0x88), hi01 = _mm512_shuffle_f32x4(u[c], u[4 + c], 0xdd);
-        __m512 lo23 = _mm512_shuffle_f32x4(u[8 + c], u[12 + c], 0x88), hi23 = _mm512_shuffle_f32x4(u[8 + c], u[12 + c], 0xdd);
+        __m512 lo23 = _mm512_shuffle_f32x4(u[8 + c], u[12 + c], 0x88);
+        __m512 hi23 = _mm512_shuffle_f32x4(u[8 + c], u[12 + c], 0xdd);
         r[c] = _mm512_shuffle_f32x4(lo01, lo23, 0x88);
         r[8 + c] = _mm512_shuffle_f32x4(lo01, lo23, 0xdd);
         r[4 + c] = _mm512_shuffle_f32x4(hi01, hi23, 0x88);

@@ -31,7 +31,8 @@ static void decode(const lh_type_traits *traits, bool through_unpack) {
         traits->decode(blocks, out, n);
     } else {
         int8_t *q = malloc((size_t)n + 1);
-        float *scale = calloc((size_t)n + 1, sizeof *scale), *min = traits->has_min ? calloc((size_t)n + 1, sizeof *min) : NULL;
+        float *scale = calloc((size_t)n + 1, sizeof *scale), *min = NULL;
+        if (traits->has_min) min = calloc((size_t)n + 1, sizeof *min);
         traits->unpack(blocks, n, q, scale, min);
         for (int64_t i = 0; i < n; i++) {
             int64_t run = i / traits->scale_len;

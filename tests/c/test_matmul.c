@@ -97,7 +97,8 @@ static void fill_weights(lh_tensor *w, weights_kind kind) {
         if (traits->scale_len) {
             // All bits set or only the highest ones: the largest products.
             uint8_t extreme = random_bits() & 1 ? 0xff : 0x80;
-            for (int j = 0; j < traits->block_size; j++) data[i + j] = kind == EXTREME ? extreme : (uint8_t)random_bits();
+            for (int j = 0; j < traits->block_size; j++)
+                data[i + j] = kind == EXTREME ? extreme : (uint8_t)random_bits();
             for (int j = 0; j < 2; j++)
                 if (half_at[w->type][j] >= 0) fill_half(data + i + half_at[w->type][j]);
         } else {
@@ -135,12 +136,12 @@ typedef struct test_case {
     float *before;          // y[0] before, where p.add
 } test_case;
 
-static test_case make_case(int n_out, const lh_type *types, const int64_t *n_rows, int64_t n_cols, int32_t n, int prologue,
-                           bool bias, bool add, weights_kind kind) {
+static test_case make_case(int n_out, const lh_type *types, const int64_t *n_rows, int64_t n_cols, int32_t n,
+                           int prologue, bool bias, bool add, weights_kind kind) {
     test_case c = {.p = {.n = n, .n_cols = (int32_t)n_cols, .n_out = n_out, .add = add, .norm_eps = 1e-5f}};
-    int at = snprintf(c.name, sizeof c.name, "n %d, cols %lld, %s%s%s%s:", n, (long long)n_cols,
-                      prologue == 1 ? "norm" : prologue == 2 ? "silu" : "plain", bias ? ", bias" : "", add ? ", add" : "",
-                      kind == EXTREME ? ", extreme" : "");
+    static const char *const prologues[] = {"plain", "norm", "silu"};
+    int at = snprintf(c.name, sizeof c.name, "n %d, cols %lld, %s%s%s%s:", n, (long long)n_cols, prologues[prologue],
+                      bias ? ", bias" : "", add ? ", add" : "", kind == EXTREME ? ", extreme" : "");
     c.p.x = random_vector(n * n_cols, 3);
     if (kind == EXTREME)
         for (int64_t i = 0; i < n * n_cols; i++) ((float *)c.p.x)[i] = random_bits() % 8 ? 2 : -2;
@@ -198,8 +199,8 @@ static void reference_prologue(const lh_project *p, int32_t t, double *out) {
 }
 
 // The kernels' quantisation is the generic one's, bit for bit. quantised: with the scale applied.
-static void compare_quantised(const lh_matmul_kernels *k, const lh_matmul_kernels *generic, int64_t n, const float *plain,
-                              const char *label, float *quantised) {
+static void compare_quantised(const lh_matmul_kernels *k, const lh_matmul_kernels *generic, int64_t n,
+                              const float *plain, const char *label, float *quantised) {
     int64_t blocks = n / LH_ACT_BLOCK;
     int8_t *q = malloc((size_t)n * 2);
     float *sums = malloc((size_t)blocks * 12 * sizeof *sums);
@@ -211,7 +212,8 @@ static void compare_quantised(const lh_matmul_kernels *k, const lh_matmul_kernel
     }
     bool same = memcmp(q, q + n, (size_t)n) == 0;
     for (int64_t i = 0; i < 6 * blocks; i++)  // bit for bit, but any NaN is any other
-        same = same && (memcmp(&sums[i], &sums[6 * blocks + i], 4) == 0 || (isnan(sums[i]) && isnan(sums[6 * blocks + i])));
+        same = same &&
+               (memcmp(&sums[i], &sums[6 * blocks + i], 4) == 0 || (isnan(sums[i]) && isnan(sums[6 * blocks + i])));
     if (!same) FAIL("%s: a token is not quantised as the generic kernel does", label);
     for (int64_t i = 0; i < n; i++) quantised[i] = rows[0].scale[i / 32] * (float)q[i];
     free(q);
@@ -237,7 +239,8 @@ static void kernel_prologue(const lh_matmul_kernels *k, const lh_matmul_kernels 
     if (n % LH_ACT_BLOCK == 0) compare_quantised(k, generic, n, plain, label, quantised);
 }
 
-static void check_token(const test_case *c, int i, int32_t t, const char *label, const float *plain, const float *quantised) {
+static void check_token(const test_case *c, int i, int32_t t, const char *label, const float *plain,
+                        const float *quantised) {
     const lh_project *p = &c->p;
     bool integer = lh_type_get(c->w[i].type)->scale_len != 0;
     const float *x = integer ? quantised : plain;
@@ -256,10 +259,11 @@ static void check_token(const test_case *c, int i, int32_t t, const char *label,
         double extra = (p->bias[i] ? p->bias[i][r] : 0) + (p->add ? (double)c->before[t * n_rows + r] : 0);
         double got = p->y[i][t * n_rows + r];
         if (!(fabs(got - sum - extra) <= TIGHT * (magnitude + fabs(extra) + 1)))
-            FAIL("%s: output %d, token %d, row %lld: %.9g, not %.9g (terms %.3g)", label, i, t, (long long)r, got, sum + extra,
-                 magnitude);
+            FAIL("%s: output %d, token %d, row %lld: %.9g, not %.9g (terms %.3g)", label, i, t, (long long)r, got,
+                 sum + extra, magnitude);
         if (!(fabs(got - exact - extra) <= LOOSE * sqrt(norm_w * norm_x / (double)n_cols) + 1e-4))
-            FAIL("%s: output %d, token %d, row %lld: %.9g, far from %.9g", label, i, t, (long long)r, got, exact + extra);
+            FAIL("%s: output %d, token %d, row %lld: %.9g, far from %.9g", label, i, t, (long long)r, got,
+                 exact + extra);
     }
 }
 
@@ -348,7 +352,7 @@ static void several_matrices(void) {
         for (size_t j = 0; j < 3; j++)
             for (int n_out = 2; n_out <= 3; n_out++)
                 for (int32_t n = 1; n < 30; n = 2 * n + 3, variant++)
-                    run_everywhere(make_case(n_out, types[i], rows[j], 512, n, variant % 3, variant % 2, false, RANDOM));
+                    run_everywhere(make_case(n_out, types[i], rows[j], 512, n, variant % 3, variant % 2, 0, RANDOM));
 }
 
 // Infinite and NaN scales and activations must not crash, nor touch other rows or tokens.
@@ -373,16 +377,17 @@ static void hostile_values(lh_type type) {
             for (int32_t t = 0; t < n - 1; t++)
                 for (int64_t r = 0; r < n_rows; r++)
                     if (r != 3 && !isfinite(c.p.y[0][t * n_rows + r]))
-                        FAIL("%s, %s: infinities of row 3 and token %d reach row %lld, token %d", k->name, traits->name, n - 1,
-                             (long long)r, t);
+                        FAIL("%s, %s: infinities of row 3 and token %d reach row %lld, token %d", k->name, traits->name,
+                             n - 1, (long long)r, t);
         }
         free_case(&c);
     }
 }
 
-// Blocks at the edges of quantising: the kernels' own choice is the generic one's, and that is half a step away at most.
+// Blocks at the edges of quantising: the kernels agree with the generic one, and that is half a step away at most.
 static void hostile_blocks(void) {
-    static const float largest[] = {0, 1e-45f, 1e-38f, 0.9e-35f, 1.1e-35f, 1e-30f, 127, 1, 1e30f, 3.4e38f, INFINITY, NAN};
+    static const float largest[] = {0,   1e-45f, 1e-38f, 0.9e-35f, 1.1e-35f, 1e-30f,
+                                    127, 1,      1e30f,  3.4e38f,  INFINITY, NAN};
     const int64_t n = LH_ACT_BLOCK * (int64_t)(sizeof largest / sizeof *largest);
     float *x = guarded_alloc((size_t)n * sizeof *x), *quantised = guarded_alloc((size_t)n * sizeof *quantised);
     lh_matmul_kernels generic, k;
@@ -392,7 +397,8 @@ static void hostile_blocks(void) {
             float most = largest[i / LH_ACT_BLOCK];
             // The largest value once; ties between two steps; numbers at random.
             int64_t j = i % LH_ACT_BLOCK;
-            float factor = j == round % LH_ACT_BLOCK ? 1 : j < 8 ? (float)(2 * (int)(random_bits() % 127) - 127) / 254 : random_float();
+            float factor = j < 8 ? (float)(2 * (int)(random_bits() % 127) - 127) / 254 : random_float();
+            if (j == round % LH_ACT_BLOCK) factor = 1;
             x[i] = isfinite(most) ? most * factor : factor == 1 ? most : factor;
         }
         for (int i = 0; i < n_tables; i++) {
@@ -400,7 +406,8 @@ static void hostile_blocks(void) {
             compare_quantised(&k, &generic, n, x, k.name, quantised);
             for (int64_t j = 0; j < n; j++) {
                 float most = largest[j / LH_ACT_BLOCK];
-                if (!isfinite(most) ? !isnan(quantised[j]) : !(fabsf(quantised[j] - x[j]) <= most / 127 * 0.50001f + 1e-35f))
+                float error = fabsf(quantised[j] - x[j]);
+                if (isfinite(most) ? !(error <= most / 127 * 0.50001f + 1e-35f) : !isnan(quantised[j]))
                     FAIL("%s: %.9g in a block up to %.9g is quantised as %.9g", k.name, x[j], most, quantised[j]);
             }
         }
