@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self, Unpack, overload
+from typing import Any, Literal, Unpack, overload
 
 from longheads._core import Ids, StrPath, ffi, ids_array, lib, path_bytes
+from longheads._handle import Handle
 from longheads.chat import ChatTemplate, Message
-from longheads.errors import FileError, LongHeadsError, StateError, TemplateError, check
+from longheads.errors import FileError, LongHeadsError, TemplateError, check
 from longheads.generate import Piece, Sampling, check_room, with_defaults, write
 from longheads.metadata import Metadata
 from longheads.prompt import Part, encode_parts
@@ -50,7 +50,7 @@ def find_model(name: StrPath) -> StrPath:
     return files[0]
 
 
-class Model:
+class Model(Handle):
     """A GGUF model of architecture `llama`, ready to read and write.
 
         with Model("model.gguf", ctx=131072) as model:
@@ -81,6 +81,8 @@ class Model:
     like the last one reads only what is new. A call that finds it in use makes another.
     """
 
+    _closed = "the model is closed: open it again"
+
     def __init__(
         self,
         path: StrPath,
@@ -99,7 +101,6 @@ class Model:
         threads: int | None = None,
         device: str = "auto",
     ) -> None:
-        self._handle: Any = None
         options = SessionOptions(
             ctx=ctx,
             chunk=None if chunk is _CHUNK else chunk,
@@ -129,30 +130,15 @@ class Model:
 
     # --- life ----------------------------------------------------------------------------------------------------
 
-    @property
-    def _pointer(self) -> Any:
-        handle = self._handle
-        if handle is None:
-            raise StateError("the model is closed: open it again")
-        return handle
-
     def close(self) -> None:
         """Free the weights, or leave that to the last open session. Closing twice is fine."""
         with self._lock:
-            self._handle = None
+            super().close()
             spare, self._spare = self._spare, None
         if spare:
             spare.close()
         for name in ("metadata", "tokenizer", "chat_template"):
             self.__dict__.pop(name, None)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         state = (

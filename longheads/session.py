@@ -8,14 +8,14 @@ import warnings
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from longheads._core import Ids, StrPath, ffi, ids_array, ids_pointer, lib, path_bytes
-from longheads.errors import ArgumentError, BusyError, ContextError, LongHeadsWarning, StateError, check
+from longheads._handle import Handle
+from longheads.errors import ArgumentError, BusyError, ContextError, LongHeadsWarning, check
 from longheads.generate import Piece, Sampler, Sampling, check_room, top_logprobs, with_defaults, write
 
 if TYPE_CHECKING:
@@ -82,21 +82,22 @@ def _unit(name: str) -> str:
     return "chunks" if name == "local" else "tokens"
 
 
-class Session:
+class Session(Handle):
     """What a model has read: keys and values, summaries, position and logits. Made by Model.session.
 
     A session does one thing at a time; a call from a second thread meanwhile raises BusyError. Many sessions of one
     model may be used from many threads. A session keeps what it needs of its model, which may be closed before it.
     """
 
+    _closed = "the session is closed: make a new one"
+
     def __init__(self, model: Model, options: Any) -> None:
         model_handle = model._pointer
         self._options = options  # the core's, resolved
         out = ffi.new("lh_session **")
         check(lib.lh_session_new(model_handle, self._options, out))
-        # The core's objects go when their last reference does: closing waits for a call on another thread, and the
-        # model outlives its sessions.
-        self._handle: Any = ffi.gc(out[0], lambda pointer, _keep=model_handle: lib.lh_session_free(pointer))
+        # The model outlives its sessions.
+        self._handle = ffi.gc(out[0], lambda pointer, _keep=model_handle: lib.lh_session_free(pointer))
         self._turn_lock = threading.Lock()
         self._ids = array("i")  # what was fed; past the position it is stale
         self._ids_known = True  # not after a load
@@ -105,13 +106,6 @@ class Session:
         self._shape = (model.n_layer, model.n_head)
 
     # --- state ---------------------------------------------------------------------------------------------------
-
-    @property
-    def _pointer(self) -> Any:
-        handle = self._handle
-        if handle is None:
-            raise StateError("the session is closed: make a new one")
-        return handle
 
     @contextmanager
     def _turn(self) -> Iterator[Any]:
@@ -122,18 +116,6 @@ class Session:
             yield self._pointer
         finally:
             self._turn_lock.release()
-
-    def close(self) -> None:
-        """Free the memory. Closing twice is fine; a call that runs on another thread ends first."""
-        self._handle = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def ctx(self) -> int:

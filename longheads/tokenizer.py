@@ -4,53 +4,34 @@ from __future__ import annotations
 
 import re
 from functools import cached_property
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
 from longheads._core import Ids, StrPath, ffi, ids_array, ids_pointer, lib, path_bytes, text_bytes
-from longheads.errors import StateError, check
+from longheads._handle import Handle
+from longheads.errors import check
 
 
-class Tokenizer:
+class Tokenizer(Handle):
     """The tokenizer of a GGUF file, whether the file has weights or only a vocabulary.
 
     Safe to use from several threads. Raises FileError, FormatError or UnsupportedError where the file cannot be used.
     """
 
+    _closed = "the tokenizer is closed: open it again"
+
     def __init__(self, path: StrPath) -> None:
         out = ffi.new("lh_tokenizer **")
         check(lib.lh_tokenizer_open(path_bytes(path), out))
-        # The core's object goes when the last reference does, so that closing waits for calls on other threads.
-        self._handle: Any = ffi.gc(out[0], lib.lh_tokenizer_free)
-        self._owner: Any = None
+        self._handle = ffi.gc(out[0], lib.lh_tokenizer_free)
 
     @classmethod
     def _of_model(cls, model_handle: Any) -> Self:
         self = cls.__new__(cls)
-        self._handle = lib.lh_model_tokenizer(model_handle)
-        self._owner = model_handle  # the model owns it
+        # The model owns it, and lives as long as this does.
+        self._handle = ffi.gc(lib.lh_model_tokenizer(model_handle), lambda _, _keep=model_handle: None)
         return self
-
-    @property
-    def _pointer(self) -> Any:
-        handle = self._handle
-        if handle is None:
-            raise StateError("the tokenizer is closed: open it again")
-        return handle
-
-    def close(self) -> None:
-        """Free the vocabulary. Closing twice is fine."""
-        self._handle = self._owner = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def n_vocab(self) -> int:
@@ -137,7 +118,7 @@ class Detokenizer:
         check(lib.lh_detokenizer_new(handle, special, out))
         # The tokenizer must live at least as long.
         self._handle: Any = ffi.gc(
-            out[0], lambda pointer, _keep=(handle, tokenizer._owner): lib.lh_detokenizer_free(pointer)
+            out[0], lambda pointer, _keep=handle: lib.lh_detokenizer_free(pointer)
         )
         self._text, self._size = ffi.new("const char **"), ffi.new("size_t *")
 
