@@ -40,6 +40,8 @@ def text_bytes(text: str) -> bytes:
 
 def ids_array(ids: Ids) -> NDArray[np.int32]:
     """Token ids as the core takes them: (n,) int32, contiguous."""
+    if isinstance(ids, (str, bytes, bytearray)):
+        raise TypeError(f"expected token ids, got {type(ids).__name__}: tokenize it first")
     array = np.asarray(ids if isinstance(ids, (np.ndarray, list, tuple)) else list(ids))
     if array.size == 0:
         return np.empty(0, np.int32)

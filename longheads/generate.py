@@ -22,39 +22,40 @@ DEFAULT_MAX_TOKENS = 512
 
 
 class Sampling(TypedDict, total=False):
-    """How text is written: the keywords that generate, stream and chat share, with their defaults.
+    """How text is written: the keywords that generate, stream and chat share.
 
     The defaults are those that users of llama.cpp know. All filters work together; a value that switches its filter
     off is named last.
+
+    max_tokens: Most tokens to write. Default None: 512, or fewer where the context has less room; negative: what fits.
+    temperature: Divides the logits: higher is more varied. Default 0.8; 0 always takes the likeliest token.
+    top_k: Keep the k likeliest tokens. Default 40; 0.
+    top_p: Keep the likeliest tokens that together reach this probability. Default 0.95; 1.
+    min_p: Keep tokens that are at least this fraction as likely as the likeliest. Default 0.05; 0.
+    typical_p: Keep the most typical tokens that together reach this probability. Default 1; 1.
+    repeat_penalty: Divides (or multiplies) the logit of a recent token. Default 1; 1.
+    frequency_penalty: Subtracted from a recent token's logit for each time it occurred. Default 0; 0.
+    presence_penalty: Subtracted from a recent token's logit once. Default 0; 0.
+    penalty_last_n: How many tokens count as recent, the prompt's included. Default 64; 0; -1 is all.
+    logit_bias: Added to the logits of tokens, by id. Default none.
+    seed: The same seed gives the same text. Default None: another one each time.
+    stop: Texts that end the writing and are not part of it. Default none.
+    logprobs: Give each piece the n likeliest tokens as top_logprobs. Default 0.
     """
 
-    #: Most tokens to write. Default None: 512, or fewer where the context has less room; negative: whatever fits.
     max_tokens: int | None
-    #: Divides the logits: higher is more varied. Default 0.8; 0 always takes the likeliest token.
     temperature: float
-    #: Keep the k likeliest tokens. Default 40; 0.
     top_k: int
-    #: Keep the likeliest tokens that together reach this probability. Default 0.95; 1.
     top_p: float
-    #: Keep tokens that are at least this fraction as likely as the likeliest. Default 0.05; 0.
     min_p: float
-    #: Keep the most typical tokens that together reach this probability. Default 1; 1.
     typical_p: float
-    #: Divides (or multiplies) the logit of a recent token. Default 1; 1.
     repeat_penalty: float
-    #: Subtracted from a recent token's logit for each time it occurred. Default 0; 0.
     frequency_penalty: float
-    #: Subtracted from a recent token's logit once. Default 0; 0.
     presence_penalty: float
-    #: How many tokens count as recent, the prompt's included. Default 64; 0; -1 is all.
     penalty_last_n: int
-    #: Added to the logits of tokens, by id. Default none.
     logit_bias: Mapping[int, float] | None
-    #: The same seed gives the same text. Default None: another one each time.
     seed: int | None
-    #: Texts that end the writing and are not part of it. Default none.
     stop: str | Sequence[str]
-    #: Give each piece the n likeliest tokens as top_logprobs. Default 0.
     logprobs: int
 
 
@@ -78,13 +79,20 @@ DEFAULTS = Sampling(
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One generated token."""
+    """One generated token.
 
-    text: str  #: what became whole with this token; often a word, "" inside a character or a possible stop text
+    text: what became whole with it; often a word, "" inside a character or a possible stop text.
+    token: its id.
+    logprob: ln of the model's own probability of the token, before temperature and filters.
+    top_logprobs: (token, logprob) of the likeliest ones, where asked for.
+    finish_reason: on the last piece: "stop" (end token or stop text) or "length" (max_tokens, or a full context).
+    """
+
+    text: str
     token: int
-    logprob: float  #: ln of the model's own probability of the token, before temperature and filters
-    top_logprobs: list[tuple[int, float]] | None = None  #: (token, logprob), likeliest first, where asked for
-    finish_reason: str | None = None  #: on the last piece: "stop" (end token or stop text) or "length"
+    logprob: float
+    top_logprobs: list[tuple[int, float]] | None = None
+    finish_reason: str | None = None
 
 
 def with_defaults(sampling: Sampling) -> Sampling:
@@ -200,10 +208,9 @@ def top_logprobs(logits: NDArray[np.float32], n: int) -> list[tuple[int, float]]
     return [(int(token), float(shifted[token] - log_sum)) for token in order]
 
 
-def write(session: Session, settings: Sampling) -> Iterator[Piece]:
+def write(session: Session, settings: Sampling, sampler: Sampler) -> Iterator[Piece]:
     """Yield pieces from where the session stands. Each token is fed when the next one is asked for."""
     tokenizer = session.tokenizer
-    sampler = Sampler(settings, session.n_vocab)
     sampler.accept_prompt(session._known_ids())
     # What the prompt's last token left unfinished is completed here; what it says itself was read, not written.
     detokenizer = Detokenizer(tokenizer)

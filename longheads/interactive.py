@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from longheads.conversation import Conversation
-from longheads.errors import LongHeadsError
-from longheads.writer import Writer
+from longheads.errors import ContextError, LongHeadsError
+from longheads.writer import Writer, tell
 
 PROMPT = "> "
 HELP = """Ask, and end with Enter. Ctrl-C stops an answer, Ctrl-D leaves.
@@ -92,8 +92,11 @@ def answer(writer: Writer, conversation: Conversation, question: str) -> None:
         writer.write(conversation.prompt(question), said)
     except KeyboardInterrupt:
         show("stopped")
+    except ContextError as error:
+        tell(f"{error}; /clear forgets what was said")
+        return
     except LongHeadsError as error:
-        show(f"longheads: {error}")
+        tell(str(error))
         return
     if said:
         conversation.note(question, "".join(said))

@@ -14,7 +14,7 @@ from longheads._core import Ids, StrPath, ffi, ids_array, lib, path_bytes
 from longheads._handle import Handle
 from longheads.chat import ChatTemplate, Message
 from longheads.errors import FileError, LongHeadsError, TemplateError, check
-from longheads.generate import Piece, Sampling, check_room, with_defaults, write
+from longheads.generate import Piece, Sampler, Sampling, check_room, with_defaults, write
 from longheads.metadata import Metadata
 from longheads.prompt import Part, encode_parts
 from longheads.session import Progress, Session, SessionOptions, resolve_options
@@ -272,13 +272,14 @@ class Model(Handle):
             prompt = encode_parts(self.tokenizer, [Part(prompt, True)])
         ids = ids_array(prompt)
         settings = with_defaults(sampling)
+        sampler = Sampler(settings, self.n_vocab)
         check_room(len(ids), settings["max_tokens"], self.ctx)
 
         def pieces() -> Iterator[Piece]:
             session = self._borrow()
             try:
                 session.read(ids, progress=progress)
-                yield from write(session, settings)
+                yield from write(session, settings, sampler)
             except LongHeadsError:
                 session.close()  # what failed once is not kept
                 raise

@@ -23,7 +23,7 @@ from longheads.errors import ArgumentError, FileError, FormatError, LongHeadsErr
 from longheads.generate import DEFAULT_MAX_TOKENS, DEFAULTS, Sampling, check_room
 from longheads.model import TEMPLATE_KEY, Model
 from longheads.session import SessionOptions
-from longheads.writer import Stats, Writer
+from longheads.writer import Stats, Writer, tell
 
 STDIN = "-"
 
@@ -34,10 +34,14 @@ STDIN = "-"
 def count(text: str) -> int:
     """A positive number; k stands for 1024: 131072 or 128k."""
     number = text.lower().removesuffix("k")
-    value = int(number) * (1024 if number != text.lower() else 1)
-    if value < 1:
-        raise ValueError
-    return value
+    if not number.isascii() or not number.isdigit() or int(number) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no count: expected a whole number of at least 1, such as 4096 or 4k")
+    return int(number) * (1024 if number != text.lower() else 1)
+
+
+def limit(text: str) -> int:
+    """A count, or -1 for no limit."""
+    return -1 if text == "-1" else count(text)
 
 
 def bias(text: str) -> tuple[int, float]:
@@ -62,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("-f", "--file", metavar="FILE", action="append", default=[],
                    help="a document to read before the prompt (UTF-8); may be repeated; - is standard input, which is "
                         "read without being named where it is a pipe or a file")
-    g.add_argument("-n", "--max-tokens", metavar="N", type=int, default=DEFAULTS["max_tokens"],
+    g.add_argument("-n", "--max-tokens", metavar="N", type=limit, default=DEFAULTS["max_tokens"],
                    help="most tokens to write; -1: as many as fit "
                         f"(default: {DEFAULT_MAX_TOKENS}, or fewer where no more fit)")
     g.add_argument("--chat", action=argparse.BooleanOptionalAction, default=None,
@@ -72,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
                    help="stop before this text; may be repeated")
 
     g = p.add_argument_group("reading; lengths in tokens")
-    g.add_argument("--ctx", metavar="N", type=count, help="capacity (default: the trained context)")
+    g.add_argument("-c", "--ctx", "--ctx-size", metavar="N", type=count, help="capacity (default: the trained context)")
     g.add_argument("--attention", choices=["longheads", "dense"], default="longheads",
                    help="default: %(default)s")
     g.add_argument("--budget", metavar="N", type=count, help="tokens that a head attends (default: 2048)")
@@ -90,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
                    help="how keys and values are kept (default: %(default)s)")
 
     g = p.add_argument_group("writing")
-    g.add_argument("--temp", metavar="X", type=float, default=DEFAULTS["temperature"],
+    g.add_argument("--temp", "--temperature", metavar="X", type=float, default=DEFAULTS["temperature"],
                    help="0 always takes the likeliest token (default: %(default)s)")
     g.add_argument("--top-k", metavar="N", type=int, default=DEFAULTS["top_k"],
                    help="0: off (default: %(default)s)")
@@ -208,11 +212,6 @@ def _decode(name: str, data: bytes) -> str:
 # --- running -----------------------------------------------------------------------------------------------------
 
 
-def tell(message: str) -> None:
-    """A line for the person, not for the pipe."""
-    print(f"longheads: {message}", file=sys.stderr, flush=True)
-
-
 def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
     if arguments.system is not None and arguments.chat is False:
         usage.error("--system is part of a chat: leave --no-chat away")
@@ -263,6 +262,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
     usage = parser()
     arguments = usage.parse_args(argv)
+    if sys.stdout is None:
+        tell("standard output is closed: there is nowhere to write the answer")
+        return 1
     try:
         with notes_as_lines():
             run(arguments, usage)

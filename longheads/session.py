@@ -260,7 +260,7 @@ class Session(Handle):
         """
         settings = with_defaults(sampling)
         check_room(self.position, settings["max_tokens"], self.ctx)
-        return write(self, settings)
+        return write(self, settings, Sampler(settings, self.n_vocab))
 
     def selected(self) -> NDArray[np.int32]:
         """Chunks attended by the last token: (n_layer, n_head, k) int32, ascending, -1 where unused."""

@@ -8,10 +8,15 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from longheads.generate import Sampling, check_room
+from longheads.generate import Sampler, Sampling, check_room, with_defaults
 from longheads.model import Model
 from longheads.progress import ProgressBar
 from longheads.session import Session
+
+
+def tell(message: str) -> None:
+    """A line for the person, not for the pipe."""
+    print(f"longheads: {message}", file=sys.stderr, flush=True)
 
 
 @dataclass
@@ -23,6 +28,7 @@ class Stats:
     read_seconds: float = 0.0
     n_written: int = 0
     write_seconds: float = 0.0
+    cut: bool = False  # the last answer, by -n or the context
 
     def show(self, model: Model, session: Session) -> None:
         def speed(n: int, seconds: float) -> str:
@@ -36,7 +42,7 @@ class Stats:
         print(
             f"load      {self.load_seconds:.2f} s, {model.device}\n"
             f"prompt    {speed(self.n_read, self.read_seconds)}\n"
-            f"generated {speed(self.n_written, self.write_seconds)}\n"
+            f"generated {speed(self.n_written, self.write_seconds)}{', cut by -n or --ctx' if self.cut else ''}\n"
             f"memory    weights {size(model.weight_bytes)}, KV {size(memory['kv'])}, "
             f"summaries {size(memory['summaries'])}, buffers {size(memory['buffers'])} for ctx {session.ctx}; "
             f"peak RSS {size(peak)}",
@@ -50,6 +56,7 @@ class Writer:
     def __init__(self, model: Model, session: Session, sampling: Sampling, stats: Stats) -> None:
         self.model, self.session, self.stats = model, session, stats
         self._sampling = sampling
+        Sampler(with_defaults(sampling), model.n_vocab)  # a value that cannot be is told before anything is read
 
     def read(self, ids: Sequence[int]) -> None:
         """Bring the session to these ids, under a progress bar."""
@@ -76,6 +83,7 @@ class Writer:
             self.stats.n_written += 1
             self.stats.write_seconds += time.monotonic() - began
             yield piece.text
+            self.stats.cut = piece.finish_reason == "length"
             began = time.monotonic()
 
     def write(self, ids: Sequence[int], said: list[str] | None = None) -> None:

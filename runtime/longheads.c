@@ -29,7 +29,7 @@ lh_kv_shape lh_kv_shape_of(const lh_config *c, const lh_session_options *o) {
         .chunk = o->chunk, .n_chunk = (int32_t)((o->ctx + o->chunk - 1) / o->chunk), .type = o->kv_type,
     };
     // Where everything is attended nothing is chosen, and no summary is ever read.
-    if (o->attention == LH_ATTENTION_DENSE || o->ctx <= o->dense_until) return shape;
+    if (o->attention == LH_ATTENTION_DENSE) return shape;
     shape.n_summary = scheme->per_query_head ? c->n_head : c->n_head_kv;
     shape.summary_dim = scheme->vectors * c->head_dim;
     shape.keep_queries = scheme->needs_queries;

@@ -16,7 +16,7 @@ typedef struct header {
     int64_t position;
     int32_t chunk, budget, window, local, dense_until;
     int32_t scheme, select_per, attention, kv_type;
-    int32_t has_summaries, has_logits, reserved;
+    int32_t has_logits, reserved[2];
 } header;
 _Static_assert(sizeof(header) == 80, "on-disk layout");
 
@@ -59,8 +59,7 @@ static header header_of(const lh_session *s, int64_t position, bool has_logits) 
     header h = {
         .model = fingerprint(s->model), .position = position, .chunk = o->chunk, .budget = o->budget, .window = o->window,
         .local = o->local, .dense_until = o->dense_until, .scheme = (int32_t)o->scheme, .select_per = (int32_t)o->select_per,
-        .attention = (int32_t)o->attention, .kv_type = (int32_t)o->kv_type, .has_summaries = s->kv.shape.n_summary > 0,
-        .has_logits = has_logits,
+        .attention = (int32_t)o->attention, .kv_type = (int32_t)o->kv_type, .has_logits = has_logits,
     };
     memcpy(h.magic, magic, sizeof magic);
     return h;
@@ -150,7 +149,7 @@ static lh_status save(lh_session *s, const char *path) {
         stream out = {.f = f, .path = path, .backend = s->model->backend, .stage = stage};
         status = write_all(s, &out);
         if (fclose(f) != 0 && status == LH_OK) status = lh_error(LH_ERR_IO, "%s could not be written: is the disk full?", path);
-        if (status == LH_OK && rename(partial, path) != 0) status = lh_error(LH_ERR_IO, "%s cannot be replaced", path);
+        if (status == LH_OK && rename(partial, path) != 0) status = lh_error(LH_ERR_IO, "%s cannot be replaced: is it a folder?", path);
         if (status != LH_OK) remove(partial);
     }
     lh_free(stage);
@@ -158,9 +157,16 @@ static lh_status save(lh_session *s, const char *path) {
     return status;
 }
 
-static lh_status differs(const char *path, const char *what, int64_t found, int64_t expected) {
-    return lh_error(LH_ERR_ARGUMENT, "%s was saved with %s %lld, this session has %lld: open the model with the same settings", path, what,
-                    (long long)found, (long long)expected);
+static lh_status differs(const char *path, const char *option, const char *found, const char *expected) {
+    return lh_error(LH_ERR_ARGUMENT, "%s was saved with %s %s, this session has %s: open the model with the same settings", path, option,
+                    found, expected);
+}
+
+static lh_status differs_in_tokens(const char *path, const char *option, int32_t found, int32_t expected) {
+    char texts[2][16];
+    snprintf(texts[0], sizeof texts[0], "%d", found);
+    snprintf(texts[1], sizeof texts[1], "%d", expected);
+    return differs(path, option, texts[0], texts[1]);
 }
 
 static lh_status check_header(const lh_session *s, const char *path, const header *h) {
@@ -168,16 +174,27 @@ static lh_status check_header(const lh_session *s, const char *path, const heade
     header own = header_of(s, 0, false);
     if (h->model != own.model) return lh_error(LH_ERR_ARGUMENT, "%s was saved from another model", path);
     const struct {
-        const char *what;
+        const char *option;
         int32_t found, expected;
-    } same[] = {
+    } lengths[] = {
         {"chunk", h->chunk, own.chunk}, {"budget", h->budget, own.budget}, {"window", h->window, own.window},
-        {"local", h->local, own.local}, {"dense_until", h->dense_until, own.dense_until}, {"scheme", h->scheme, own.scheme},
-        {"select_per", h->select_per, own.select_per}, {"attention", h->attention, own.attention},
-        {"kv_type", h->kv_type, own.kv_type}, {"summaries", h->has_summaries, own.has_summaries},
+        {"local", h->local, own.local}, {"dense_until", h->dense_until, own.dense_until},
     };
-    for (size_t i = 0; i < sizeof same / sizeof *same; i++)
-        if (same[i].found != same[i].expected) return differs(path, same[i].what, same[i].found, same[i].expected);
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
+        if (lengths[i].found != lengths[i].expected) return differs_in_tokens(path, lengths[i].option, lengths[i].found, lengths[i].expected);
+    const struct {
+        const char *option;
+        int32_t found, expected;
+        const char *names[2];
+    } choices[] = {
+        {"scheme", h->scheme, own.scheme, {"bounds", "paper"}},
+        {"select_per", h->select_per, own.select_per, {"head", "kv_head"}},
+        {"attention", h->attention, own.attention, {"longheads", "dense"}},
+        {"kv_type", h->kv_type, own.kv_type, {"f16", "f32"}},
+    };
+    for (size_t i = 0; i < sizeof choices / sizeof *choices; i++)
+        if (choices[i].found != choices[i].expected)
+            return differs(path, choices[i].option, choices[i].names[!choices[i].expected], choices[i].names[choices[i].expected]);
     if (h->position < 0 || h->position > s->options.ctx)
         return lh_error(LH_ERR_CONTEXT, "%s holds %lld tokens, this session has room for %lld: raise ctx", path, (long long)h->position,
                         (long long)s->options.ctx);

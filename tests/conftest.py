@@ -6,6 +6,15 @@ from pathlib import Path
 
 import pytest
 
+try:
+    from hypothesis import settings
+except ImportError:  # the tests that need it skip
+    pass
+else:
+    # How long an example takes says more about the machine's other work than about the code.
+    settings.register_profile("longheads", deadline=None)
+    settings.load_profile("longheads")
+
 
 @pytest.fixture(scope="session")
 def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:

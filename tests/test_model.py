@@ -473,3 +473,15 @@ def test_parts(model, plain, texts):
         strange = encode_parts(m.tokenizer, [Part(text, False) for text in texts])
         assert strange == m.tokenize(whole, special=False)
         assert not any(map(m.tokenizer.is_control, strange[int(m is plain) :]))
+
+
+@pytest.mark.parametrize("bad", [{"top_p": 7.0}, {"temperature": float("nan")}, {"logit_bias": {10**8: 1.0}}, {"max_tokens": 0}])
+def test_sampling_is_refused_before_anything_is_read(model, bad):
+    with pytest.raises(longheads.ArgumentError):
+        model.stream([1, 2, 3], **bad)  # not even asked for a piece
+
+
+@pytest.mark.parametrize("text", ["hello", b"hello"])
+def test_text_is_no_ids(model, text):
+    with model.session() as session, pytest.raises(TypeError, match="tokenize it first"):
+        session.feed(text)

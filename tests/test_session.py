@@ -333,6 +333,21 @@ def test_load_then_read(model, ids, tmp_path):
         assert np.abs(session.logits - expected).max() < ROUNDING
 
 
+def test_load_into_another_ctx(model, ids, tmp_path):
+    """What was saved below the budget goes on past it."""
+    path = tmp_path / "session.bin"
+    small, large = model.budget // 2, 2 * model.budget + 50
+    with model.session(ctx=small) as session:
+        session.feed(ids[:small])
+        session.save(path)
+    with model.session(ctx=large) as session, model.session(ctx=large) as other:
+        session.load(path)
+        session.feed(ids[small:large])
+        other.feed(ids[:large])
+        assert np.abs(session.logits - other.logits).max() < ROUNDING
+        assert (session.selected() == other.selected()).all()
+
+
 def test_load_refuses_and_changes_nothing(model, plain_path, ids, tmp_path):
     good, bad = tmp_path / "good", tmp_path / "bad"
     with model.session() as session:
