@@ -211,10 +211,11 @@ def top_logprobs(logits: NDArray[np.float32], n: int) -> list[tuple[int, float]]
 def write(session: Session, settings: Sampling, sampler: Sampler) -> Iterator[Piece]:
     """Yield pieces from where the session stands. Each token is fed when the next one is asked for."""
     tokenizer = session.tokenizer
-    sampler.accept_prompt(session._known_ids())
+    known = session.ids
+    sampler.accept_prompt(known)
     # What the prompt's last token left unfinished is completed here; what it says itself was read, not written.
     detokenizer = Detokenizer(tokenizer)
-    for token in session._known_ids()[-1:].tolist():
+    for token in known[-1:].tolist():
         detokenizer.push(token)
     stops = StopFilter(settings["stop"])
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 import warnings
-from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, cast
@@ -99,8 +98,6 @@ class Session(Handle):
         # The model outlives its sessions.
         self._handle = ffi.gc(out[0], lambda pointer, _keep=model_handle: lib.lh_session_free(pointer))
         self._turn_lock = threading.Lock()
-        self._ids = array("i")  # what was fed; past the position it is stale
-        self._ids_known = True  # not after a load
         self.tokenizer: Tokenizer = model.tokenizer
         self.n_vocab: int = model.n_vocab
         self._shape = (model.n_layer, model.n_head)
@@ -134,11 +131,12 @@ class Session(Handle):
         lib.lh_session_get_stats(self._pointer, out)
         return {"kv": out.kv_bytes, "summaries": out.summary_bytes, "buffers": out.buffer_bytes}
 
-    def _known_ids(self) -> NDArray[np.int32]:
-        """The ids that were read, as far as they are known: all, or none after a load."""
-        if not self._ids_known:
-            return np.empty(0, np.int32)
-        return np.array(self._ids[: self.position], np.int32)
+    @property
+    def ids(self) -> NDArray[np.int32]:
+        """The token ids read so far: (position,) int32, a copy."""
+        with self._turn() as pointer:
+            n = lib.lh_session_position(pointer)
+            return np.frombuffer(ffi.buffer(lib.lh_session_ids(pointer), 4 * n), np.int32).copy()
 
     # --- reading -------------------------------------------------------------------------------------------------
 
@@ -160,9 +158,6 @@ class Session(Handle):
         while done < n:
             began = time.monotonic()
             end = min(done + size, n)
-            # Noted before it is done, and cut back to the core's position next time: Ctrl-C may come in between.
-            del self._ids[position + done :]
-            self._ids.frombytes(ids[done:end].tobytes())
             check(run(done, end))
             done = end
             seconds = time.monotonic() - began
@@ -216,7 +211,7 @@ class Session(Handle):
             raise ArgumentError("there is nothing to read: the prompt has no tokens")
         if len(wanted) > self.ctx:
             check_room(len(wanted), None, self.ctx)
-        known = self._known_ids()
+        known = self.ids
         n = min(len(known), len(wanted) - 1)
         differ = np.flatnonzero(known[:n] != wanted[:n])
         keep = int(differ[0]) if len(differ) else n
@@ -231,8 +226,6 @@ class Session(Handle):
         """
         with self._turn() as pointer:
             check(lib.lh_session_rewind(pointer, n))
-            if lib.lh_session_position(pointer) == 0:
-                self._ids_known = True
 
     # --- what follows --------------------------------------------------------------------------------------------
 
@@ -288,7 +281,6 @@ class Session(Handle):
         name = path_bytes(path)
         with self._turn() as pointer:
             check(lib.lh_session_load(pointer, name))
-            self._ids_known = False
 
     def __repr__(self) -> str:
         if self._handle is None:

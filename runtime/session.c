@@ -68,6 +68,8 @@ void lh_session_get_stats(const lh_session *s, lh_session_stats *out) {
 
 int64_t lh_session_position(const lh_session *s) { return s->kv.position; }
 
+const int32_t *lh_session_ids(const lh_session *s) { return s->ids; }
+
 static lh_status check_ids(const lh_session *s, const int32_t *ids, int64_t n) {
     int32_t n_vocab = s->model->config.n_vocab;
     if (n < 0) return lh_error(LH_ERR_ARGUMENT, "%lld ids were given, expected 0 or more", (long long)n);

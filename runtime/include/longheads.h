@@ -122,6 +122,8 @@ LH_API lh_status lh_session_feed(lh_session *s, const int32_t *ids, int64_t n);
 LH_API lh_status lh_session_score(lh_session *s, const int32_t *ids, int64_t n, float *logprobs);
 LH_API lh_status lh_session_logits(lh_session *s, const float **out);  // (n_vocab,), valid until the next call
 LH_API int64_t lh_session_position(const lh_session *s);
+// The ids that were read, position of them; valid until the session is loaded or freed.
+LH_API const int32_t *lh_session_ids(const lh_session *s);
 // Forget the last n tokens. Logits and selected chunks are those of the token that is last then (it is read again when
 // they are asked for).
 LH_API lh_status lh_session_rewind(lh_session *s, int64_t n);
