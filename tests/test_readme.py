@@ -40,7 +40,7 @@ def test_commands():
 def test_options_that_are_named_exist():
     from longheads.run import parser
 
-    known = parser().format_help()
+    known = parser().format_help() + (ROOT / "tools/passkey.py").read_text()
     for text in blocks("sh") + [README]:
         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text):
             assert option in known or option in ("--no-deps", "--no-build-isolation"), option
