@@ -36,7 +36,8 @@ static lh_status open_model(lh_model *m, const char *path, const lh_model_option
     LH_TRY(lh_weights_load(m->gguf, &m->config, &m->weights));
     LH_TRY(lh_tokenizer_from_gguf(m->gguf, &m->tokenizer));
     if (lh_tokenizer_n_vocab(m->tokenizer) > m->config.n_vocab)
-        return lh_error(LH_ERR_FORMAT, "the tokenizer has %d tokens, the model only %d rows of embeddings: the file is inconsistent",
+        return lh_error(LH_ERR_FORMAT,
+                        "the tokenizer has %d tokens, the model only %d rows of embeddings: the file is inconsistent",
                         lh_tokenizer_n_vocab(m->tokenizer), m->config.n_vocab);
     LH_TRY(lh_rope_init(&m->rope, &m->config, m->weights.rope_freqs));
     return each_matrix(m, upload);
@@ -78,7 +79,8 @@ int64_t lh_model_n_metadata(const lh_model *m) { return lh_gguf_n_metadata(m->gg
 
 lh_status lh_model_get_metadata(const lh_model *m, int64_t i, lh_metadata *out) {
     if (i < 0 || i >= lh_gguf_n_metadata(m->gguf))
-        return lh_error(LH_ERR_ARGUMENT, "metadata entry %lld of %lld", (long long)i, (long long)lh_gguf_n_metadata(m->gguf));
+        return lh_error(LH_ERR_ARGUMENT, "metadata entry %lld of %lld", (long long)i,
+                        (long long)lh_gguf_n_metadata(m->gguf));
     *out = *lh_gguf_metadata_at(m->gguf, i);
     return LH_OK;
 }

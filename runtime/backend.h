@@ -41,7 +41,7 @@ typedef struct lh_attention {
     lh_scheme scheme;
     int32_t n_summary, summary_dim;
     float *summary;                 // (n_summary, n_chunk, summary_dim)
-    float *queries;                 // (chunk, n_head, head_dim): q of the tokens of the unfinished chunk; NULL: not needed
+    float *queries;  // (chunk, n_head, head_dim): q of the tokens of the unfinished chunk; NULL: not needed
     // rotations, see rope.h
     const float *rope_offset;       // (chunk, 2, head_dim): by 0, 1, ..., chunk-1 tokens
     const float *rope_chunk;        // (n_rope_chunk, 2, head_dim): by 0, 1, ... chunks

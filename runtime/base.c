@@ -78,7 +78,8 @@ static uint64_t read_number(const char *path, const char *key) {
 uint64_t lh_memory_available(void) {
     uint64_t free_kb = read_number("/proc/meminfo", "MemAvailable:");
     uint64_t available = free_kb == UINT64_MAX ? UINT64_MAX : free_kb * 1024;
-    uint64_t limit = read_number("/sys/fs/cgroup/memory.max", ""), used = read_number("/sys/fs/cgroup/memory.current", "");
+    uint64_t limit = read_number("/sys/fs/cgroup/memory.max", ""),
+             used = read_number("/sys/fs/cgroup/memory.current", "");
     if (limit != UINT64_MAX && used != UINT64_MAX) {
         // Cached file pages (a mapped model, most of all) count as used but give way.
         uint64_t cached = read_number("/sys/fs/cgroup/memory.stat", "inactive_file ");

@@ -1,5 +1,5 @@
-// Integer arithmetic of chunks and remapped positions, and who is attended (DESIGN: section 1; arXiv 2402.10685, section 3).
-// Header-only: the CPU and CUDA share it, so that backends pick the same chunks at the same distances.
+// Integer arithmetic of chunks and remapped positions, and who is attended (arXiv 2402.10685,
+// section 3). Header-only: the CPU and CUDA share it, so that backends pick the same chunks at the same distances.
 //
 // l: tokens a chunk. A position p lies in chunk p / l at offset p % l. A query of chunk c attends m chunks
 // s_0 < s_1 < ... < s_(m-1) = c and sees s_r at the distance, in chunks, dist(r) = min(c - s_r, W/l - 1 - r).

@@ -24,7 +24,8 @@ lh_status lh_kv_init(lh_kv *kv, lh_backend *backend, const lh_kv_shape *shape) {
     // Pages come only when they are touched, so ask first: running dry later would kill the process, not the call.
     uint64_t need = (uint64_t)(lh_kv_bytes(shape) + lh_summary_bytes(shape)), have = backend->ops->available(backend);
     if (need > have)
-        return lh_error(LH_ERR_MEMORY, "a context of %lld tokens needs %.2f GiB for its KV cache, %.2f GiB are free: lower ctx%s",
+        return lh_error(LH_ERR_MEMORY,
+                        "a context of %lld tokens needs %.2f GiB for its KV cache, %.2f GiB are free: lower ctx%s",
                         (long long)shape->n_chunk * shape->chunk, (double)need / (1 << 30), (double)have / (1 << 30),
                         shape->type == LH_KV_F32 ? " or use kv_type f16" : "");
     // One table of pointers, four columns of it.

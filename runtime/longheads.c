@@ -79,12 +79,31 @@ lh_status lh_longheads_layer(lh_longheads *lh, const lh_kv *kv, int32_t layer, i
     const lh_kv_shape *s = &kv->shape;
     const lh_backend_ops *ops = lh->backend->ops;
     lh_attention a = {
-        .plan = lh->plan, .n_head = s->n_head, .n_head_kv = s->n_head_kv, .head_dim = s->head_dim, .n_chunk = s->n_chunk,
-        .scale = lh->scale, .kv_type = s->type, .k = kv->k[layer], .v = kv->v[layer], .scheme = lh->scheme,
-        .n_summary = s->n_summary, .summary_dim = s->summary_dim, .summary = kv->summary[layer],
-        .queries = kv->queries[layer], .rope_offset = lh->rope_offset, .rope_chunk = lh->rope_chunk,
-        .rope_dim = lh->rope_dim, .pos = kv->position, .n = n, .q = q, .new_k = k, .new_v = v, .n_select = lh->n_select,
-        .chosen = chosen_of(lh, layer, 0), .out = out,
+        .plan = lh->plan,
+        .n_head = s->n_head,
+        .n_head_kv = s->n_head_kv,
+        .head_dim = s->head_dim,
+        .n_chunk = s->n_chunk,
+        .scale = lh->scale,
+        .kv_type = s->type,
+        .k = kv->k[layer],
+        .v = kv->v[layer],
+        .scheme = lh->scheme,
+        .n_summary = s->n_summary,
+        .summary_dim = s->summary_dim,
+        .summary = kv->summary[layer],
+        .queries = kv->queries[layer],
+        .rope_offset = lh->rope_offset,
+        .rope_chunk = lh->rope_chunk,
+        .rope_dim = lh->rope_dim,
+        .pos = kv->position,
+        .n = n,
+        .q = q,
+        .new_k = k,
+        .new_v = v,
+        .n_select = lh->n_select,
+        .chosen = chosen_of(lh, layer, 0),
+        .out = out,
     };
     LH_TRY(ops->append(lh->backend, &a));
     if (s->n_summary) {

@@ -1,4 +1,4 @@
-// LongHeads (DESIGN: section 1; arXiv 2402.10685): summarize -> score -> select -> attend, for one layer at a time.
+// LongHeads (arXiv 2402.10685): summarize -> score -> select -> attend, for one layer at a time.
 #ifndef LH_LONGHEADS_IMPL_H
 #define LH_LONGHEADS_IMPL_H
 

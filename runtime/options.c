@@ -35,7 +35,8 @@ static lh_status whole_chunks(const char *name, int32_t tokens, int32_t chunk) {
 
 static lh_status in_range(const char *name, int64_t value, int64_t low, int64_t high) {
     if (value >= low && value <= high) return LH_OK;
-    return lh_error(LH_ERR_ARGUMENT, "%s is %lld, expected %lld to %lld", name, (long long)value, (long long)low, (long long)high);
+    return lh_error(LH_ERR_ARGUMENT, "%s is %lld, expected %lld to %lld", name, (long long)value, (long long)low,
+                    (long long)high);
 }
 
 static lh_status resolve_chunk(lh_session_options *o, int32_t trained) {
@@ -78,7 +79,9 @@ static lh_status resolve_local(lh_session_options *o, notes *n) {
     LH_TRY(in_range("local", o->local, 1, INT32_MAX));
     if (o->local > k - 1) {
         int32_t capped = LH_MAX(1, k - 2);
-        note(n, "local is capped to %d chunks: a budget of %d chunks must hold the first one and the local ones (asked for: %d)\n",
+        note(n,
+             "local is capped to %d chunks: a budget of %d chunks must hold the first one and the local ones (asked "
+             "for: %d)\n",
              capped, k, o->local);
         o->local = capped;
     }
@@ -91,7 +94,8 @@ static lh_status resolve_dense_until(lh_session_options *o, notes *n) {
     LH_TRY(whole_chunks("dense_until", o->dense_until, o->chunk));
     int32_t fitting = LH_MIN(LH_MAX(o->dense_until, o->budget), o->window);
     if (fitting != o->dense_until)
-        note(n, "dense_until is set to %d tokens: it lies between the budget of %d and the window of %d (asked for: %d)\n",
+        note(n,
+             "dense_until is set to %d tokens: it lies between the budget of %d and the window of %d (asked for: %d)\n",
              fitting, o->budget, o->window, o->dense_until);
     o->dense_until = fitting;
     return LH_OK;

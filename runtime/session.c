@@ -40,7 +40,9 @@ void lh_session_free(lh_session *s) {
 
 lh_status lh_session_enter(lh_session *s) {
     if (atomic_flag_test_and_set_explicit(&s->busy, memory_order_acquire))
-        return lh_error(LH_ERR_BUSY, "the session is in use on another thread: a session serves one call at a time, make one for each thread");
+        return lh_error(
+            LH_ERR_BUSY,
+            "the session is in use on another thread: a session serves one call at a time, make one for each thread");
     s->model->backend->ops->begin(s->model->backend);
     return LH_OK;
 }
@@ -75,11 +77,14 @@ static lh_status check_ids(const lh_session *s, const int32_t *ids, int64_t n) {
     if (n < 0) return lh_error(LH_ERR_ARGUMENT, "%lld ids were given, expected 0 or more", (long long)n);
     int64_t left = s->options.ctx - s->kv.position;
     if (n > left)
-        return lh_error(LH_ERR_CONTEXT, "%lld tokens at position %lld exceed the context of %lld by %lld: shorten the text or raise ctx",
-                        (long long)n, (long long)s->kv.position, (long long)s->options.ctx, (long long)(n - left));
+        return lh_error(
+            LH_ERR_CONTEXT,
+            "%lld tokens at position %lld exceed the context of %lld by %lld: shorten the text or raise ctx",
+            (long long)n, (long long)s->kv.position, (long long)s->options.ctx, (long long)(n - left));
     for (int64_t i = 0; i < n; i++)
         if (ids[i] < 0 || ids[i] >= n_vocab)
-            return lh_error(LH_ERR_ARGUMENT, "id %d at index %lld is outside the vocabulary of %d", ids[i], (long long)i, n_vocab);
+            return lh_error(LH_ERR_ARGUMENT, "id %d at index %lld is outside the vocabulary of %d", ids[i],
+                            (long long)i, n_vocab);
     return LH_OK;
 }
 
@@ -170,7 +175,8 @@ lh_status lh_session_score(lh_session *s, const int32_t *ids, int64_t n, float *
 lh_status lh_session_logits(lh_session *s, const float **out) {
     LH_TRY(lh_session_enter(s));
     lh_status status = s->has_logits ? LH_OK : restore_last(s);
-    if (status == LH_OK && !s->has_logits) status = lh_error(LH_ERR_STATE, "there are no logits yet: feed at least one id");
+    if (status == LH_OK && !s->has_logits)
+        status = lh_error(LH_ERR_STATE, "there are no logits yet: feed at least one id");
     if (status == LH_OK) *out = s->logits;
     lh_session_leave(s);
     return status;
@@ -180,8 +186,8 @@ lh_status lh_session_rewind(lh_session *s, int64_t n) {
     LH_TRY(lh_session_enter(s));
     lh_status status = LH_OK;
     if (n < 0 || n > s->kv.position)
-        status = lh_error(LH_ERR_ARGUMENT, "cannot forget %lld tokens: expected 0 to %lld, what was read so far", (long long)n,
-                          (long long)s->kv.position);
+        status = lh_error(LH_ERR_ARGUMENT, "cannot forget %lld tokens: expected 0 to %lld, what was read so far",
+                          (long long)n, (long long)s->kv.position);
     else if (n > 0) status = rewind_to(s, s->kv.position - n);
     lh_session_leave(s);
     return status;

@@ -57,9 +57,18 @@ static uint64_t fingerprint(const lh_model *m) {
 static header header_of(const lh_session *s, int64_t position, bool has_logits) {
     const lh_session_options *o = &s->options;
     header h = {
-        .model = fingerprint(s->model), .position = position, .chunk = o->chunk, .budget = o->budget, .window = o->window,
-        .local = o->local, .dense_until = o->dense_until, .scheme = (int32_t)o->scheme, .select_per = (int32_t)o->select_per,
-        .attention = (int32_t)o->attention, .kv_type = (int32_t)o->kv_type, .has_logits = has_logits,
+        .model = fingerprint(s->model),
+        .position = position,
+        .chunk = o->chunk,
+        .budget = o->budget,
+        .window = o->window,
+        .local = o->local,
+        .dense_until = o->dense_until,
+        .scheme = (int32_t)o->scheme,
+        .select_per = (int32_t)o->select_per,
+        .attention = (int32_t)o->attention,
+        .kv_type = (int32_t)o->kv_type,
+        .has_logits = has_logits,
     };
     memcpy(h.magic, magic, sizeof magic);
     return h;
@@ -82,7 +91,8 @@ static lh_status put(stream *s, const void *data, size_t bytes) {
 }
 
 static lh_status get(stream *s, void *data, size_t bytes) {
-    if (bytes && fread(data, 1, bytes, s->f) != bytes) return lh_error(LH_ERR_FORMAT, "%s ends early: it is damaged", s->path);
+    if (bytes && fread(data, 1, bytes, s->f) != bytes)
+        return lh_error(LH_ERR_FORMAT, "%s ends early: it is damaged", s->path);
     s->sum = hash(s->sum, data, bytes);
     return LH_OK;
 }
@@ -148,8 +158,10 @@ static lh_status save(lh_session *s, const char *path) {
     if (f) {
         stream out = {.f = f, .path = path, .backend = s->model->backend, .stage = stage};
         status = write_all(s, &out);
-        if (fclose(f) != 0 && status == LH_OK) status = lh_error(LH_ERR_IO, "%s could not be written: is the disk full?", path);
-        if (status == LH_OK && rename(partial, path) != 0) status = lh_error(LH_ERR_IO, "%s cannot be replaced: is it a folder?", path);
+        if (fclose(f) != 0 && status == LH_OK)
+            status = lh_error(LH_ERR_IO, "%s could not be written: is the disk full?", path);
+        if (status == LH_OK && rename(partial, path) != 0)
+            status = lh_error(LH_ERR_IO, "%s cannot be replaced: is it a folder?", path);
         if (status != LH_OK) remove(partial);
     }
     lh_free(stage);
@@ -158,7 +170,8 @@ static lh_status save(lh_session *s, const char *path) {
 }
 
 static lh_status differs(const char *path, const char *option, const char *found, const char *expected) {
-    return lh_error(LH_ERR_ARGUMENT, "%s was saved with %s %s, this session has %s: open the model with the same settings", path, option,
+    return lh_error(LH_ERR_ARGUMENT,
+                    "%s was saved with %s %s, this session has %s: open the model with the same settings", path, option,
                     found, expected);
 }
 
@@ -181,7 +194,8 @@ static lh_status check_header(const lh_session *s, const char *path, const heade
         {"local", h->local, own.local}, {"dense_until", h->dense_until, own.dense_until},
     };
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
-        if (lengths[i].found != lengths[i].expected) return differs_in_tokens(path, lengths[i].option, lengths[i].found, lengths[i].expected);
+        if (lengths[i].found != lengths[i].expected)
+            return differs_in_tokens(path, lengths[i].option, lengths[i].found, lengths[i].expected);
     const struct {
         const char *option;
         int32_t found, expected;
@@ -194,10 +208,11 @@ static lh_status check_header(const lh_session *s, const char *path, const heade
     };
     for (size_t i = 0; i < sizeof choices / sizeof *choices; i++)
         if (choices[i].found != choices[i].expected)
-            return differs(path, choices[i].option, choices[i].names[!choices[i].expected], choices[i].names[choices[i].expected]);
+            return differs(path, choices[i].option, choices[i].names[!choices[i].expected],
+                           choices[i].names[choices[i].expected]);
     if (h->position < 0 || h->position > s->options.ctx)
-        return lh_error(LH_ERR_CONTEXT, "%s holds %lld tokens, this session has room for %lld: raise ctx", path, (long long)h->position,
-                        (long long)s->options.ctx);
+        return lh_error(LH_ERR_CONTEXT, "%s holds %lld tokens, this session has room for %lld: raise ctx", path,
+                        (long long)h->position, (long long)s->options.ctx);
     if (h->payload != payload_bytes(s, h)) return lh_error(LH_ERR_FORMAT, "%s has a damaged header", path);
     return LH_OK;
 }
@@ -212,13 +227,15 @@ static lh_status skip_device(void *arg, void *device, size_t bytes) {
 // Everything that can be wrong with a file is found before the session is touched: this reads it to its end and goes
 // back to where the cache begins. ids and logits are the session's next ones.
 static lh_status verify(lh_session *s, stream *in, header *h, int32_t *ids, float *logits) {
-    if (fread(h, 1, sizeof *h, in->f) != sizeof *h) return lh_error(LH_ERR_FORMAT, "%s is no saved session: it is too short", in->path);
+    if (fread(h, 1, sizeof *h, in->f) != sizeof *h)
+        return lh_error(LH_ERR_FORMAT, "%s is no saved session: it is too short", in->path);
     LH_TRY(check_header(s, in->path, h));
     in->sum = hash(0, h, sizeof *h);
     int32_t n_vocab = s->model->config.n_vocab;
     LH_TRY(get(in, ids, (size_t)h->position * sizeof *ids));
     for (int64_t i = 0; i < h->position; i++)
-        if (ids[i] < 0 || ids[i] >= n_vocab) return lh_error(LH_ERR_FORMAT, "%s holds an id outside the vocabulary: it is damaged", in->path);
+        if (ids[i] < 0 || ids[i] >= n_vocab)
+            return lh_error(LH_ERR_FORMAT, "%s holds an id outside the vocabulary: it is damaged", in->path);
     if (h->has_logits) LH_TRY(get(in, logits, (size_t)n_vocab * sizeof *logits));
     long cache_at = ftell(in->f);
     LH_TRY(lh_kv_each(&s->kv, h->position, skip_device, in));
@@ -226,7 +243,8 @@ static lh_status verify(lh_session *s, stream *in, header *h, int32_t *ids, floa
     LH_TRY(get(in, &found, sizeof found));
     if (found != expected) return lh_error(LH_ERR_FORMAT, "%s is damaged: its checksum does not fit", in->path);
     if (fgetc(in->f) != EOF) return lh_error(LH_ERR_FORMAT, "%s goes on after its end: it is damaged", in->path);
-    if (fseek(in->f, cache_at, SEEK_SET) != 0) return lh_error(LH_ERR_IO, "%s cannot be read twice: it is no regular file", in->path);
+    if (fseek(in->f, cache_at, SEEK_SET) != 0)
+        return lh_error(LH_ERR_IO, "%s cannot be read twice: it is no regular file", in->path);
     return LH_OK;
 }
 

@@ -1,10 +1,10 @@
-// Attention on the CPU: (token, head) -> chunks is turned into chunk -> rows, so that a chunk's keys and values are read
-// once for all the queries that chose it.
+// Attention on the CPU: (token, head) -> chunks is turned into chunk -> rows, so that a chunk's keys and values are
+// read once for all the queries that chose it.
 //
 // A unit of work is one KV head, a block of tokens, and a slice of the chunks they attend; a row is one query head of
 // one token. Where a batch has few units (decoding has one block) the chunks are cut into slices, each with a softmax
-// state of its own, merged afterwards. The cut depends on shapes only, never on the number of threads, so results do not
-// depend on it either.
+// state of its own, merged afterwards. The cut depends on shapes only, never on the number of threads, so results do
+// not depend on it either.
 #include <math.h>
 #include <string.h>
 
@@ -263,8 +263,12 @@ static void merge_task(void *arg, int64_t piece, int thread) {
 lh_status lh_cpu_attend(lh_backend *b, const lh_attention *a) {
     int32_t group = a->n_head / a->n_head_kv;
     job j = {
-        .cpu = (lh_cpu *)b, .a = a, .group = group, .stride = LH_ROUND_UP(a->head_dim, LH_PAD),
-        .block = LH_MIN(a->n, LH_MAX(BLOCK_ROWS / group, 1)), .end_chunk = lh_chunk_of(a->pos + a->n - 1, a->plan.chunk),
+        .cpu = (lh_cpu *)b,
+        .a = a,
+        .group = group,
+        .stride = LH_ROUND_UP(a->head_dim, LH_PAD),
+        .block = LH_MIN(a->n, LH_MAX(BLOCK_ROWS / group, 1)),
+        .end_chunk = lh_chunk_of(a->pos + a->n - 1, a->plan.chunk),
     };
     j.n_blocks = (a->n + j.block - 1) / j.block;
     int32_t unsliced = a->n_head_kv * j.n_blocks;

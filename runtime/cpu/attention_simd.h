@@ -1,9 +1,9 @@
-// The attention kernels over vectors: the body of kernels_attention_{avx2,avx512,neon}.c, which include a simd_*.h first
-// and then this, once each. The meaning of every kernel is its twin in kernels_attention_generic.c.
+// The attention kernels over vectors: the body of kernels_attention_{avx2,avx512,neon}.c, which include a simd_*.h
+// first and then this, once each. The meaning of every kernel is its twin in kernels_attention_generic.c.
 //
 // Everything is made of one register block, C (rows x vectors) = C * scale + A . B. Scores are q . K^T and outputs are
-// P . V. For many rows K is unpacked and transposed once into a panel; for a few rows (decoding) keys and values are read
-// as they lie.
+// P . V. For many rows K is unpacked and transposed once into a panel; for a few rows (decoding) keys and values are
+// read as they lie.
 #include <math.h>
 #include <string.h>
 
@@ -56,10 +56,10 @@ static void load_simd(const void *x, int32_t n, lh_kv_type type, float *out) {
 
 // --- the register block ------------------------------------------------------------------------------------------
 
-// c[i] (vecs vectors) = c[i] * scale[i] + sum_x a[i][x] * b[x]; scale NULL: c is not read. Rows of a are a_stride floats
-// apart, rows of b are b_stride values of `type` apart. rows and vecs are constants where this is called.
-INLINE void block(int rows, int vecs, int32_t depth, const float *a, size_t a_stride, const void *b, size_t b_stride, lh_kv_type type,
-                  const float *scale, float *const *c, size_t col) {
+// c[i] (vecs vectors) = c[i] * scale[i] + sum_x a[i][x] * b[x]; scale NULL: c is not read. Rows of a are a_stride
+// floats apart, rows of b are b_stride values of `type` apart. rows and vecs are constants where this is called.
+INLINE void block(int rows, int vecs, int32_t depth, const float *a, size_t a_stride, const void *b, size_t b_stride,
+                  lh_kv_type type, const float *scale, float *const *c, size_t col) {
     vf sum[BLOCK_ROWS][BLOCK_VECS];
     for (int i = 0; i < rows; i++)
         for (int v = 0; v < vecs; v++)
@@ -78,8 +78,8 @@ INLINE void block(int rows, int vecs, int32_t depth, const float *a, size_t a_st
 
 #define BLOCK_ARGS depth, a, a_stride, b, b_stride, type, scale, c, col
 
-INLINE void block_vecs(int rows, int vecs, int32_t depth, const float *a, size_t a_stride, const void *b, size_t b_stride,
-                       lh_kv_type type, const float *scale, float *const *c, size_t col) {
+INLINE void block_vecs(int rows, int vecs, int32_t depth, const float *a, size_t a_stride, const void *b,
+                       size_t b_stride, lh_kv_type type, const float *scale, float *const *c, size_t col) {
     switch (vecs) {
 #if BLOCK_VECS > 2
         case 4: block(rows, 4, BLOCK_ARGS); break;
@@ -91,9 +91,10 @@ INLINE void block_vecs(int rows, int vecs, int32_t depth, const float *a, size_t
 }
 
 // The same for any number of rows and columns; columns are whole vectors.
-INLINE void product(int32_t rows, int32_t cols, int32_t depth, const float *a, size_t a_stride, const void *b, size_t b_stride,
-                    lh_kv_type type, const float *scale, float *const *c) {
-    for (int32_t i = 0; i < rows; i += BLOCK_ROWS, a += BLOCK_ROWS * a_stride, c += BLOCK_ROWS, scale += scale ? BLOCK_ROWS : 0)
+INLINE void product(int32_t rows, int32_t cols, int32_t depth, const float *a, size_t a_stride, const void *b,
+                    size_t b_stride, lh_kv_type type, const float *scale, float *const *c) {
+    for (int32_t i = 0; i < rows;
+         i += BLOCK_ROWS, a += BLOCK_ROWS * a_stride, c += BLOCK_ROWS, scale += scale ? BLOCK_ROWS : 0)
         for (int32_t at = 0; at < cols; at += BLOCK_VECS * VN) {
             size_t col = (size_t)at;
             int vecs = (cols - at) / VN < BLOCK_VECS ? (cols - at) / VN : BLOCK_VECS;
@@ -109,13 +110,15 @@ INLINE void product(int32_t rows, int32_t cols, int32_t depth, const float *a, s
 }
 _Static_assert(BLOCK_ROWS == 6, "the switch in product counts the rows of a block");
 
-static __attribute__((noinline)) void product_f32(int32_t rows, int32_t cols, int32_t depth, const float *a, size_t a_stride,
-                                                  const float *b, size_t b_stride, const float *scale, float *const *c) {
+static __attribute__((noinline)) void product_f32(int32_t rows, int32_t cols, int32_t depth, const float *a,
+                                                  size_t a_stride, const float *b, size_t b_stride, const float *scale,
+                                                  float *const *c) {
     product(rows, cols, depth, a, a_stride, b, b_stride, LH_KV_F32, scale, c);
 }
 
-static __attribute__((noinline)) void product_f16(int32_t rows, int32_t cols, int32_t depth, const float *a, size_t a_stride,
-                                                  const uint16_t *b, size_t b_stride, const float *scale, float *const *c) {
+static __attribute__((noinline)) void product_f16(int32_t rows, int32_t cols, int32_t depth, const float *a,
+                                                  size_t a_stride, const uint16_t *b, size_t b_stride,
+                                                  const float *scale, float *const *c) {
     product(rows, cols, depth, a, a_stride, b, b_stride, LH_KV_F16, scale, c);
 }
 
@@ -134,7 +137,8 @@ INLINE void transpose_any(const void *b, int32_t n, int32_t dim, lh_kv_type type
         }
         for (; x0 < dim; x0++)
             for (int i = 0; i < VN; i++)
-                out[(size_t)x0 * LH_TILE_KEYS + j0 + i] = j0 + i < n ? load_one(b, (size_t)(j0 + i) * dim + x0, type) : 0;
+                out[(size_t)x0 * LH_TILE_KEYS + j0 + i] =
+                    j0 + i < n ? load_one(b, (size_t)(j0 + i) * dim + x0, type) : 0;
     }
 }
 
@@ -172,8 +176,8 @@ static void dots_few_of(const float *a, const void *b, int32_t n, int32_t dim, l
     else dots_few(a, b, n, dim, LH_KV_F16, out);
 }
 
-static void dots_simd(const float *a, int32_t rows, const float *b, int32_t n, int32_t dim, float *out, int32_t out_stride, bool add,
-                      float *scratch) {
+static void dots_simd(const float *a, int32_t rows, const float *b, int32_t n, int32_t dim, float *out,
+                      int32_t out_stride, bool add, float *scratch) {
     for (int32_t j0 = 0; j0 < n; j0 += LH_TILE_KEYS) {
         int32_t here = n - j0 < LH_TILE_KEYS ? n - j0 : LH_TILE_KEYS, cols = LH_ROUND_UP(here, VN);
         const float *part = b + (size_t)j0 * dim;
@@ -185,7 +189,8 @@ static void dots_simd(const float *a, int32_t rows, const float *b, int32_t n, i
             const float *from = a + (size_t)i0 * dim;
             if (rows >= FEW_ROWS) product_f32(some, cols, dim, from, (size_t)dim, scratch, LH_TILE_KEYS, NULL, c);
             else
-                for (int32_t i = 0; i < some; i++) dots_few_of(from + (size_t)i * dim, part, here, dim, LH_KV_F32, sums[i]);
+                for (int32_t i = 0; i < some; i++)
+                    dots_few_of(from + (size_t)i * dim, part, here, dim, LH_KV_F32, sums[i]);
             for (int32_t i = 0; i < some; i++) {
                 float *o = out + (size_t)(i0 + i) * out_stride + j0;
                 for (int32_t j = 0; j < here; j++) o[j] = add ? o[j] + sums[i][j] : sums[i][j];
@@ -233,8 +238,8 @@ static void attend_simd(const lh_tile *t, float *scratch) {
             for (int32_t r = 0; r < some; r++) dots_few_of(q + r * stride, t->k, t->n_keys, t->dim, t->type, c[r]);
     }
     for (int32_t i = 0; i < t->rows; i++)
-        shrink[i] = softmax_step(scores + (size_t)i * LH_TILE_KEYS, t->limit ? t->limit[i] : t->n_keys, cols, &t->top[t->row[i]],
-                                 &t->sum[t->row[i]]);
+        shrink[i] = softmax_step(scores + (size_t)i * LH_TILE_KEYS, t->limit ? t->limit[i] : t->n_keys, cols,
+                                 &t->top[t->row[i]], &t->sum[t->row[i]]);
 
     // Values are read as they lie where a row is whole vectors; where it is not, or many rows read them, unpacked.
     bool whole = t->dim == t->stride, half = t->type != LH_KV_F32;
@@ -250,7 +255,8 @@ static void attend_simd(const lh_tile *t, float *scratch) {
         const float *p = scores + (size_t)i * LH_TILE_KEYS;
         float *c[BLOCK_ROWS];
         for (int32_t r = 0; r < some; r++) c[r] = t->acc + (size_t)t->row[i + r] * stride;
-        if (unpack || !half) product_f32(some, t->stride, t->n_keys, p, LH_TILE_KEYS, unpack ? values : t->v, stride, shrink + i, c);
+        if (unpack || !half)
+            product_f32(some, t->stride, t->n_keys, p, LH_TILE_KEYS, unpack ? values : t->v, stride, shrink + i, c);
         else product_f16(some, t->stride, t->n_keys, p, LH_TILE_KEYS, t->v, stride, shrink + i, c);
     }
 }

@@ -96,10 +96,11 @@ lh_status lh_backend_open_cpu(int32_t n_threads, lh_backend **out) {
     unsigned features = lh_cpu_features();
     lh_matmul_kernels_select(features, &c->matmul);
     lh_attention_kernels_select(features, &c->attention);
-    snprintf(c->base.name, sizeof c->base.name, "cpu (%s, %d thread%s)", lh_cpu_features_text(features), c->base.n_threads,
-             c->base.n_threads == 1 ? "" : "s");
+    snprintf(c->base.name, sizeof c->base.name, "cpu (%s, %d thread%s)", lh_cpu_features_text(features),
+             c->base.n_threads, c->base.n_threads == 1 ? "" : "s");
     lh_status status = lh_threads_new(c->base.n_threads, &c->threads);
-    if (status == LH_OK && !(c->scratch = lh_alloc((size_t)c->base.n_threads + 1, sizeof *c->scratch))) status = LH_ERR_MEMORY;
+    if (status == LH_OK && !(c->scratch = lh_alloc((size_t)c->base.n_threads + 1, sizeof *c->scratch)))
+        status = LH_ERR_MEMORY;
     if (status != LH_OK) cpu_free(&c->base);
     else *out = &c->base;
     return status;

@@ -3,5 +3,10 @@
 #include "attention_simd.h"
 
 const lh_attention_kernels lh_attention_kernels_avx2 = {
-    .rotate = rotate_simd, .store = store_simd, .load = load_simd, .attend = attend_simd, .dots = dots_simd, .top = top_simd,
+    .rotate = rotate_simd,
+    .store = store_simd,
+    .load = load_simd,
+    .attend = attend_simd,
+    .dots = dots_simd,
+    .top = top_simd,
 };

@@ -18,7 +18,8 @@ static void rotate_generic(const float *x, const float *table, float sign, float
 static void store_generic(const float *x, int32_t n, lh_kv_type type, void *out) {
     if (type == LH_KV_F32) memcpy(out, x, (size_t)n * sizeof *x);
     else
-        for (int32_t i = 0; i < n; i++) ((uint16_t *)out)[i] = lh_f32_to_f16(fminf(fmaxf(x[i], -LH_F16_MAX), LH_F16_MAX));
+        for (int32_t i = 0; i < n; i++)
+            ((uint16_t *)out)[i] = lh_f32_to_f16(fminf(fmaxf(x[i], -LH_F16_MAX), LH_F16_MAX));
 }
 
 static void load_generic(const void *x, int32_t n, lh_kv_type type, float *out) {

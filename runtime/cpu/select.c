@@ -16,8 +16,9 @@ static const char *chunk_of_head(const lh_attention *a, const void *cache, int32
 
 // The query of a head at a position of the batch, or of the unfinished chunk before it.
 static const float *query_at(const lh_attention *a, int64_t position, int32_t head) {
-    const float *base = position >= a->pos ? a->q + (size_t)(position - a->pos) * a->n_head * a->head_dim
-                                           : a->queries + (size_t)lh_offset_of(position, a->plan.chunk) * a->n_head * a->head_dim;
+    const float *base = position >= a->pos
+                            ? a->q + (size_t)(position - a->pos) * a->n_head * a->head_dim
+                            : a->queries + (size_t)lh_offset_of(position, a->plan.chunk) * a->n_head * a->head_dim;
     return base + (size_t)head * a->head_dim;
 }
 
@@ -25,7 +26,8 @@ static const float *query_at(const lh_attention *a, int64_t position, int32_t he
 
 typedef struct scheme {
     // Summary number `s` of a complete chunk into out (summary_dim). scratch: scratch_floats.
-    void (*summarize)(const lh_attention_kernels *k, const lh_attention *a, int32_t s, int32_t chunk, float *out, float *scratch);
+    void (*summarize)(const lh_attention_kernels *k, const lh_attention *a, int32_t s, int32_t chunk, float *out,
+                      float *scratch);
     // score = feature(q) . summary; feature has summary_dim floats.
     void (*feature)(const float *q, int32_t dim, float *out);
     size_t (*scratch_floats)(const lh_attention *a);
@@ -33,7 +35,8 @@ typedef struct scheme {
 
 // Bounds (after Quest, arXiv 2406.10774): the largest and the smallest value of every channel of the unrotated keys.
 // q . key <= sum_i max(q_i hi_i, q_i lo_i) = max(q, 0) . hi + min(q, 0) . lo.
-static void summarize_bounds(const lh_attention_kernels *k, const lh_attention *a, int32_t s, int32_t chunk, float *out, float *scratch) {
+static void summarize_bounds(const lh_attention_kernels *k, const lh_attention *a, int32_t s, int32_t chunk, float *out,
+                             float *scratch) {
     int32_t dim = a->head_dim;
     float *hi = out, *lo = out + dim, *stored = scratch, *key = scratch + dim;
     const char *keys = chunk_of_head(a, a->k, s, chunk);
@@ -61,7 +64,8 @@ static void feature_bounds(const float *q, int32_t dim, float *out) {
 static size_t scratch_bounds(const lh_attention *a) { return 2 * (size_t)a->head_dim; }
 
 // One softmax state for `rows` queries, run over all keys of a chunk against `values`.
-static void run_rows(const lh_attention_kernels *k, const lh_attention *a, const char *keys, const char *values, lh_tile *t, float *scratch) {
+static void run_rows(const lh_attention_kernels *k, const lh_attention *a, const char *keys, const char *values,
+                     lh_tile *t, float *scratch) {
     for (int32_t i = 0; i < t->rows; i++) {
         t->top[i] = -INFINITY;
         t->sum[i] = 0;
@@ -77,7 +81,8 @@ static void run_rows(const lh_attention_kernels *k, const lh_attention *a, const
 
 // The paper (section 3.2): attention inside the chunk, its mean over the queries, and what that mean attends to.
 //   A = softmax(Qc Kc^T) V, a = mean of A's rows, summary = softmax(a Kc^T) Kc
-static void summarize_paper(const lh_attention_kernels *k, const lh_attention *a, int32_t s, int32_t chunk, float *out, float *scratch) {
+static void summarize_paper(const lh_attention_kernels *k, const lh_attention *a, int32_t s, int32_t chunk, float *out,
+                            float *scratch) {
     int32_t dim = a->head_dim, stride = LH_ROUND_UP(dim, LH_PAD), l = a->plan.chunk, head = s;
     float *q = scratch, *acc = q + (size_t)TILE_ROWS * stride, *top = acc + (size_t)TILE_ROWS * stride;
     float *sum = top + TILE_ROWS, *mean = sum + TILE_ROWS, *tile_scratch = mean + stride;
@@ -85,15 +90,16 @@ static void summarize_paper(const lh_attention_kernels *k, const lh_attention *a
     for (int32_t i = 0; i < TILE_ROWS; i++) row[i] = i;
     const char *keys = chunk_of_head(a, a->k, head / (a->n_head / a->n_head_kv), chunk);
     const char *values = chunk_of_head(a, a->v, head / (a->n_head / a->n_head_kv), chunk);
-    lh_tile t = {.dim = dim, .stride = stride, .type = a->kv_type, .q = q, .row = row, .top = top, .sum = sum, .acc = acc};
+    lh_tile t = {
+        .dim = dim, .stride = stride, .type = a->kv_type, .q = q, .row = row, .top = top, .sum = sum, .acc = acc};
 
     memset(q, 0, (size_t)TILE_ROWS * stride * sizeof *q);
     memset(mean, 0, (size_t)stride * sizeof *mean);
     for (int32_t first = 0; first < l; first += TILE_ROWS) {
         t.rows = LH_MIN(TILE_ROWS, l - first);
         for (int32_t i = 0; i < t.rows; i++)
-            k->rotate(query_at(a, (int64_t)chunk * l + first + i, head), a->rope_offset + 2 * (size_t)dim * (first + i), 1,
-                      a->scale, dim, q + (size_t)i * stride);
+            k->rotate(query_at(a, (int64_t)chunk * l + first + i, head), a->rope_offset + 2 * (size_t)dim * (first + i),
+                      1, a->scale, dim, q + (size_t)i * stride);
         run_rows(k, a, keys, values, &t, tile_scratch);
         for (int32_t i = 0; i < t.rows; i++)
             for (int32_t x = 0; x < dim; x++) mean[x] += acc[(size_t)i * stride + x] / (sum[i] * (float)l);
@@ -148,7 +154,8 @@ lh_status lh_cpu_summarize(lh_backend *b, const lh_attention *a, int32_t first, 
         int64_t from = LH_MAX(a->pos, (int64_t)end * a->plan.chunk), to = a->pos + a->n;
         size_t row = (size_t)a->n_head * a->head_dim;
         if (from < to)
-            memcpy(a->queries + lh_offset_of(from, a->plan.chunk) * row, query_at(a, from, 0), (size_t)(to - from) * row * sizeof(float));
+            memcpy(a->queries + lh_offset_of(from, a->plan.chunk) * row, query_at(a, from, 0),
+                   (size_t)(to - from) * row * sizeof(float));
     }
     return LH_OK;
 }
@@ -187,7 +194,8 @@ static void score(const select_job *j, int32_t chooser, int32_t t, int32_t n, fl
             }
         }
         const float *summaries = a->summary + ((size_t)(head / sharing) * a->n_chunk + 1) * dim;
-        j->cpu->attention.dots(features, n, summaries, j->candidates, dim, scores, j->stride, head != chooser * together, dots_scratch);
+        j->cpu->attention.dots(features, n, summaries, j->candidates, dim, scores, j->stride,
+                               head != chooser * together, dots_scratch);
     }
 }
 

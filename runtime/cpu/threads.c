@@ -59,7 +59,8 @@ static bool run_piece(lh_threads *t, int thread) {
         if ((int64_t)(uint32_t)ticket >= atomic_load_explicit(&t->n_pieces, memory_order_relaxed)) return false;
         // Whoever has read a new round's task must also see that the old round is closed, and fail to take of it.
         atomic_thread_fence(memory_order_acquire);
-    } while (!atomic_compare_exchange_weak_explicit(&t->ticket, &ticket, ticket + 1, memory_order_acq_rel, memory_order_acquire));
+    } while (!atomic_compare_exchange_weak_explicit(&t->ticket, &ticket, ticket + 1, memory_order_acq_rel,
+                                                    memory_order_acquire));
     task(arg, (uint32_t)ticket, thread);
     atomic_fetch_sub_explicit(&t->left, 1, memory_order_release);
     return true;

@@ -144,9 +144,9 @@ LH_API int32_t lh_tokenizer_eos(const lh_tokenizer *t);  // -1: none
 LH_API bool lh_tokenizer_adds_bos(const lh_tokenizer *t);
 LH_API bool lh_tokenizer_is_end(const lh_tokenizer *t, int32_t id);      // ends a generation: eos, eot, eom
 LH_API bool lh_tokenizer_is_control(const lh_tokenizer *t, int32_t id);
-// UTF-8 text (any bytes; NUL allowed) to ids. bos: 1 add, 0 do not, -1 as the file says (then EOS as the file says too).
-// special: recognise control tokens written in the text. *n is the number of ids; LH_OK with *n > cap means that ids
-// got the first cap only and the caller should ask again.
+// UTF-8 text (any bytes; NUL allowed) to ids. bos: 1 add, 0 do not, -1 as the file says (then EOS as the file says
+// too). special: recognise control tokens written in the text. *n is the number of ids; LH_OK with *n > cap means that
+// ids got the first cap only and the caller should ask again.
 LH_API lh_status lh_tokenize(const lh_tokenizer *t, const char *text, size_t len, int bos, bool special, int32_t *ids,
                              int64_t cap, int64_t *n);
 // The stored bytes of one token (byte tokens decoded, SentencePiece's space mark a space). Pointer lives with t.

@@ -36,7 +36,8 @@ static void test_rotate(const char *name, const lh_attention_kernels *k, int32_t
     for (int sign = -1; sign <= 1; sign += 2) {
         k->rotate(x, table, (float)sign, 0.5f, dim, y);
         for (int32_t j = 0; j < dim; j++)
-            expect_near(name, "rotate", y[j], 0.5 * ((double)x[j] * table[j] + sign * (double)x[j ^ 1] * table[dim + j]), 1);
+            expect_near(name, "rotate", y[j],
+                        0.5 * ((double)x[j] * table[j] + sign * (double)x[j ^ 1] * table[dim + j]), 1);
     }
     lh_free(x);
 }
@@ -52,10 +53,12 @@ static void test_store(const char *name, const lh_attention_kernels *k, int32_t 
     }
     k->store(x, n, LH_KV_F16, half);
     for (int32_t i = 0; i < n; i++)
-        if (half[i] != lh_f32_to_f16(fminf(x[i], LH_F16_MAX)) && failures++ < 20) printf("%s store: %g is %04x\n", name, (double)x[i], half[i]);
+        if (half[i] != lh_f32_to_f16(fminf(x[i], LH_F16_MAX)) && failures++ < 20)
+            printf("%s store: %g is %04x\n", name, (double)x[i], half[i]);
     k->load(half, n, LH_KV_F16, back);
     for (int32_t i = 0; i < n; i++)
-        if (back[i] != lh_f16_to_f32(half[i]) && failures++ < 20) printf("%s load: %04x is %g\n", name, half[i], (double)back[i]);
+        if (back[i] != lh_f16_to_f32(half[i]) && failures++ < 20)
+            printf("%s load: %04x is %g\n", name, half[i], (double)back[i]);
     k->store(x, n, LH_KV_F32, back);
     if (memcmp(x, back, (size_t)n * sizeof *x) != 0 && failures++ < 20) printf("%s store f32 differs\n", name);
     lh_free(half);
@@ -64,7 +67,8 @@ static void test_store(const char *name, const lh_attention_kernels *k, int32_t 
 
 static void test_dots(const char *name, const lh_attention_kernels *k, int32_t rows, int32_t n, int32_t dim) {
     int32_t stride = n + 3;
-    float *a = lh_alloc((size_t)rows * dim, 4), *b = lh_alloc((size_t)n * dim, 4), *out = lh_alloc((size_t)rows * stride, 4);
+    float *a = lh_alloc((size_t)rows * dim, 4), *b = lh_alloc((size_t)n * dim, 4),
+          *out = lh_alloc((size_t)rows * stride, 4);
     float *scratch = lh_alloc((size_t)dim * LH_TILE_KEYS, 4);
     fill(a, (size_t)rows * dim);
     fill(b, (size_t)n * dim);
@@ -80,7 +84,8 @@ static void test_dots(const char *name, const lh_attention_kernels *k, int32_t r
                 for (int32_t x = 0; x < dim; x++) s += (double)a[i * dim + x] * b[j * dim + x];
                 expect_near(name, "dots", out[i * stride + j], s, sqrt(dim));
             }
-            for (int32_t j = n; j < stride; j++) expect_near(name, "dots past the end", out[i * stride + j], before[i * stride + j], 0);
+            for (int32_t j = n; j < stride; j++)
+                expect_near(name, "dots past the end", out[i * stride + j], before[i * stride + j], 0);
         }
     }
     lh_free(before);
@@ -92,7 +97,8 @@ static void test_dots(const char *name, const lh_attention_kernels *k, int32_t r
 
 static void test_top(const char *name, const lh_attention_kernels *k, int32_t n, int32_t best, int values) {
     float *scores = lh_alloc((size_t)n, 4);
-    int32_t *out = lh_alloc((size_t)best + 1, 4), *expected = lh_alloc((size_t)best + 1, 4), *scratch = lh_alloc((size_t)n, 4);
+    int32_t *out = lh_alloc((size_t)best + 1, 4), *expected = lh_alloc((size_t)best + 1, 4),
+            *scratch = lh_alloc((size_t)n, 4);
     for (int32_t i = 0; i < n; i++) {
         scores[i] = uniform();
         if (values) scores[i] = (float)((int)(scores[i] * (float)values)) * 0.5f;  // many ties, both zeros
@@ -120,12 +126,14 @@ static void test_top(const char *name, const lh_attention_kernels *k, int32_t n,
 }
 
 // Two tiles in a row into the same states, then everything against doubles.
-static void test_attend(const char *name, const lh_attention_kernels *k, int32_t rows, int32_t n_keys, int32_t dim, lh_kv_type type, bool limited,
-                        float size) {
+static void test_attend(const char *name, const lh_attention_kernels *k, int32_t rows, int32_t n_keys, int32_t dim,
+                        lh_kv_type type, bool limited, float size) {
     int32_t stride = LH_ROUND_UP(dim, LH_PAD), states = rows + 2;
     size_t keys = (size_t)n_keys * dim, width = type == LH_KV_F32 ? 4 : 2;
-    float *q = lh_alloc((size_t)rows * stride, 4), *kv = lh_alloc(4 * keys, 4), *acc = lh_alloc((size_t)states * stride, 4);
-    float *top = lh_alloc((size_t)states, 4), *sum = lh_alloc((size_t)states, 4), *scratch = lh_alloc(lh_tile_scratch(rows, stride), 4);
+    float *q = lh_alloc((size_t)rows * stride, 4), *kv = lh_alloc(4 * keys, 4),
+          *acc = lh_alloc((size_t)states * stride, 4);
+    float *top = lh_alloc((size_t)states, 4), *sum = lh_alloc((size_t)states, 4),
+          *scratch = lh_alloc(lh_tile_scratch(rows, stride), 4);
     char *stored = lh_alloc(4 * keys, width);
     int32_t *limit = lh_alloc((size_t)rows, 4), *row = lh_alloc((size_t)rows, 4);
     for (int32_t i = 0; i < rows; i++) {
@@ -138,8 +146,18 @@ static void test_attend(const char *name, const lh_attention_kernels *k, int32_t
     lh_attention_kernels_generic.load(stored, (int32_t)(4 * keys), type, kv);
     for (int32_t i = 0; i < states; i++) top[i] = -INFINITY;
     for (int tile = 0; tile < 2; tile++) {
-        lh_tile t = {.rows = rows, .n_keys = n_keys, .dim = dim, .stride = stride, .type = type, .k = stored + 2 * tile * keys * width,
-                     .v = stored + (2 * tile + 1) * keys * width, .q = q, .limit = limited ? limit : NULL, .row = row, .top = top, .sum = sum,
+        lh_tile t = {.rows = rows,
+                     .n_keys = n_keys,
+                     .dim = dim,
+                     .stride = stride,
+                     .type = type,
+                     .k = stored + 2 * tile * keys * width,
+                     .v = stored + (2 * tile + 1) * keys * width,
+                     .q = q,
+                     .limit = limited ? limit : NULL,
+                     .row = row,
+                     .top = top,
+                     .sum = sum,
                      .acc = acc};
         k->attend(&t, scratch);
     }
@@ -150,13 +168,15 @@ static void test_attend(const char *name, const lh_attention_kernels *k, int32_t
             weight[j] = -INFINITY;
             if (at >= limit[i]) continue;
             weight[j] = 0;
-            for (int32_t x = 0; x < dim; x++) weight[j] += (double)q[i * stride + x] * kv[2 * tile * keys + at * dim + x];
+            for (int32_t x = 0; x < dim; x++)
+                weight[j] += (double)q[i * stride + x] * kv[2 * tile * keys + at * dim + x];
             most = fmax(most, weight[j]);
         }
         for (int32_t j = 0; j < 2 * n_keys; j++) total += weight[j] = exp(weight[j] - most);
         for (int32_t x = 0; x < dim; x++) {
             double out = 0;
-            for (int32_t j = 0; j < 2 * n_keys; j++) out += weight[j] / total * kv[(2 * (j / n_keys) + 1) * keys + (j % n_keys) * dim + x];
+            for (int32_t j = 0; j < 2 * n_keys; j++)
+                out += weight[j] / total * kv[(2 * (j / n_keys) + 1) * keys + (j % n_keys) * dim + x];
             expect_near(name, "attend", acc[row[i] * stride + x] / sum[row[i]], out, 1 + size * dim / 20);
         }
         lh_free(weight);
@@ -198,7 +218,8 @@ int main(void) {
                 test_dots(tables[i].name, &k, row_counts[r], 1 + 13 * (int32_t)r, dim);
                 for (size_t n = 0; n < sizeof key_counts / sizeof *key_counts; n++) {
                     lh_kv_type type = (r + n) % 2 ? LH_KV_F16 : LH_KV_F32;
-                    test_attend(tables[i].name, &k, row_counts[r], key_counts[n], dim, type, n % 3 == 1, r % 4 == 3 ? 30 : 1);
+                    test_attend(tables[i].name, &k, row_counts[r], key_counts[n], dim, type, n % 3 == 1,
+                                r % 4 == 3 ? 30 : 1);
                 }
             }
         }
