@@ -85,6 +85,11 @@ typedef struct lh_backend_ops {
     lh_status (*attend)(lh_backend *b, const lh_attention *a);
 } lh_backend_ops;
 
+// Bytes of one key or one value of a head in the cache.
+static inline size_t lh_kv_row_size(lh_kv_type type, int32_t head_dim) {
+    return (size_t)head_dim * (type == LH_KV_F32 ? sizeof(float) : sizeof(uint16_t));
+}
+
 // The head of every backend's own struct.
 struct lh_backend {
     const lh_backend_ops *ops;

@@ -1,9 +1,7 @@
 #include "kv.h"
 
-size_t lh_kv_type_size(lh_kv_type type) { return type == LH_KV_F32 ? 4 : 2; }
-
 static size_t side_bytes(const lh_kv_shape *s) {
-    return (size_t)s->n_head_kv * s->n_chunk * s->chunk * s->head_dim * lh_kv_type_size(s->type);
+    return (size_t)s->n_head_kv * s->n_chunk * s->chunk * lh_kv_row_size(s->type, s->head_dim);
 }
 
 static size_t layer_summary_bytes(const lh_kv_shape *s) {
@@ -53,7 +51,7 @@ void lh_kv_free(lh_kv *kv) {
 
 lh_status lh_kv_each(const lh_kv *kv, int64_t position, lh_kv_visit visit, void *arg) {
     const lh_kv_shape *s = &kv->shape;
-    size_t row = (size_t)s->head_dim * lh_kv_type_size(s->type), head = (size_t)s->n_chunk * s->chunk * row;
+    size_t row = lh_kv_row_size(s->type, s->head_dim), head = (size_t)s->n_chunk * s->chunk * row;
     size_t summary_head = (size_t)s->n_chunk * s->summary_dim * sizeof(float);
     size_t complete = (size_t)lh_chunk_of(position, s->chunk), offset = (size_t)lh_offset_of(position, s->chunk);
     for (int i = 0; i < s->n_layer; i++) {

@@ -22,8 +22,6 @@ typedef struct lh_kv {
     void **queries;                  // (n_layer) of (chunk, n_head, head_dim) floats, or of NULL
 } lh_kv;
 
-// Bytes of one value of K or V.
-size_t lh_kv_type_size(lh_kv_type type);
 int64_t lh_kv_bytes(const lh_kv_shape *s);       // keys and values
 int64_t lh_summary_bytes(const lh_kv_shape *s);  // summaries and kept queries
 

@@ -1,8 +1,8 @@
 #include "longheads_impl.h"
 
 static const lh_scheme_traits schemes[] = {
-    [LH_SCHEME_BOUNDS] = {.name = "bounds", .vectors = 2},
-    [LH_SCHEME_PAPER] = {.name = "paper", .vectors = 1, .per_query_head = true, .needs_queries = true},
+    [LH_SCHEME_BOUNDS] = {.vectors = 2},
+    [LH_SCHEME_PAPER] = {.vectors = 1, .per_query_head = true, .needs_queries = true},
 };
 
 const lh_scheme_traits *lh_scheme_get(lh_scheme scheme) {

@@ -7,7 +7,6 @@
 
 // One row a scheme: what its summaries look like. How they are filled and scored is a row in each backend's table.
 typedef struct lh_scheme_traits {
-    const char *name;
     bool per_query_head;   // a summary for every query head, else for every KV head
     int32_t vectors;       // vectors of head_dim in a summary
     bool needs_queries;    // the summary is made from the chunk's queries too

@@ -44,7 +44,7 @@ static void append_task(void *arg, int64_t piece, int thread) {
     const append_job *j = arg;
     const lh_attention *a = j->a;
     const lh_attention_kernels *k = &j->cpu->attention;
-    size_t dim = (size_t)a->head_dim, row = dim * (a->kv_type == LH_KV_F32 ? 4 : 2);
+    size_t dim = (size_t)a->head_dim, row = lh_kv_row_size(a->kv_type, a->head_dim);
     size_t head = (size_t)a->n_chunk * a->plan.chunk * row;
     float *rotated = lh_cpu_scratch_of(j->cpu, thread);
     int32_t from = (int32_t)piece * APPEND_TOKENS, to = LH_MIN(from + APPEND_TOKENS, a->n);
@@ -160,8 +160,8 @@ static void rotate_queries(const job *j, const unit *u, bench *b) {
 // Run some rows, already gathered, against all keys of a chunk.
 static void attend_chunk(const job *j, const unit *u, const bench *b, int32_t chunk, int32_t rows, bool own) {
     const lh_attention *a = j->a;
-    size_t key = (size_t)a->head_dim * (a->kv_type == LH_KV_F32 ? 4 : 2);
-    size_t at = ((size_t)u->kv_head * a->n_chunk + chunk) * a->plan.chunk * key;
+    size_t key = lh_kv_row_size(a->kv_type, a->head_dim);
+    const char *keys = lh_cpu_chunk(a, a->k, u->kv_head, chunk), *values = lh_cpu_chunk(a, a->v, u->kv_head, chunk);
     size_t n_rows = (size_t)j->block * j->group;
     lh_tile tile = {
         .dim = a->head_dim, .stride = j->stride, .type = a->kv_type, .acc = b->state,
@@ -181,8 +181,8 @@ static void attend_chunk(const job *j, const unit *u, const bench *b, int32_t ch
         tile.q = b->rotated + (size_t)skip * j->stride;
         tile.row = b->row + skip;
         tile.limit = own ? limit + skip : NULL;
-        tile.k = (const char *)a->k + at + first * key;
-        tile.v = (const char *)a->v + at + first * key;
+        tile.k = keys + first * key;
+        tile.v = values + first * key;
         j->cpu->attention.attend(&tile, b->tile);
     }
 }

@@ -30,6 +30,12 @@ void *lh_cpu_scratch_shared(lh_cpu *c, size_t bytes);
 lh_status lh_cpu_scratch_threads(lh_cpu *c, size_t bytes);
 static inline void *lh_cpu_scratch_of(lh_cpu *c, int thread) { return c->scratch[1 + thread].data; }
 
+// Keys or values of one chunk: (chunk, head_dim) of cache, which is a->k or a->v.
+static inline char *lh_cpu_chunk(const lh_attention *a, void *cache, int32_t kv_head, int32_t chunk) {
+    size_t row = lh_kv_row_size(a->kv_type, a->head_dim);
+    return (char *)cache + ((size_t)kv_head * a->n_chunk + chunk) * a->plan.chunk * row;
+}
+
 // The operations, by file.
 lh_status lh_cpu_embed(lh_backend *b, const lh_tensor *table, const int32_t *ids, int32_t n, float *x);  // matmul.c
 lh_status lh_cpu_project(lh_backend *b, const lh_project *p);                                            // matmul.c

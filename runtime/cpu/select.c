@@ -7,13 +7,6 @@
 #define BLOCK_TOKENS 64  // tokens whose scores are one product
 #define TILE_ROWS 64     // queries of a chunk that are run at once when it is summarised
 
-static size_t kv_row_size(const lh_attention *a) { return (size_t)a->head_dim * (a->kv_type == LH_KV_F32 ? 4 : 2); }
-
-// K or V of a chunk: (chunk, head_dim) in the cache's type.
-static const char *chunk_of_head(const lh_attention *a, const void *cache, int32_t kv_head, int32_t chunk) {
-    return (const char *)cache + ((size_t)kv_head * a->n_chunk + chunk) * a->plan.chunk * kv_row_size(a);
-}
-
 // The query of a head at a position of the batch, or of the unfinished chunk before it.
 static const float *query_at(const lh_attention *a, int64_t position, int32_t head) {
     const float *base = position >= a->pos
@@ -39,13 +32,13 @@ static void summarize_bounds(const lh_attention_kernels *k, const lh_attention *
                              float *scratch) {
     int32_t dim = a->head_dim;
     float *hi = out, *lo = out + dim, *stored = scratch, *key = scratch + dim;
-    const char *keys = chunk_of_head(a, a->k, s, chunk);
+    const char *keys = lh_cpu_chunk(a, a->k, s, chunk);
     for (int32_t i = 0; i < dim; i++) {
         hi[i] = -INFINITY;
         lo[i] = INFINITY;
     }
     for (int32_t o = 0; o < a->plan.chunk; o++) {
-        k->load(keys + o * kv_row_size(a), dim, a->kv_type, stored);
+        k->load(keys + o * lh_kv_row_size(a->kv_type, a->head_dim), dim, a->kv_type, stored);
         k->rotate(stored, a->rope_offset + 2 * (size_t)dim * o, -1, 1, dim, key);
         for (int32_t i = 0; i < dim; i++) {
             hi[i] = key[i] > hi[i] ? key[i] : hi[i];
@@ -73,8 +66,8 @@ static void run_rows(const lh_attention_kernels *k, const lh_attention *a, const
     memset(t->acc, 0, (size_t)t->rows * t->stride * sizeof *t->acc);
     for (int32_t first = 0; first < a->plan.chunk; first += LH_TILE_KEYS) {
         t->n_keys = LH_MIN(LH_TILE_KEYS, a->plan.chunk - first);
-        t->k = keys + first * kv_row_size(a);
-        t->v = values + first * kv_row_size(a);
+        t->k = keys + first * lh_kv_row_size(a->kv_type, a->head_dim);
+        t->v = values + first * lh_kv_row_size(a->kv_type, a->head_dim);
         k->attend(t, scratch);
     }
 }
@@ -88,8 +81,8 @@ static void summarize_paper(const lh_attention_kernels *k, const lh_attention *a
     float *sum = top + TILE_ROWS, *mean = sum + TILE_ROWS, *tile_scratch = mean + stride;
     int32_t row[TILE_ROWS];
     for (int32_t i = 0; i < TILE_ROWS; i++) row[i] = i;
-    const char *keys = chunk_of_head(a, a->k, head / (a->n_head / a->n_head_kv), chunk);
-    const char *values = chunk_of_head(a, a->v, head / (a->n_head / a->n_head_kv), chunk);
+    const char *keys = lh_cpu_chunk(a, a->k, head / (a->n_head / a->n_head_kv), chunk);
+    const char *values = lh_cpu_chunk(a, a->v, head / (a->n_head / a->n_head_kv), chunk);
     lh_tile t = {
         .dim = dim, .stride = stride, .type = a->kv_type, .q = q, .row = row, .top = top, .sum = sum, .acc = acc};
 
