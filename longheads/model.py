@@ -17,7 +17,7 @@ from longheads.errors import FileError, LongHeadsError, TemplateError, check
 from longheads.generate import Piece, Sampler, Sampling, check_room, with_defaults, write
 from longheads.metadata import Metadata
 from longheads.prompt import Part, encode_parts
-from longheads.session import Progress, Session, SessionOptions, resolve_options
+from longheads.session import KVType, Progress, Session, SessionOptions, resolve_options
 from longheads.tokenizer import Tokenizer
 
 TEMPLATE_KEY = "tokenizer.chat_template"
@@ -69,7 +69,7 @@ class Model(Handle):
     scheme: how chunks are judged: "bounds" (Quest, arXiv 2406.10774) or "paper" (LongHeads, arXiv 2402.10685).
     select_per: every query "head" chooses its own chunks, or the heads of a "kv_head" choose together.
     attention: "longheads", or "dense" for ordinary attention, which is good up to the trained context.
-    kv_type: keys and values are kept as "f16" or "f32".
+    kv_type: keys and values are kept as "f16", "bf16", "q8_0" (half of the memory) or "f32".
     batch: most tokens computed at once. None: 1024.
     threads: None: as many as the process may use (affinity and container quota).
     device: "auto", "cpu", "cuda" or "cuda:N".
@@ -96,7 +96,7 @@ class Model(Handle):
         select_per: Literal["head", "kv_head"] = "head",
         dense_until: int | None = None,
         attention: Literal["longheads", "dense"] = "longheads",
-        kv_type: Literal["f16", "f32"] = "f16",
+        kv_type: KVType = "f16",
         batch: int | None = None,
         threads: int | None = None,
         device: str = "auto",

@@ -90,8 +90,8 @@ def parser() -> argparse.ArgumentParser:
                    help="how chunks are judged (default: %(default)s)")
     g.add_argument("--select-per", choices=["head", "kv_head"], default="head",
                    help="who chooses chunks (default: %(default)s)")
-    g.add_argument("--kv-type", choices=["f16", "f32"], default="f16",
-                   help="how keys and values are kept (default: %(default)s)")
+    g.add_argument("--kv-type", choices=["f16", "bf16", "q8_0", "f32"], default="f16",
+                   help="how keys and values are kept; q8_0 takes half of the memory (default: %(default)s)")
 
     g = p.add_argument_group("writing")
     g.add_argument("--temp", "--temperature", metavar="X", type=float, default=DEFAULTS["temperature"],

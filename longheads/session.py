@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from longheads.model import Model
     from longheads.tokenizer import Tokenizer
 
+KVType: TypeAlias = Literal["f16", "bf16", "q8_0", "f32"]
+
 Progress: TypeAlias = Callable[[int, int], object]  #: called with (tokens done, tokens in all)
 
 # Prompts are read in slices, so that Ctrl-C is noticed in between: about this many seconds each, but never so few
@@ -42,14 +44,19 @@ class SessionOptions(TypedDict, total=False):
     scheme: Literal["bounds", "paper"]
     select_per: Literal["head", "kv_head"]
     attention: Literal["longheads", "dense"]
-    kv_type: Literal["f16", "f32"]
+    kv_type: KVType
 
 
 _NAMED: dict[str, dict[str, int]] = {
     "scheme": {"bounds": lib.LH_SCHEME_BOUNDS, "paper": lib.LH_SCHEME_PAPER},
     "select_per": {"head": lib.LH_PER_HEAD, "kv_head": lib.LH_PER_KV_HEAD},
     "attention": {"longheads": lib.LH_ATTENTION_LONGHEADS, "dense": lib.LH_ATTENTION_DENSE},
-    "kv_type": {"f16": lib.LH_KV_F16, "f32": lib.LH_KV_F32},
+    "kv_type": {
+        "f16": lib.LH_KV_F16,
+        "f32": lib.LH_KV_F32,
+        "bf16": lib.LH_KV_BF16,
+        "q8_0": lib.LH_KV_Q8_0,
+    },
 }
 
 

@@ -8,6 +8,7 @@
 
 #include "base.h"
 #include "chunk_map.h"
+#include "kv_type.h"
 #include "quant.h"
 
 typedef struct lh_backend lh_backend;
@@ -36,8 +37,8 @@ typedef struct lh_attention {
     float scale;                    // of q.k
     // the cache of this layer
     lh_kv_type kv_type;
-    void *k;                        // (n_head_kv, n_chunk, chunk, head_dim), rotated by the offset inside the chunk
-    void *v;                        // (n_head_kv, n_chunk, chunk, head_dim)
+    void *k;                        // (n_head_kv, n_chunk, chunk) rows (kv_type.h), rotated by the offset in the chunk
+    void *v;                        // (n_head_kv, n_chunk, chunk) rows
     lh_scheme scheme;
     int32_t n_summary, summary_dim;
     float *summary;                 // (n_summary, n_chunk, summary_dim)
@@ -84,11 +85,6 @@ typedef struct lh_backend_ops {
     lh_status (*select)(lh_backend *b, const lh_attention *a);
     lh_status (*attend)(lh_backend *b, const lh_attention *a);
 } lh_backend_ops;
-
-// Bytes of one key or one value of a head in the cache.
-static inline size_t lh_kv_row_size(lh_kv_type type, int32_t head_dim) {
-    return (size_t)head_dim * (type == LH_KV_F32 ? sizeof(float) : sizeof(uint16_t));
-}
 
 // The head of every backend's own struct.
 struct lh_backend {

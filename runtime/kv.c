@@ -25,7 +25,7 @@ lh_status lh_kv_init(lh_kv *kv, lh_backend *backend, const lh_kv_shape *shape) {
         return lh_error(LH_ERR_MEMORY,
                         "a context of %lld tokens needs %.2f GiB for its KV cache, %.2f GiB are free: lower ctx%s",
                         (long long)shape->n_chunk * shape->chunk, (double)need / (1 << 30), (double)have / (1 << 30),
-                        shape->type == LH_KV_F32 ? " or use kv_type f16" : "");
+                        shape->type == LH_KV_Q8_0 ? "" : " or use kv_type q8_0");
     // One table of pointers, four columns of it.
     void **table = lh_alloc((size_t)shape->n_layer * 4, sizeof *table);
     if (!table) return LH_ERR_MEMORY;

@@ -109,7 +109,7 @@ lh_status lh_session_options_resolve(const lh_model *m, lh_session_options *inou
     if (!lh_scheme_get(o.scheme)) return lh_error(LH_ERR_ARGUMENT, "scheme %d is not known", (int)o.scheme);
     LH_TRY(in_range("select_per", o.select_per, LH_PER_HEAD, LH_PER_KV_HEAD));
     LH_TRY(in_range("attention", o.attention, LH_ATTENTION_LONGHEADS, LH_ATTENTION_DENSE));
-    LH_TRY(in_range("kv_type", o.kv_type, LH_KV_F16, LH_KV_F32));
+    LH_TRY(in_range("kv_type", o.kv_type, 0, LH_KV_TYPES - 1));
     if (o.ctx == 0) o.ctx = LH_MIN(m->config.trained_ctx, MAX_CTX);
     if (o.batch == 0) o.batch = DEFAULT_BATCH;
     LH_TRY(in_range("ctx", o.ctx, 1, MAX_CTX));

@@ -104,6 +104,14 @@ _Static_assert(sizeof(lh_block_iq4_xs) == 136, "IQ4_XS");
 
 static const int8_t lh_iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
+// A float as a bfloat16: rounded to nearest even; NaN stays NaN.
+static inline uint16_t lh_bfloat(float f) {
+    uint32_t bits;
+    memcpy(&bits, &f, 4);
+    uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16, nan = bits >> 16 | 0x40;
+    return (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? nan : rounded);
+}
+
 // A half as a float, exactly.
 static inline float lh_half(uint16_t h) {
 #ifdef __F16C__

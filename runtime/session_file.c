@@ -169,6 +169,10 @@ static lh_status save(lh_session *s, const char *path) {
     return status;
 }
 
+static lh_status damaged_header(const char *path) {
+    return lh_error(LH_ERR_FORMAT, "%s has a damaged header", path);
+}
+
 static lh_status differs(const char *path, const char *option, const char *found, const char *expected) {
     return lh_error(LH_ERR_ARGUMENT,
                     "%s was saved with %s %s, this session has %s: open the model with the same settings", path, option,
@@ -198,22 +202,25 @@ static lh_status check_header(const lh_session *s, const char *path, const heade
             return differs_in_tokens(path, lengths[i].option, lengths[i].found, lengths[i].expected);
     const struct {
         const char *option;
-        int32_t found, expected;
-        const char *names[2];
+        int32_t found, expected, n;
+        const char *names[LH_KV_TYPES];
     } choices[] = {
-        {"scheme", h->scheme, own.scheme, {"bounds", "paper"}},
-        {"select_per", h->select_per, own.select_per, {"head", "kv_head"}},
-        {"attention", h->attention, own.attention, {"longheads", "dense"}},
-        {"kv_type", h->kv_type, own.kv_type, {"f16", "f32"}},
+        {"scheme", h->scheme, own.scheme, 2, {"bounds", "paper"}},
+        {"select_per", h->select_per, own.select_per, 2, {"head", "kv_head"}},
+        {"attention", h->attention, own.attention, 2, {"longheads", "dense"}},
+        {"kv_type", h->kv_type, own.kv_type, LH_KV_TYPES,
+         {lh_kv_formats[0].name, lh_kv_formats[1].name, lh_kv_formats[2].name, lh_kv_formats[3].name}},
     };
-    for (size_t i = 0; i < sizeof choices / sizeof *choices; i++)
-        if (choices[i].found != choices[i].expected)
-            return differs(path, choices[i].option, choices[i].names[!choices[i].expected],
-                           choices[i].names[choices[i].expected]);
+    for (size_t i = 0; i < sizeof choices / sizeof *choices; i++) {
+        int32_t found = choices[i].found, expected = choices[i].expected;
+        if (found < 0 || found >= choices[i].n) return damaged_header(path);
+        if (found != expected)
+            return differs(path, choices[i].option, choices[i].names[found], choices[i].names[expected]);
+    }
     if (h->position < 0 || h->position > s->options.ctx)
         return lh_error(LH_ERR_CONTEXT, "%s holds %lld tokens, this session has room for %lld: raise ctx", path,
                         (long long)h->position, (long long)s->options.ctx);
-    if (h->payload != payload_bytes(s, h)) return lh_error(LH_ERR_FORMAT, "%s has a damaged header", path);
+    if (h->payload != payload_bytes(s, h)) return damaged_header(path);
     return LH_OK;
 }
 

@@ -26,9 +26,9 @@ longheads = pytest.importorskip("longheads", reason="longheads is not installed"
 F32_LOGITS = 1e-4
 # A chunk that float32 chooses may lose to the best one by this much (scores are of the size of 10).
 F32_TIE = 1e-4
-# Half-precision keys and values carry a relative error of 2^-12 or so; the model amplifies it.
-F16_LOGITS = 3e-2
-F16_TIE = 5e-2
+# Keys and values kept in fewer bits: what a choice may lose by, and how far logits may be off. They carry a relative
+# error of 2^-12 (f16) or 2^-9 (bf16), or one of 1/254 of a block's largest value (q8_0); the model amplifies it.
+NARROW = {"f16": (5e-2, 3e-2), "bf16": (4e-1, 3e-1), "q8_0": (4e-1, 3e-1)}
 
 # relative_error of logits. Where weights are quantised, activations are rounded to 8 bits with one scale per block of
 # 32: a step is the block's largest value / 127, so the error of a value is about 2.3 / 127 / sqrt(12) = 0.5% of the
@@ -202,13 +202,15 @@ def test_ties_go_to_the_lower_chunk(scheme, folder):
                 assert (session.selected() == [0, 1, 2, c - 1, c]).all()
 
 
-def test_half_precision_cache(folder):
+@pytest.mark.parametrize("kv_type", NARROW)
+def test_narrow_cache(kv_type, folder):
+    tie, most = NARROW[kv_type]
     for case in CASES[:4]:
         path = expected_of(case, folder)[0]
-        with longheads.Model(path, **case.options(kv_type="f16")) as model, model.session() as session:
+        with longheads.Model(path, **case.options(kv_type=kv_type)) as model, model.session() as session:
             logits, selected = walk(session, case.ids)
-        run = assert_follows_oracle(path, case, logits, selected, F16_TIE)
-        assert 1e-6 < np.abs(logits - run.logits).max() < F16_LOGITS
+        run = assert_follows_oracle(path, case, logits, selected, tie)
+        assert most / 100 < np.abs(logits - run.logits).max() < most
 
 
 # --- random settings -----------------------------------------------------------------------------------------------

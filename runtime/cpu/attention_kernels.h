@@ -19,7 +19,7 @@ typedef struct lh_tile {
     int32_t rows, n_keys;     // n_keys <= LH_TILE_KEYS
     int32_t dim, stride;      // stride = dim rounded up to LH_PAD
     lh_kv_type type;
-    const void *k, *v;        // (n_keys, dim)
+    const void *k, *v;        // (n_keys) rows of dim values (kv_type.h)
     const float *q;           // (rows, stride): rotated for this chunk, scaled, zero beyond dim
     const int32_t *limit;     // (rows): keys a row may see, 1..n_keys; NULL: all
     const int32_t *row;       // (rows): index of the row's state
@@ -35,7 +35,7 @@ static inline size_t lh_tile_scratch(int32_t rows, int32_t stride) {
 typedef struct lh_attention_kernels {
     // y[j] = scale * (x[j] * table[0][j] + sign * x[j ^ 1] * table[1][j]); table (2, dim), see rope.h. y may not be x.
     void (*rotate)(const float *x, const float *table, float sign, float scale, int32_t dim, float *y);
-    // n floats into the cache's type and back. F16 saturates: an infinity would turn weights of 0 into NaN.
+    // n floats into a row of the cache's type and back. Halves saturate: an infinity would turn weights of 0 into NaN.
     void (*store)(const float *x, int32_t n, lh_kv_type type, void *out);
     void (*load)(const void *x, int32_t n, lh_kv_type type, float *out);
     void (*attend)(const lh_tile *t, float *scratch);

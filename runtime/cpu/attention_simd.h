@@ -9,19 +9,52 @@
 
 #include "attention_kernels.h"
 #include "chunk_map.h"
+#include "kv_type.h"
 #include "quant.h"
 #include "simd_math.h"
 
 #define INLINE static inline __attribute__((always_inline))
 #define FEW_ROWS 4  // below this a panel costs more than it saves
 
-INLINE vf load_vector(const void *p, size_t i, lh_kv_type type) {
-    return type == LH_KV_F32 ? vf_load((const float *)p + i) : vf_load_f16((const uint16_t *)p + i);
+// Values x, x + 1, ... of a row; x is a multiple of VN.
+INLINE vf load_vector(const void *row, size_t x, lh_kv_type type) {
+    switch (type) {
+        case LH_KV_F32: return vf_load((const float *)row + x);
+        case LH_KV_BF16: return vf_load_bf16((const uint16_t *)row + x);
+        case LH_KV_Q8_0: {
+            const lh_block_q8_0 *b = (const lh_block_q8_0 *)row + x / 32;
+            return vf_mul(vf_load_i8(b->qs + x % 32), vf_set1(lh_half(b->d)));
+        }
+        default: return vf_load_f16((const uint16_t *)row + x);
+    }
 }
 
-static inline float load_one(const void *p, size_t i, lh_kv_type type) {
-    return type == LH_KV_F32 ? ((const float *)p)[i] : lh_f16_to_f32(((const uint16_t *)p)[i]);
+INLINE float load_one(const void *row, size_t x, lh_kv_type type) {
+    switch (type) {
+        case LH_KV_F32: return ((const float *)row)[x];
+        case LH_KV_BF16: return lh_bf16_to_f32(((const uint16_t *)row)[x]);
+        case LH_KV_Q8_0: {
+            const lh_block_q8_0 *b = (const lh_block_q8_0 *)row + x / 32;
+            return lh_half(b->d) * (float)b->qs[x % 32];
+        }
+        default: return lh_half(((const uint16_t *)row)[x]);
+    }
 }
+
+// A call of INLINE functions in which TYPE, the value of `type`, is a constant.
+#define WITH_TYPE(name, call)            \
+    case name: {                         \
+        const lh_kv_type TYPE = name;    \
+        call;                            \
+        break;                           \
+    }
+#define BY_TYPE(type, call)              \
+    switch (type) {                      \
+        WITH_TYPE(LH_KV_F16, call)       \
+        WITH_TYPE(LH_KV_F32, call)       \
+        WITH_TYPE(LH_KV_BF16, call)      \
+        WITH_TYPE(LH_KV_Q8_0, call)      \
+    }
 
 // --- small ones --------------------------------------------------------------------------------------------------
 
@@ -36,28 +69,54 @@ static void rotate_simd(const float *x, const float *table, float sign, float sc
     for (; j < dim; j++) y[j] = scale * (x[j] * cosines[j] + sign * x[j ^ 1] * sines[j]);
 }
 
-static void store_simd(const float *x, int32_t n, lh_kv_type type, void *out) {
-    if (type == LH_KV_F32) {
-        memcpy(out, x, (size_t)n * sizeof *x);
-        return;
-    }
-    uint16_t *half = out;
+INLINE vf clamp(vf x, float most) { return vf_min(vf_max(x, vf_set1(-most)), vf_set1(most)); }
+
+static void store_f16(const float *x, int32_t n, uint16_t *out) {
     int32_t i = 0;
-    vf most = vf_set1(LH_F16_MAX), least = vf_set1(-LH_F16_MAX);
-    for (; i + VN <= n; i += VN) vf_store_f16(half + i, vf_min(vf_max(vf_load(x + i), least), most));
-    for (; i < n; i++) half[i] = lh_f32_to_f16(fminf(fmaxf(x[i], -LH_F16_MAX), LH_F16_MAX));
+    for (; i + VN <= n; i += VN) vf_store_f16(out + i, clamp(vf_load(x + i), LH_F16_MAX));
+    for (; i < n; i++) out[i] = lh_f32_to_f16(fminf(fmaxf(x[i], -LH_F16_MAX), LH_F16_MAX));
 }
 
-static void load_simd(const void *x, int32_t n, lh_kv_type type, float *out) {
+static void store_block(const float *x, lh_block_q8_0 *b) {
+    vf most = vf_set1(0);
+    for (int i = 0; i < 32; i += VN) most = vf_max(most, vf_max(vf_load(x + i), vf_sub(vf_set1(0), vf_load(x + i))));
+    b->d = lh_f32_to_f16(fminf(vf_top(most) / 127, LH_F16_MAX));
+    float scale = lh_half(b->d), inverse = scale > 0 ? 1 / scale : 0;
+    for (int i = 0; i < 32; i += VN) vf_store_i8(b->qs + i, clamp(vf_mul(vf_load(x + i), vf_set1(inverse)), 127));
+}
+
+static void store_simd(const float *x, int32_t n, lh_kv_type type, void *out) {
+    switch (type) {
+        case LH_KV_F32: memcpy(out, x, (size_t)n * sizeof *x); break;
+        case LH_KV_BF16:
+            for (int32_t i = 0; i < n; i++) ((uint16_t *)out)[i] = lh_bfloat(x[i]);
+            break;
+        case LH_KV_Q8_0: {
+            lh_block_q8_0 *b = out;
+            for (; n >= 32; n -= 32, x += 32) store_block(x, b++);
+            float rest[32] = {0};
+            memcpy(rest, x, (size_t)n * sizeof *x);
+            if (n) store_block(rest, b);
+            break;
+        }
+        default: store_f16(x, n, out);
+    }
+}
+
+INLINE void load_row(const void *row, int32_t n, lh_kv_type type, float *out) {
     int32_t i = 0;
-    for (; i + VN <= n; i += VN) vf_store(out + i, load_vector(x, (size_t)i, type));
-    for (; i < n; i++) out[i] = load_one(x, (size_t)i, type);
+    for (; i + VN <= n; i += VN) vf_store(out + i, load_vector(row, (size_t)i, type));
+    for (; i < n; i++) out[i] = load_one(row, (size_t)i, type);
+}
+
+static void load_simd(const void *row, int32_t n, lh_kv_type type, float *out) {
+    BY_TYPE(type, load_row(row, n, TYPE, out))
 }
 
 // --- the register block ------------------------------------------------------------------------------------------
 
 // c[i] (vecs vectors) = c[i] * scale[i] + sum_x a[i][x] * b[x]; scale NULL: c is not read. Rows of a are a_stride
-// floats apart, rows of b are b_stride values of `type` apart. rows and vecs are constants where this is called.
+// floats apart, rows of b, of `type`, b_stride bytes. rows, vecs and type are constants where this is called.
 INLINE void block(int rows, int vecs, int32_t depth, const float *a, size_t a_stride, const void *b, size_t b_stride,
                   lh_kv_type type, const float *scale, float *const *c, size_t col) {
     vf sum[BLOCK_ROWS][BLOCK_VECS];
@@ -66,7 +125,7 @@ INLINE void block(int rows, int vecs, int32_t depth, const float *a, size_t a_st
             sum[i][v] = scale ? vf_mul(vf_load(c[i] + col + (size_t)v * VN), vf_set1(scale[i])) : vf_set1(0);
     for (int32_t x = 0; x < depth; x++) {
         vf in[BLOCK_VECS];
-        for (int v = 0; v < vecs; v++) in[v] = load_vector(b, (size_t)x * b_stride + col + (size_t)v * VN, type);
+        for (int v = 0; v < vecs; v++) in[v] = load_vector((const char *)b + (size_t)x * b_stride, col + (size_t)v * VN, type);
         for (int i = 0; i < rows; i++) {
             vf one = vf_set1(a[(size_t)i * a_stride + x]);
             for (int v = 0; v < vecs; v++) sum[i][v] = vf_fma(one, in[v], sum[i][v]);
@@ -113,43 +172,36 @@ _Static_assert(BLOCK_ROWS == 6, "the switch in product counts the rows of a bloc
 static __attribute__((noinline)) void product_f32(int32_t rows, int32_t cols, int32_t depth, const float *a,
                                                   size_t a_stride, const float *b, size_t b_stride, const float *scale,
                                                   float *const *c) {
-    product(rows, cols, depth, a, a_stride, b, b_stride, LH_KV_F32, scale, c);
-}
-
-static __attribute__((noinline)) void product_f16(int32_t rows, int32_t cols, int32_t depth, const float *a,
-                                                  size_t a_stride, const uint16_t *b, size_t b_stride,
-                                                  const float *scale, float *const *c) {
-    product(rows, cols, depth, a, a_stride, b, b_stride, LH_KV_F16, scale, c);
+    product(rows, cols, depth, a, a_stride, b, b_stride * sizeof *b, LH_KV_F32, scale, c);
 }
 
 // --- panels ------------------------------------------------------------------------------------------------------
 
 // out[x * LH_TILE_KEYS + j] = b[j][x], zero for j >= n, for the columns that are used: n rounded up to whole vectors.
-INLINE void transpose_any(const void *b, int32_t n, int32_t dim, lh_kv_type type, float *out) {
-    for (int32_t j0 = 0; j0 < n; j0 += VN) {
+INLINE void transpose_rows(const char *b, int32_t n, int32_t dim, lh_kv_type type, float *out) {
+    size_t row = lh_kv_row_size(type, dim);
+    for (int32_t j0 = 0; j0 < n; j0 += VN, b += VN * row) {
         int32_t x0 = 0;
         for (; x0 + VN <= dim; x0 += VN) {
             vf r[VN];
-            for (int i = 0; i < VN; i++)
-                r[i] = j0 + i < n ? load_vector(b, (size_t)(j0 + i) * dim + x0, type) : vf_set1(0);
+            for (int i = 0; i < VN; i++) r[i] = j0 + i < n ? load_vector(b + i * row, (size_t)x0, type) : vf_set1(0);
             vf_transpose(r);
             for (int i = 0; i < VN; i++) vf_store(out + (size_t)(x0 + i) * LH_TILE_KEYS + j0, r[i]);
         }
         for (; x0 < dim; x0++)
             for (int i = 0; i < VN; i++)
-                out[(size_t)x0 * LH_TILE_KEYS + j0 + i] =
-                    j0 + i < n ? load_one(b, (size_t)(j0 + i) * dim + x0, type) : 0;
+                out[(size_t)x0 * LH_TILE_KEYS + j0 + i] = j0 + i < n ? load_one(b + i * row, (size_t)x0, type) : 0;
     }
 }
 
 static void transpose(const void *b, int32_t n, int32_t dim, lh_kv_type type, float *out) {
-    if (type == LH_KV_F32) transpose_any(b, n, dim, LH_KV_F32, out);
-    else transpose_any(b, n, dim, LH_KV_F16, out);
+    BY_TYPE(type, transpose_rows(b, n, dim, TYPE, out))
 }
 
 // out[j] = a . b[j] for j < n: VN keys at a time, summed across by a transposition.
-INLINE void dots_few(const float *a, const void *b, int32_t n, int32_t dim, lh_kv_type type, float *out) {
-    for (int32_t j0 = 0; j0 < n; j0 += VN) {
+INLINE void dots_rows(const float *a, const char *b, int32_t n, int32_t dim, lh_kv_type type, float *out) {
+    size_t row = lh_kv_row_size(type, dim);
+    for (int32_t j0 = 0; j0 < n; j0 += VN, b += VN * row) {
         int32_t here = n - j0 < VN ? n - j0 : VN;
         vf r[VN];
         for (int i = 0; i < VN; i++) r[i] = vf_set1(0);
@@ -157,7 +209,7 @@ INLINE void dots_few(const float *a, const void *b, int32_t n, int32_t dim, lh_k
         for (; x + VN <= dim; x += VN) {
             vf q = vf_load(a + x);
             for (int i = 0; i < VN; i++)
-                if (i < here) r[i] = vf_fma(q, load_vector(b, (size_t)(j0 + i) * dim + x, type), r[i]);
+                if (i < here) r[i] = vf_fma(q, load_vector(b + i * row, (size_t)x, type), r[i]);
         }
         vf_transpose(r);
         for (int step = VN / 2; step > 0; step /= 2)
@@ -165,15 +217,14 @@ INLINE void dots_few(const float *a, const void *b, int32_t n, int32_t dim, lh_k
         float sums[VN];
         vf_store(sums, r[0]);
         for (int i = 0; i < here; i++) {
-            for (int32_t y = x; y < dim; y++) sums[i] += a[y] * load_one(b, (size_t)(j0 + i) * dim + y, type);
+            for (int32_t y = x; y < dim; y++) sums[i] += a[y] * load_one(b + i * row, (size_t)y, type);
             out[j0 + i] = sums[i];
         }
     }
 }
 
-static void dots_few_of(const float *a, const void *b, int32_t n, int32_t dim, lh_kv_type type, float *out) {
-    if (type == LH_KV_F32) dots_few(a, b, n, dim, LH_KV_F32, out);
-    else dots_few(a, b, n, dim, LH_KV_F16, out);
+static void dots_few(const float *a, const void *b, int32_t n, int32_t dim, lh_kv_type type, float *out) {
+    BY_TYPE(type, dots_rows(a, b, n, dim, TYPE, out))
 }
 
 static void dots_simd(const float *a, int32_t rows, const float *b, int32_t n, int32_t dim, float *out,
@@ -190,7 +241,7 @@ static void dots_simd(const float *a, int32_t rows, const float *b, int32_t n, i
             if (rows >= FEW_ROWS) product_f32(some, cols, dim, from, (size_t)dim, scratch, LH_TILE_KEYS, NULL, c);
             else
                 for (int32_t i = 0; i < some; i++)
-                    dots_few_of(from + (size_t)i * dim, part, here, dim, LH_KV_F32, sums[i]);
+                    dots_few(from + (size_t)i * dim, part, here, dim, LH_KV_F32, sums[i]);
             for (int32_t i = 0; i < some; i++) {
                 float *o = out + (size_t)(i0 + i) * out_stride + j0;
                 for (int32_t j = 0; j < here; j++) o[j] = add ? o[j] + sums[i][j] : sums[i][j];
@@ -235,29 +286,26 @@ static void attend_simd(const lh_tile *t, float *scratch) {
         for (int32_t r = 0; r < some; r++) c[r] = scores + (size_t)(i + r) * LH_TILE_KEYS;
         if (!few) product_f32(some, cols, t->dim, q, stride, panel, LH_TILE_KEYS, NULL, c);
         else
-            for (int32_t r = 0; r < some; r++) dots_few_of(q + r * stride, t->k, t->n_keys, t->dim, t->type, c[r]);
+            for (int32_t r = 0; r < some; r++) dots_few(q + r * stride, t->k, t->n_keys, t->dim, t->type, c[r]);
     }
     for (int32_t i = 0; i < t->rows; i++)
         shrink[i] = softmax_step(scores + (size_t)i * LH_TILE_KEYS, t->limit ? t->limit[i] : t->n_keys, cols,
                                  &t->top[t->row[i]], &t->sum[t->row[i]]);
 
     // Values are read as they lie where a row is whole vectors; where it is not, or many rows read them, unpacked.
-    bool whole = t->dim == t->stride, half = t->type != LH_KV_F32;
-    bool unpack = !whole || (half && !few);
-    if (unpack)
-        for (int32_t j = 0; j < t->n_keys; j++) {
-            size_t size = t->type == LH_KV_F32 ? sizeof(float) : sizeof(uint16_t);
-            load_simd((const char *)t->v + (size_t)j * t->dim * size, t->dim, t->type, values + j * stride);
-            memset(values + j * stride + t->dim, 0, (stride - (size_t)t->dim) * sizeof *values);
-        }
+    bool as_they_lie = t->dim == t->stride && (few || t->type == LH_KV_F32);
+    size_t row = lh_kv_row_size(t->type, t->dim);
+    for (int32_t j = 0; !as_they_lie && j < t->n_keys; j++) {
+        load_simd((const char *)t->v + (size_t)j * row, t->dim, t->type, values + j * stride);
+        memset(values + j * stride + t->dim, 0, (stride - (size_t)t->dim) * sizeof *values);
+    }
     for (int32_t i = 0; i < t->rows; i += BLOCK_ROWS) {
         int32_t some = t->rows - i < BLOCK_ROWS ? t->rows - i : BLOCK_ROWS;
         const float *p = scores + (size_t)i * LH_TILE_KEYS;
         float *c[BLOCK_ROWS];
         for (int32_t r = 0; r < some; r++) c[r] = t->acc + (size_t)t->row[i + r] * stride;
-        if (unpack || !half)
-            product_f32(some, t->stride, t->n_keys, p, LH_TILE_KEYS, unpack ? values : t->v, stride, shrink + i, c);
-        else product_f16(some, t->stride, t->n_keys, p, LH_TILE_KEYS, t->v, stride, shrink + i, c);
+        if (!as_they_lie) product_f32(some, t->stride, t->n_keys, p, LH_TILE_KEYS, values, stride, shrink + i, c);
+        else BY_TYPE(t->type, product(some, t->stride, t->n_keys, p, LH_TILE_KEYS, t->v, row, TYPE, shrink + i, c))
     }
 }
 

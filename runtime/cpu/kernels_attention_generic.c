@@ -5,21 +5,52 @@
 #include "attention_kernels.h"
 #include "chunk_map.h"
 #include "features.h"
+#include "kv_type.h"
 #include "quant.h"
 
-static float load_one(const void *x, int32_t i, lh_kv_type type) {
-    return type == LH_KV_F32 ? ((const float *)x)[i] : lh_f16_to_f32(((const uint16_t *)x)[i]);
+static float load_one(const void *row, int32_t i, lh_kv_type type) {
+    switch (type) {
+        case LH_KV_F32: return ((const float *)row)[i];
+        case LH_KV_BF16: return lh_bf16_to_f32(((const uint16_t *)row)[i]);
+        case LH_KV_Q8_0: {
+            const lh_block_q8_0 *b = (const lh_block_q8_0 *)row + i / 32;
+            return lh_f16_to_f32(b->d) * (float)b->qs[i % 32];
+        }
+        default: return lh_f16_to_f32(((const uint16_t *)row)[i]);
+    }
+}
+
+// Element x of row j of keys or values.
+static float load_at(const lh_tile *t, const void *rows, int32_t j, int32_t x) {
+    return load_one((const char *)rows + (size_t)j * lh_kv_row_size(t->type, t->dim), x, t->type);
 }
 
 static void rotate_generic(const float *x, const float *table, float sign, float scale, int32_t dim, float *y) {
     for (int32_t j = 0; j < dim; j++) y[j] = scale * (x[j] * table[j] + sign * x[j ^ 1] * table[dim + j]);
 }
 
+static float clamp(float x, float most) { return fminf(fmaxf(x, -most), most); }
+
+static void store_block(const float *x, int32_t n, lh_block_q8_0 *b) {
+    float most = 0;
+    for (int32_t i = 0; i < n; i++) most = fmaxf(most, fabsf(x[i]));
+    b->d = lh_f32_to_f16(fminf(most / 127, LH_F16_MAX));
+    float scale = lh_f16_to_f32(b->d), inverse = scale > 0 ? 1 / scale : 0;
+    for (int32_t i = 0; i < 32; i++) b->qs[i] = (int8_t)(i < n ? rintf(clamp(x[i] * inverse, 127)) : 0);
+}
+
 static void store_generic(const float *x, int32_t n, lh_kv_type type, void *out) {
-    if (type == LH_KV_F32) memcpy(out, x, (size_t)n * sizeof *x);
-    else
-        for (int32_t i = 0; i < n; i++)
-            ((uint16_t *)out)[i] = lh_f32_to_f16(fminf(fmaxf(x[i], -LH_F16_MAX), LH_F16_MAX));
+    switch (type) {
+        case LH_KV_F32: memcpy(out, x, (size_t)n * sizeof *x); break;
+        case LH_KV_BF16:
+            for (int32_t i = 0; i < n; i++) ((uint16_t *)out)[i] = lh_bfloat(x[i]);
+            break;
+        case LH_KV_Q8_0:
+            for (int32_t i = 0; i < n; i += 32) store_block(x + i, LH_MIN(n - i, 32), (lh_block_q8_0 *)out + i / 32);
+            break;
+        default:
+            for (int32_t i = 0; i < n; i++) ((uint16_t *)out)[i] = lh_f32_to_f16(clamp(x[i], LH_F16_MAX));
+    }
 }
 
 static void load_generic(const void *x, int32_t n, lh_kv_type type, float *out) {
@@ -35,7 +66,7 @@ static void attend_generic(const lh_tile *t, float *scratch) {
         float top = t->top[state];
         for (int32_t j = 0; j < visible; j++) {
             float s = 0;
-            for (int32_t x = 0; x < t->dim; x++) s += q[x] * load_one(t->k, j * t->dim + x, t->type);
+            for (int32_t x = 0; x < t->dim; x++) s += q[x] * load_at(t, t->k, j, x);
             scores[j] = s;
             top = fmaxf(top, s);
         }
@@ -46,7 +77,7 @@ static void attend_generic(const lh_tile *t, float *scratch) {
         for (int32_t j = 0; j < visible; j++) {
             float p = expf(scores[j] - top);
             t->sum[state] += p;
-            for (int32_t x = 0; x < t->dim; x++) acc[x] += p * load_one(t->v, j * t->dim + x, t->type);
+            for (int32_t x = 0; x < t->dim; x++) acc[x] += p * load_at(t, t->v, j, x);
         }
     }
 }

@@ -20,6 +20,9 @@ static inline vf vf_load_bf16(const uint16_t *p) {
     __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
 }
+static inline vf vf_load_i8(const int8_t *p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
 // Rounded to whole numbers within -128..127.
 static inline void vf_store_i8(int8_t *p, vf a) {
     __m256i wide = _mm256_cvtps_epi32(a);

@@ -4,6 +4,7 @@
 
 #include <arm_neon.h>
 #include <stdint.h>
+#include <string.h>
 
 typedef float32x4_t vf;
 #define VN 4
@@ -15,6 +16,12 @@ static inline void vf_store(float *p, vf a) { vst1q_f32(p, a); }
 static inline vf vf_load_f16(const uint16_t *p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
 static inline void vf_store_f16(uint16_t *p, vf a) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(a))); }
 static inline vf vf_load_bf16(const uint16_t *p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
+static inline vf vf_load_i8(const int8_t *p) {
+    int32_t bytes;
+    memcpy(&bytes, p, 4);
+    int16x8_t words = vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(bytes)));
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(words)));
+}
 // Rounded to whole numbers within -128..127.
 static inline void vf_store_i8(int8_t *p, vf a) {
     int16x4_t words = vqmovn_s32(vcvtnq_s32_f32(a));

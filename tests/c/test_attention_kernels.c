@@ -8,6 +8,7 @@
 #include "chunk_map.h"
 #include "cpu/attention_kernels.h"
 #include "cpu/features.h"
+#include "kv_type.h"
 #include "quant.h"
 
 // Float against double over a few hundred terms of size 1.
@@ -61,7 +62,41 @@ static void test_store(const char *name, const lh_attention_kernels *k, int32_t 
             printf("%s load: %04x is %g\n", name, half[i], (double)back[i]);
     k->store(x, n, LH_KV_F32, back);
     if (memcmp(x, back, (size_t)n * sizeof *x) != 0 && failures++ < 20) printf("%s store f32 differs\n", name);
+    k->store(x, n, LH_KV_BF16, half);
+    k->load(half, n, LH_KV_BF16, back);
+    for (int32_t i = 0; i < n; i++)
+        if (!(fabs((double)back[i] - x[i]) <= ldexp(fabs((double)x[i]), -8)) && failures++ < 20)
+            printf("%s bf16: %g became %g\n", name, (double)x[i], (double)back[i]);
     lh_free(half);
+    lh_free(x);
+}
+
+// Blocks of 32 under one scale: an error of half a step, and the scale itself is a half.
+static void test_q8_0(const char *name, const lh_attention_kernels *k, int32_t n) {
+    size_t size = lh_kv_row_size(LH_KV_Q8_0, n);
+    float *x = lh_alloc(2 * (size_t)n, sizeof *x), *back = x + n;
+    char *row = lh_alloc(size + 1, 1), *twin = lh_alloc(size, 1);
+    static const float sizes[] = {1, 0, 1e-9f, 1e5f, 1e30f};
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+        fill(x, (size_t)n);
+        for (int32_t i = 0; i < n; i++) x[i] *= sizes[s];
+        row[size] = 77;
+        k->store(x, n, LH_KV_Q8_0, row);
+        k->load(row, n, LH_KV_Q8_0, back);
+        lh_attention_kernels_generic.store(x, n, LH_KV_Q8_0, twin);
+        if ((memcmp(row, twin, size) != 0 || row[size] != 77) && failures++ < 20)
+            printf("%s q8_0 of %g differs\n", name, (double)sizes[s]);
+        for (int32_t i = 0; i < n; i++) {
+            double most = 0;  // of the block
+            for (int32_t j = i / 32 * 32; j < LH_MIN(i / 32 * 32 + 32, n); j++) most = fmax(most, fabs((double)x[j]));
+            // Scales saturate, and below 2^-24 there are none.
+            double expected = fmin(fmax(x[i], -127.0 * LH_F16_MAX), 127.0 * LH_F16_MAX);
+            if (fabs(back[i] - expected) > most / 254 * (1 + 0x1p-9) + 127 * 0x1p-24 && failures++ < 20)
+                printf("%s q8_0: %g became %g\n", name, (double)x[i], (double)back[i]);
+        }
+    }
+    lh_free(twin);
+    lh_free(row);
     lh_free(x);
 }
 
@@ -129,12 +164,12 @@ static void test_top(const char *name, const lh_attention_kernels *k, int32_t n,
 static void test_attend(const char *name, const lh_attention_kernels *k, int32_t rows, int32_t n_keys, int32_t dim,
                         lh_kv_type type, bool limited, float size) {
     int32_t stride = LH_ROUND_UP(dim, LH_PAD), states = rows + 2;
-    size_t keys = (size_t)n_keys * dim, width = type == LH_KV_F32 ? 4 : 2;
+    size_t keys = (size_t)n_keys * dim, row_size = lh_kv_row_size(type, dim), side = (size_t)n_keys * row_size;
     float *q = lh_alloc((size_t)rows * stride, 4), *kv = lh_alloc(4 * keys, 4),
           *acc = lh_alloc((size_t)states * stride, 4);
     float *top = lh_alloc((size_t)states, 4), *sum = lh_alloc((size_t)states, 4),
           *scratch = lh_alloc(lh_tile_scratch(rows, stride), 4);
-    char *stored = lh_alloc(4 * keys, width);
+    char *stored = lh_alloc(4 * side, 1);
     int32_t *limit = lh_alloc((size_t)rows, 4), *row = lh_alloc((size_t)rows, 4);
     for (int32_t i = 0; i < rows; i++) {
         for (int32_t x = 0; x < dim; x++) q[i * stride + x] = uniform() * size;
@@ -142,8 +177,10 @@ static void test_attend(const char *name, const lh_attention_kernels *k, int32_t
         row[i] = rows + 1 - i;
     }
     fill(kv, 4 * keys);
-    lh_attention_kernels_generic.store(kv, (int32_t)(4 * keys), type, stored);
-    lh_attention_kernels_generic.load(stored, (int32_t)(4 * keys), type, kv);
+    for (int32_t j = 0; j < 4 * n_keys; j++) {
+        lh_attention_kernels_generic.store(kv + (size_t)j * dim, dim, type, stored + j * row_size);
+        lh_attention_kernels_generic.load(stored + j * row_size, dim, type, kv + (size_t)j * dim);
+    }
     for (int32_t i = 0; i < states; i++) top[i] = -INFINITY;
     for (int tile = 0; tile < 2; tile++) {
         lh_tile t = {.rows = rows,
@@ -151,8 +188,8 @@ static void test_attend(const char *name, const lh_attention_kernels *k, int32_t
                      .dim = dim,
                      .stride = stride,
                      .type = type,
-                     .k = stored + 2 * tile * keys * width,
-                     .v = stored + (2 * tile + 1) * keys * width,
+                     .k = stored + 2 * tile * side,
+                     .v = stored + (2 * tile + 1) * side,
                      .q = q,
                      .limit = limited ? limit : NULL,
                      .row = row,
@@ -214,10 +251,11 @@ int main(void) {
             int32_t dim = dims[d];
             test_rotate(tables[i].name, &k, dim);
             test_store(tables[i].name, &k, dim);
+            test_q8_0(tables[i].name, &k, dim);
             for (size_t r = 0; r < sizeof row_counts / sizeof *row_counts; r++) {
                 test_dots(tables[i].name, &k, row_counts[r], 1 + 13 * (int32_t)r, dim);
                 for (size_t n = 0; n < sizeof key_counts / sizeof *key_counts; n++) {
-                    lh_kv_type type = (r + n) % 2 ? LH_KV_F16 : LH_KV_F32;
+                    lh_kv_type type = (lh_kv_type)((r + n) % LH_KV_TYPES);
                     test_attend(tables[i].name, &k, row_counts[r], key_counts[n], dim, type, n % 3 == 1,
                                 r % 4 == 3 ? 30 : 1);
                 }
