@@ -51,7 +51,7 @@ LH_QUANT_FORMATS(LH_DEFINE_UNPACK)
 
 // decode_* of every quantised format. The product and the sum are rounded apart (-ffp-contract=off), as the format's
 // other implementations do.
-#define DEFINE_DECODE(suffix, TYPE, block_len, scale_len, has_min, unpack_block)                               \
+#define DEFINE_DECODE(suffix, TYPE, block_len, scale_len, has_min, bits, unpack_block)                         \
     static void decode_##suffix(const void *blocks, float *out, int64_t n) {                                   \
         int8_t q[block_len];                                                                                   \
         float scale[(block_len) / (scale_len)], min[(block_len) / (scale_len)];                                \
@@ -67,13 +67,13 @@ LH_QUANT_FORMATS(LH_DEFINE_UNPACK)
     }
 LH_QUANT_FORMATS(DEFINE_DECODE)
 
-#define TRAITS_ROW(suffix, TYPE, block_len, scale_len, has_min, unpack_block)                         \
+#define TRAITS_ROW(suffix, TYPE, block_len, scale_len, has_min, bits, unpack_block)                   \
     [LH_TYPE_##TYPE] = {#TYPE, block_len, sizeof(lh_block_##suffix), decode_##suffix, scale_len,      \
-                        has_min, unpack_##suffix},
+                        has_min, bits, unpack_##suffix},
 static const lh_type_traits traits[LH_TYPE_COUNT] = {
-    [LH_TYPE_F32] = {"F32", 1, 4, decode_f32, 0, false, NULL},
-    [LH_TYPE_F16] = {"F16", 1, 2, decode_f16, 0, false, NULL},
-    [LH_TYPE_BF16] = {"BF16", 1, 2, decode_bf16, 0, false, NULL},
+    [LH_TYPE_F32] = {"F32", 1, 4, decode_f32, 0, false, 0, NULL},
+    [LH_TYPE_F16] = {"F16", 1, 2, decode_f16, 0, false, 0, NULL},
+    [LH_TYPE_BF16] = {"BF16", 1, 2, decode_bf16, 0, false, 0, NULL},
     LH_QUANT_FORMATS(TRAITS_ROW)
 };
 

@@ -20,6 +20,7 @@ typedef struct lh_type_traits {
     // Quantised types: w = scale * q (+ min), a scale and a min for each run of scale_len values.
     int32_t scale_len;       // 16 or 32; 0: floats, and no unpack
     bool has_min;            // false: min may be NULL
+    int32_t bits;            // of q: 0 <= q < 2^bits with mins, -2^(bits-1) <= q < 2^(bits-1) without
     void (*unpack)(const void *blocks, int64_t n, int8_t *q, float *scale, float *min);
 } lh_type_traits;
 

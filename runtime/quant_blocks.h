@@ -308,24 +308,24 @@ static inline void lh_unpack_iq4_xs(const lh_block_iq4_xs *restrict b, int8_t *r
     }
 }
 
-// The quantised formats: X(suffix, TYPE, block_len, scale_len, has_min, unpack call on block b).
-// has_min: 1: w = scale * q + min; 0: w = scale * q.
-#define LH_QUANT_FORMATS(X)                                                 \
-    X(q4_0, Q4_0, 32, 32, 0, lh_unpack_q4_0(b, q, scale))                   \
-    X(q4_1, Q4_1, 32, 32, 1, lh_unpack_q4_1(b, q, scale, min))              \
-    X(q5_0, Q5_0, 32, 32, 0, lh_unpack_q5_0(b, q, scale))                   \
-    X(q5_1, Q5_1, 32, 32, 1, lh_unpack_q5_1(b, q, scale, min))              \
-    X(q8_0, Q8_0, 32, 32, 0, lh_unpack_q8_0(b, q, scale))                   \
-    X(q2_k, Q2_K, 256, 16, 1, lh_unpack_q2_k(b, q, scale, min))             \
-    X(q3_k, Q3_K, 256, 16, 0, lh_unpack_q3_k(b, q, scale))                  \
-    X(q4_k, Q4_K, 256, 32, 1, lh_unpack_q4_k(b, q, scale, min))             \
-    X(q5_k, Q5_K, 256, 32, 1, lh_unpack_q5_k(b, q, scale, min))             \
-    X(q6_k, Q6_K, 256, 16, 0, lh_unpack_q6_k(b, q, scale))                  \
-    X(iq4_nl, IQ4_NL, 32, 32, 0, lh_unpack_iq4_nl(b, q, scale))             \
-    X(iq4_xs, IQ4_XS, 256, 32, 0, lh_unpack_iq4_xs(b, q, scale))
+// The quantised formats: X(suffix, TYPE, block_len, scale_len, has_min, bits, unpack call on block b).
+// has_min: 1: w = scale * q + min, 0 <= q < 2^bits; 0: w = scale * q, -2^(bits-1) <= q < 2^(bits-1).
+#define LH_QUANT_FORMATS(X)                                                    \
+    X(q4_0, Q4_0, 32, 32, 0, 4, lh_unpack_q4_0(b, q, scale))                   \
+    X(q4_1, Q4_1, 32, 32, 1, 4, lh_unpack_q4_1(b, q, scale, min))              \
+    X(q5_0, Q5_0, 32, 32, 0, 5, lh_unpack_q5_0(b, q, scale))                   \
+    X(q5_1, Q5_1, 32, 32, 1, 5, lh_unpack_q5_1(b, q, scale, min))              \
+    X(q8_0, Q8_0, 32, 32, 0, 8, lh_unpack_q8_0(b, q, scale))                   \
+    X(q2_k, Q2_K, 256, 16, 1, 2, lh_unpack_q2_k(b, q, scale, min))             \
+    X(q3_k, Q3_K, 256, 16, 0, 3, lh_unpack_q3_k(b, q, scale))                  \
+    X(q4_k, Q4_K, 256, 32, 1, 4, lh_unpack_q4_k(b, q, scale, min))             \
+    X(q5_k, Q5_K, 256, 32, 1, 5, lh_unpack_q5_k(b, q, scale, min))             \
+    X(q6_k, Q6_K, 256, 16, 0, 6, lh_unpack_q6_k(b, q, scale))                  \
+    X(iq4_nl, IQ4_NL, 32, 32, 0, 8, lh_unpack_iq4_nl(b, q, scale))             \
+    X(iq4_xs, IQ4_XS, 256, 32, 0, 8, lh_unpack_iq4_xs(b, q, scale))
 
 // Defines unpack_*: n values, a multiple of the block length.
-#define LH_DEFINE_UNPACK(suffix, TYPE, block_len, scale_len, has_min, unpack_block)                            \
+#define LH_DEFINE_UNPACK(suffix, TYPE, block_len, scale_len, has_min, bits, unpack_block)                      \
     static void unpack_##suffix(const void *blocks, int64_t n, int8_t *q, float *scale, float *min) {          \
         const lh_block_##suffix *b = blocks;                                                                   \
         (void)min;                                                                                             \

@@ -28,7 +28,7 @@ LH_INLINE void dot_rows_quant(unpack_fn unpack, int64_t block_len, size_t block_
     }
 }
 
-#define DEFINE_DOT(suffix, TYPE, block_len, scale_len, has_min, unpack_block)                                     \
+#define DEFINE_DOT(suffix, TYPE, block_len, scale_len, has_min, bits, unpack_block)                               \
     static void dot_##suffix(const lh_type_traits *traits, const void *rows, size_t row_size, int64_t n_rows,     \
                              int64_t n_cols, const lh_act_row *act, float *out) {                                 \
         (void)traits;                                                                                             \
@@ -38,6 +38,6 @@ LH_INLINE void dot_rows_quant(unpack_fn unpack, int64_t block_len, size_t block_
 LH_QUANT_FORMATS(DEFINE_DOT)
 
 static void set_quant_dots(lh_dot_fn dot[LH_TYPE_COUNT]) {
-#define SET_DOT(suffix, TYPE, block_len, scale_len, has_min, unpack_block) dot[LH_TYPE_##TYPE] = dot_##suffix;
+#define SET_DOT(suffix, TYPE, block_len, scale_len, has_min, bits, unpack_block) dot[LH_TYPE_##TYPE] = dot_##suffix;
     LH_QUANT_FORMATS(SET_DOT)
 }

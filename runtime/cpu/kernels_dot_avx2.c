@@ -9,50 +9,130 @@
 
 LH_INLINE __m256i load_256(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
 
+// Broadcasts from memory are free, shuffles are not: without this the compiler would make shuffles of them.
+LH_INLINE void store_for_broadcasts(float to[8], __m256 a) {
+    _mm256_storeu_ps(to, a);
+    __asm__("" : "+m"(*(float (*)[8])to));
+}
+
 // 32 products, their sums four by four.
 LH_INLINE __m256 dot_32(__m256i w, const int8_t *q) {
     __m256i pairs = _mm256_maddubs_epi16(w, load_256(q));
     return _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
-// --- legacy formats --------------------------------------------------------------------------------------------
+// --- legacy formats: 32 weights a block, one scale -------------------------------------------------------------
 
 LH_INLINE __m256i nibbles(const uint8_t *qs) {
-    __m128i v = _mm_loadu_si128((const __m128i *)qs);
-    return _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16(v, 4), v), _mm256_set1_epi8(15));
+    __m256i v = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)qs));
+    return _mm256_and_si256(_mm256_srlv_epi64(v, _mm256_setr_epi64x(0, 0, 4, 4)), _mm256_set1_epi8(15));
 }
 
-static void dot_q4_0(const lh_type_traits *traits, const void *rows, size_t row_size, int64_t n_rows, int64_t n_cols,
-                     const lh_act_row *act, float *out) {
-    (void)traits;
+// 32 bits as 32 bytes that are 0 or 16.
+LH_INLINE __m256i fifth_bits(const uint8_t *qh) {
+    int32_t bits;
+    memcpy(&bits, qh, 4);
+    const __m256i byte = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+    const __m256i bit = _mm256_set1_epi64x((int64_t)0x8040201008040201);
+    __m256i v = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(bits), byte), bit);
+    return _mm256_and_si256(_mm256_cmpeq_epi8(v, bit), _mm256_set1_epi8(16));
+}
+
+LH_INLINE __m256i values_q4_0(const void *block) { return nibbles(((const lh_block_q4_0 *)block)->qs); }
+LH_INLINE __m256i values_q4_1(const void *block) { return nibbles(((const lh_block_q4_1 *)block)->qs); }
+LH_INLINE __m256i values_q8_0(const void *block) { return load_256(((const lh_block_q8_0 *)block)->qs); }
+
+LH_INLINE __m256i values_q5_0(const void *block) {
+    const lh_block_q5_0 *b = block;
+    return _mm256_or_si256(nibbles(b->qs), fifth_bits(b->qh));
+}
+
+LH_INLINE __m256i values_q5_1(const void *block) {
+    const lh_block_q5_1 *b = block;
+    return _mm256_or_si256(nibbles(b->qs), fifth_bits(b->qh));
+}
+
+LH_INLINE __m256i iq4_values(const uint8_t *qs) {
+    __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)lh_iq4_values));
+    return _mm256_shuffle_epi8(table, nibbles(qs));
+}
+
+LH_INLINE __m256i values_iq4_nl(const void *block) { return iq4_values(((const lh_block_iq4_nl *)block)->qs); }
+
+// 32 products of signed bytes: the weight's sign goes to the activation.
+LH_INLINE __m256 dot_32_signed(__m256i w, const int8_t *q) {
+    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(load_256(q), w));
+    return _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+
+// The first half of each of 8 blocks as floats, and the second.
+LH_INLINE void halves(const char *blocks, size_t size, __m256 *first, __m256 *second) {
+    __m128i v[2];
+    LH_UNROLL for (int h = 0; h < 2; h++) {
+        int32_t words[4];
+        LH_UNROLL for (int i = 0; i < 4; i++) memcpy(&words[i], blocks + (4 * h + i) * size, 4);
+        v[h] = _mm_insert_epi32(_mm_cvtsi32_si128(words[0]), words[1], 1);
+        v[h] = _mm_insert_epi32(_mm_insert_epi32(v[h], words[2], 2), words[3], 3);
+    }
+    __m256 low = _mm256_cvtph_ps(v[0]), high = _mm256_cvtph_ps(v[1]);  // first and second in turn
+    __m256 a = _mm256_shuffle_ps(low, high, 0x88), b = _mm256_shuffle_ps(low, high, 0xdd);
+    *first = _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(a), 0xd8));
+    *second = _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(b), 0xd8));
+}
+
+typedef __m256i (*block_values_fn)(const void *block);
+
+// zero: what a value is more than its weight. The scale is the first half of a block, the min the second.
+LH_INLINE void dot_legacy(block_values_fn values, size_t size, bool is_signed, bool has_min, float zero,
+                          const void *rows, size_t row_size, int64_t n_rows, int64_t n_cols, const lh_act_row *act,
+                          float *out) {
+    int64_t n_blocks = n_cols / 32;
     for (int64_t r = 0; r < n_rows; r++) {
-        const lh_block_q4_0 *b = (const void *)((const char *)rows + (size_t)r * row_size);
-        __m256 total = _mm256_setzero_ps();
-        float fix = 0;
-        for (int64_t i = 0; i < n_cols / 32; i++, b++) {
-            float d = lh_half(b->d);
-            total = _mm256_fmadd_ps(_mm256_set1_ps(d * act->scale[i]), dot_32(nibbles(b->qs), act->q + 32 * i), total);
-            fix += d * act->sum32[i];
+        const char *b = (const char *)rows + (size_t)r * row_size;
+        __m256 total[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()}, fix = _mm256_setzero_ps();
+        int64_t i = 0;
+        for (; i + 8 <= n_blocks; i += 8, b += 8 * size) {
+            __m256 scale, min;
+            float scales[8];
+            halves(b, size, &scale, &min);
+            if (has_min) fix = _mm256_fmadd_ps(min, _mm256_loadu_ps(act->sum32 + i), fix);
+            else if (!is_signed) fix = _mm256_fmadd_ps(scale, _mm256_loadu_ps(act->sum32 + i), fix);
+            store_for_broadcasts(scales, _mm256_mul_ps(scale, _mm256_loadu_ps(act->scale + i)));
+            LH_UNROLL for (int j = 0; j < 8; j++) {
+                __m256i w = values(b + (size_t)j * size);
+                const int8_t *q = act->q + 32 * (i + j);
+                __m256 product = is_signed ? dot_32_signed(w, q) : dot_32(w, q);
+                total[j % 2] = _mm256_fmadd_ps(_mm256_set1_ps(scales[j]), product, total[j % 2]);
+            }
         }
-        out[r] = vf_sum(total) - 8 * fix;
+        float rest = 0;
+        for (; i < n_blocks; i++, b += size) {
+            uint16_t half[2];
+            memcpy(half, b, 4);
+            __m256i w = values(b);
+            __m256 product = is_signed ? dot_32_signed(w, act->q + 32 * i) : dot_32(w, act->q + 32 * i);
+            total[i % 2] = _mm256_fmadd_ps(_mm256_set1_ps(lh_half(half[0]) * act->scale[i]), product, total[i % 2]);
+            if (!is_signed) rest += lh_half(half[has_min ? 1 : 0]) * act->sum32[i];
+        }
+        float sum = vf_sum(_mm256_add_ps(total[0], total[1]));
+        out[r] = is_signed ? sum : sum + (has_min ? 1 : -zero) * (vf_sum(fix) + rest);
     }
 }
 
-static void dot_q4_1(const lh_type_traits *traits, const void *rows, size_t row_size, int64_t n_rows, int64_t n_cols,
-                     const lh_act_row *act, float *out) {
-    (void)traits;
-    for (int64_t r = 0; r < n_rows; r++) {
-        const lh_block_q4_1 *b = (const void *)((const char *)rows + (size_t)r * row_size);
-        __m256 total = _mm256_setzero_ps();
-        float fix = 0;
-        for (int64_t i = 0; i < n_cols / 32; i++, b++) {
-            float d = lh_half(b->d);
-            total = _mm256_fmadd_ps(_mm256_set1_ps(d * act->scale[i]), dot_32(nibbles(b->qs), act->q + 32 * i), total);
-            fix += lh_half(b->m) * act->sum32[i];
-        }
-        out[r] = vf_sum(total) + fix;
+#define DEFINE_LEGACY_DOT(suffix, is_signed, has_min, zero)                                                      \
+    static void dot_##suffix(const lh_type_traits *traits, const void *rows, size_t row_size, int64_t n_rows,    \
+                             int64_t n_cols, const lh_act_row *act, float *out) {                                \
+        (void)traits;                                                                                            \
+        dot_legacy(values_##suffix, sizeof(lh_block_##suffix), is_signed, has_min, zero, rows, row_size, n_rows, \
+                   n_cols, act, out);                                                                            \
     }
-}
+
+DEFINE_LEGACY_DOT(q4_0, false, false, 8)
+DEFINE_LEGACY_DOT(q4_1, false, true, 0)
+DEFINE_LEGACY_DOT(q5_0, false, false, 16)
+DEFINE_LEGACY_DOT(q5_1, false, true, 0)
+DEFINE_LEGACY_DOT(q8_0, true, false, 0)
+DEFINE_LEGACY_DOT(iq4_nl, true, false, 0)
 
 // --- K formats -------------------------------------------------------------------------------------------------
 
@@ -90,7 +170,7 @@ LH_INLINE void dot_4_5_k(values_fn values, size_t block_size, const void *rows, 
             __m256 mins = six_bits(words[2], words[3], -lh_half(head->dmin));
             fix = _mm256_fmadd_ps(mins, _mm256_loadu_ps(act->sum32 + i / 32), fix);
             float scale[8];
-            _mm256_storeu_ps(scale, _mm256_mul_ps(scales, _mm256_loadu_ps(act->scale + i / 32)));
+            store_for_broadcasts(scale, _mm256_mul_ps(scales, _mm256_loadu_ps(act->scale + i / 32)));
             LH_UNROLL for (int j = 0; j < 8; j++)
                 total = _mm256_fmadd_ps(_mm256_set1_ps(scale[j]), dot_32(values(block, j), act->q + i + 32 * j), total);
         }
@@ -147,6 +227,10 @@ static void dot_q6_k(const lh_type_traits *traits, const void *rows, size_t row_
 void lh_dot_kernels_avx2(lh_dot_fn dot[LH_TYPE_COUNT]) {
     dot[LH_TYPE_Q4_0] = dot_q4_0;
     dot[LH_TYPE_Q4_1] = dot_q4_1;
+    dot[LH_TYPE_Q5_0] = dot_q5_0;
+    dot[LH_TYPE_Q5_1] = dot_q5_1;
+    dot[LH_TYPE_Q8_0] = dot_q8_0;
+    dot[LH_TYPE_IQ4_NL] = dot_iq4_nl;
     dot[LH_TYPE_Q4_K] = dot_q4_k;
     dot[LH_TYPE_Q5_K] = dot_q5_k;
     dot[LH_TYPE_Q6_K] = dot_q6_k;

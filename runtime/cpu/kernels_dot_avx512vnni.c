@@ -313,6 +313,6 @@ DEFINE_DOT(q6_k, 16, 256, 1)
 DEFINE_DOT(iq4_xs, 32, 256, 1)
 
 void lh_dot_kernels_avx512vnni(lh_dot_fn dot[LH_TYPE_COUNT]) {
-#define SET_DOT(suffix, TYPE, block_len, scale_len, has_min, unpack_block) dot[LH_TYPE_##TYPE] = dot_##suffix;
+#define SET_DOT(suffix, TYPE, block_len, scale_len, has_min, bits, unpack_block) dot[LH_TYPE_##TYPE] = dot_##suffix;
     LH_QUANT_FORMATS(SET_DOT)
 }

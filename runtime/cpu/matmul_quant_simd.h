@@ -1,17 +1,18 @@
 // Quantised weights over vectors: part of kernels_matmul_{avx2,avx512vnni,neon,dotprod}.c, which include a simd_*.h
-// first and define, over vectors `vi` of VN words of 32 bits:
+// first and define, over vectors `vi` of VN words of 32 bits, which hold four columns each:
 //
-//   Q_GROUP                 columns in a word: 4 bytes or 2 words of 16 bits
 //   Q_TOKENS                of a tile
-//   Q_ZERO                  what an unpacked weight is more than q
+//   Q_SHIFT(bits, has_min)  weights lie in the panel as q + 2^Q_SHIFT, or as q where that is -1
+//   Q_STEPS(bits)           most products that vi_dot can add up for weights of so many bits
 //   vi_load, vi_set1        of words
-//   vi_dot(sum, w, a)       each word of sum += the products of the columns in a word of w and of a, exactly
-//   vi_float(a)             as floats
-//   weight_words(q)         VN words of q + Q_ZERO, as a vf
-//   act_words(q, words)     32 activations as words
+//   vi_dot(bits, sum, w, a) each word of sum += the products of the columns in a word of w and of a, exactly
+//   vi_finish(sum)          the sums of vi_dot as words
+//   vi_add, vi_float        of words; as floats
+//   vi_less(sum, a, shift)  sum - (a << shift)
+//   weight_words(q, more)   VN words of q + more, as a vf
 //
-// A panel is Q_VECS vectors of rows: for every 32 columns 32 / Q_GROUP words of each row, then scales, then mins. A
-// tile of tokens is laid out to match; its words are broadcast.
+// A panel is Q_VECS vectors of rows: for every 32 columns 8 words of each row, then scales, then mins. A tile of tokens
+// is laid out to match; its words are broadcast.
 #include <string.h>
 
 #include "matmul_tile.h"
@@ -19,7 +20,7 @@
 
 #define Q_VECS 2
 #define Q_ROWS (Q_VECS * VN)
-#define Q_WORDS (32 / Q_GROUP)
+#define Q_WORDS 8
 
 // --- unpacking -------------------------------------------------------------------------------------------------
 
@@ -30,7 +31,7 @@ typedef void (*unpack_fn)(const void *blocks, int64_t n, int8_t *q, float *scale
 
 // Compiled here, for the instruction set of this file.
 LH_QUANT_FORMATS(LH_DEFINE_UNPACK)
-#define UNPACK_ROW(suffix, TYPE, block_len, scale_len, has_min, unpack_block) [LH_TYPE_##TYPE] = unpack_##suffix,
+#define UNPACK_ROW(suffix, TYPE, block_len, scale_len, has_min, bits, unpack_block) [LH_TYPE_##TYPE] = unpack_##suffix,
 static const unpack_fn unpack_simd[LH_TYPE_COUNT] = {LH_QUANT_FORMATS(UNPACK_ROW)};
 
 // Some rows of at most PIECE columns.
@@ -79,6 +80,7 @@ static void pack_scales(const lh_type_traits *traits, const piece *p, int64_t n,
 static void pack_quant_simd(const lh_tensor *w, int64_t row, int64_t col, int64_t n_cols, void *panel) {
     const lh_type_traits *traits = lh_type_get(w->type);
     size_t block_size = panel_block_size(traits->scale_len, traits->has_min);
+    int shift = Q_SHIFT(traits->bits, traits->has_min), more = shift < 0 ? 0 : 1 << shift;
     piece p = {0};
     for (int v = 0; v < Q_VECS; v++)
         for (int64_t c = 0; c < n_cols; c += PIECE) {
@@ -87,14 +89,14 @@ static void pack_quant_simd(const lh_tensor *w, int64_t row, int64_t col, int64_
             unpack_piece(traits, w, row + v * VN, col + c, n, &p);
             pack_scales(traits, &p, n, v, to);
             // A square of words at a time: rows become columns.
-            for (int64_t first = 0; first < n / Q_GROUP; first += VN) {
+            for (int64_t first = 0; first < n / 4; first += VN) {
                 vf words[VN];
-                LH_UNROLL for (int r = 0; r < VN; r++) words[r] = weight_words(p.q[r] + first * Q_GROUP);
+                LH_UNROLL for (int r = 0; r < VN; r++) words[r] = weight_words(p.q[r] + first * 4, more);
                 vf_transpose(words);
                 LH_UNROLL for (int i = 0; i < VN; i++) {
                     int64_t word = first + i;
                     char *at = to + (size_t)(word / Q_WORDS) * block_size + (size_t)(word % Q_WORDS) * Q_ROWS * 4;
-                    if (word < n / Q_GROUP) vf_store((float *)at + v * VN, words[i]);
+                    if (word < n / 4) vf_store((float *)at + v * VN, words[i]);
                 }
             }
         }
@@ -106,8 +108,8 @@ static void pack_quant_simd(const lh_tensor *w, int64_t row, int64_t col, int64_
 typedef struct act_block {
     int32_t words[Q_WORDS][Q_TOKENS];
     float scale[Q_TOKENS];
-    int32_t start32[Q_TOKENS], start16[2][Q_TOKENS];  // -Q_ZERO * sum of q: where sums of products start, to be exact
-    float sum32[Q_TOKENS], sum16[2][Q_TOKENS];
+    int32_t q_sum32[Q_TOKENS], q_sum16[2][Q_TOKENS];  // sums of q
+    float sum32[Q_TOKENS], sum16[2][Q_TOKENS];        // times the scale
 } act_block;
 _Static_assert(sizeof(act_block) == Q_TOKENS * (Q_WORDS * 4 + 7 * 4), "lh_panel_tile_size counts on it");
 
@@ -116,43 +118,59 @@ static void pack_tokens_quant_simd(const lh_act_row *row, int64_t n_cols, int32_
     for (int64_t b = 0; b < n_cols / LH_ACT_BLOCK; b++, to++) {
         int32_t words[Q_WORDS] = {0}, sum[2] = {0, 0};
         if (row) {
-            act_words(row->q + b * LH_ACT_BLOCK, words);
+            memcpy(words, row->q + b * LH_ACT_BLOCK, sizeof words);
             memcpy(sum, row->q_sum + 2 * b, sizeof sum);
         }
         LH_UNROLL for (int i = 0; i < Q_WORDS; i++) to->words[i][t] = words[i];
         to->scale[t] = row ? row->scale[b] : 0;
-        to->start32[t] = -Q_ZERO * (sum[0] + sum[1]);
+        to->q_sum32[t] = sum[0] + sum[1];
         to->sum32[t] = row ? row->sum32[b] : 0;
         for (int h = 0; h < 2; h++) {
-            to->start16[h][t] = -Q_ZERO * sum[h];
+            to->q_sum16[h][t] = sum[h];
             to->sum16[h][t] = row ? row->sum16[2 * b + h] : 0;
         }
     }
 }
 
 // The register tile: whole numbers over a run that shares a scale, floats over the panel.
-LH_INLINE void multiply_tile(int scale_len, bool has_min, const char *panel, const act_block *act, int64_t n_blocks,
-                             const lh_tile_out *out) {
-    const int n_scales = 32 / scale_len, run = scale_len / Q_GROUP;
+LH_INLINE void multiply_tile(int scale_len, bool has_min, int bits, const char *panel, const act_block *act,
+                             int64_t n_blocks, const lh_tile_out *out) {
+    const int n_scales = 32 / scale_len, run = scale_len / 4, shift = Q_SHIFT(bits, has_min);
+    const int steps = LH_MIN(Q_STEPS(bits), run);
     vf total[Q_TOKENS][Q_VECS];
     LH_UNROLL for (int t = 0; t < Q_TOKENS; t++)
         LH_UNROLL for (int v = 0; v < Q_VECS; v++) total[t][v] = vf_set1(0);
     for (int64_t b = 0; b < n_blocks; b++, act++, panel += panel_block_size(scale_len, has_min)) {
         LH_UNROLL for (int s = 0; s < n_scales; s++) {
             vi sum[Q_TOKENS][Q_VECS];
-            LH_UNROLL for (int t = 0; t < Q_TOKENS; t++)
-                LH_UNROLL for (int v = 0; v < Q_VECS; v++)
-                    sum[t][v] = vi_set1(n_scales == 1 ? act->start32[t] : act->start16[s][t]);
-            // Unrolled, all products would be computed before they are added, and spilled.
-            LH_NO_UNROLL for (int i = s * run; i < (s + 1) * run; i++) {
-                vi w[Q_VECS];
-                const char *words = panel + (size_t)i * Q_ROWS * 4;
-                LH_UNROLL for (int v = 0; v < Q_VECS; v++) w[v] = vi_load(words + (size_t)v * VN * 4);
-                LH_UNROLL for (int t = 0; t < Q_TOKENS; t++) {
-                    vi a = vi_set1(act->words[i][t]);
-                    LH_UNROLL for (int v = 0; v < Q_VECS; v++) sum[t][v] = vi_dot(sum[t][v], w[v], a);
+            for (int first = s * run; first < (s + 1) * run; first += steps) {
+                vi part[Q_TOKENS][Q_VECS];
+                LH_UNROLL for (int t = 0; t < Q_TOKENS; t++)
+                    LH_UNROLL for (int v = 0; v < Q_VECS; v++) part[t][v] = vi_set1(0);
+                // Unpinned, all products would be computed before they are added, and spilled.
+                LH_UNROLL for (int i = first; i < first + steps; i++) {
+                    vi w[Q_VECS];
+                    const char *words = panel + (size_t)i * Q_ROWS * 4;
+                    LH_UNROLL for (int v = 0; v < Q_VECS; v++) w[v] = vi_load(words + (size_t)v * VN * 4);
+                    LH_UNROLL for (int t = 0; t < Q_TOKENS; t++) {
+                        vi a = vi_set1(act->words[i][t]);
+                        LH_UNROLL for (int v = 0; v < Q_VECS; v++) {
+                            part[t][v] = vi_dot(bits, part[t][v], w[v], a);
+                            LH_PIN(part[t][v]);
+                        }
+                    }
                 }
+                LH_UNROLL for (int t = 0; t < Q_TOKENS; t++)
+                    LH_UNROLL for (int v = 0; v < Q_VECS; v++) {
+                        vi here = vi_finish(part[t][v]);
+                        sum[t][v] = first == s * run ? here : vi_add(sum[t][v], here);
+                    }
             }
+            if (shift >= 0)
+                LH_UNROLL for (int t = 0; t < Q_TOKENS; t++) {
+                    vi a = vi_set1(n_scales == 1 ? act->q_sum32[t] : act->q_sum16[s][t]);
+                    LH_UNROLL for (int v = 0; v < Q_VECS; v++) sum[t][v] = vi_less(sum[t][v], a, shift);
+                }
             const float *scale = (const float *)(panel + PANEL_WORDS) + s * Q_ROWS;
             LH_UNROLL for (int t = 0; t < Q_TOKENS; t++) {
                 vf a = vf_set1(act->scale[t]);
@@ -177,15 +195,22 @@ static void multiply_quant_simd(const lh_type_traits *traits, const void *panel,
                                 int64_t n_cols, const lh_tile_out *out) {
     const act_block *act = (const act_block *)tile + col / LH_ACT_BLOCK;
     int64_t n = n_cols / LH_ACT_BLOCK;
-    if (traits->scale_len == 32 && !traits->has_min) multiply_tile(32, false, panel, act, n, out);
-    else if (traits->scale_len == 32) multiply_tile(32, true, panel, act, n, out);
-    else if (!traits->has_min) multiply_tile(16, false, panel, act, n, out);
-    else multiply_tile(16, true, panel, act, n, out);
+    // Every combination that a format has.
+    switch ((traits->scale_len == 16 ? 100 : 0) + (traits->has_min ? 10 : 0) + traits->bits) {
+        case 4: multiply_tile(32, false, 4, panel, act, n, out); break;
+        case 5: multiply_tile(32, false, 5, panel, act, n, out); break;
+        case 14: multiply_tile(32, true, 4, panel, act, n, out); break;
+        case 15: multiply_tile(32, true, 5, panel, act, n, out); break;
+        case 103: multiply_tile(16, false, 3, panel, act, n, out); break;
+        case 106: multiply_tile(16, false, 6, panel, act, n, out); break;
+        case 112: multiply_tile(16, true, 2, panel, act, n, out); break;
+        default: multiply_tile(32, false, 8, panel, act, n, out); break;
+    }
 }
 
 // The panels' entry of a table.
 static void set_quant_panels(lh_matmul_kernels *k) {
     k->integer = (lh_panel_kernels){
-        Q_ROWS, Q_TOKENS, 4 / Q_GROUP, pack_quant_simd, pack_tokens_quant_simd, multiply_quant_simd,
+        Q_ROWS, Q_TOKENS, 1, pack_quant_simd, pack_tokens_quant_simd, multiply_quant_simd,
     };
 }

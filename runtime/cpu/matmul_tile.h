@@ -14,6 +14,13 @@
 #define LH_NO_UNROLL _Pragma("GCC unroll 1")
 #endif
 
+// The compiler may not move what makes a vector past this.
+#if defined(__x86_64__)
+#define LH_PIN(v) __asm__("" : "+x"(v))
+#else
+#define LH_PIN(v) __asm__("" : "+w"(v))
+#endif
+
 // Token t's results, `vecs` vectors of rows, into place.
 LH_INLINE void put_rows(const lh_tile_out *out, int t, int vecs, const vf *result) {
     float *y = out->y + t * out->stride;
