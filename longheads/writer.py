@@ -14,11 +14,6 @@ from longheads.progress import ProgressBar
 from longheads.session import Session
 
 
-def tell(message: str) -> None:
-    """A line for the person, not for the pipe."""
-    print(f"longheads: {message}", file=sys.stderr, flush=True)
-
-
 @dataclass
 class Stats:
     """What --stats shows. Seconds and tokens."""
