@@ -12,7 +12,9 @@ def count(text: str) -> int:
     """A positive number; k stands for 1024: 131072 or 128k."""
     number = text.lower().removesuffix("k")
     if not number.isascii() or not number.isdigit() or int(number) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no count: expected a whole number of at least 1, such as 4096 or 4k")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no count: expected a whole number of at least 1, such as 4096 or 4k"
+        )
     return int(number) * (1024 if number != text.lower() else 1)
 
 
