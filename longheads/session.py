@@ -204,9 +204,10 @@ class Session(Handle):
         return logprobs
 
     def fill(self, n: int, *, seed: int = 0, progress: Progress | None = None) -> None:
-        """For benchmarks: go on as if n tokens had been read, in seconds. Their keys and values are random, their ids 0.
+        """For benchmarks: go on as if n tokens had been read, in seconds.
 
-        The same seed gives the same state, in whatever pieces. Raises as feed.
+        Their keys and values are random. Their ids are 0, as which they are read where they must be read again (see
+        rewind). The same seed gives the same state, in whatever pieces. Raises as feed.
         """
         if n < 0:
             raise ArgumentError(f"{n} tokens cannot be filled in: expected 0 or more")

@@ -58,8 +58,8 @@ def pooled_matrices() -> Callable[[np.random.Generator, tuple[int, int], Type, f
     @cache
     def pool(kind: Type, std: float) -> np.ndarray:
         block_len = gguf.GGML_QUANT_SIZES[kind][0]
-        shape = (largest_prime(POOL // block_len), block_len)
-        return matrix(np.random.default_rng(0), shape, kind, std)
+        n = largest_prime(POOL // block_len)
+        return matrix(np.random.default_rng(0), (1, n * block_len), kind, std).reshape(n, -1)
 
     def pooled(rng: np.random.Generator, shape: tuple[int, int], kind: Type, std: float) -> np.ndarray:
         blocks = pool(kind, std)

@@ -18,7 +18,7 @@ from longheads.bench import peer, report
 from longheads.bench.cost import measure_ceilings
 from longheads.bench.engines import LongHeads
 from longheads.bench.measure import Plan, measure_depth, warm_up
-from longheads.bench.plot import figure_class, plot
+from longheads.bench.plot import check_plot, plot
 from longheads.bench.shapes import default_folder, shape_file
 from longheads.command import exit_status, tell
 from longheads.errors import ArgumentError, FileError
@@ -76,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
 def check_outputs(arguments: argparse.Namespace) -> None:
     """What would only fail when the measuring is over is told before it begins."""
     if arguments.plot:
-        figure_class()
+        check_plot(arguments.plot)
     for path in filter(None, (arguments.json, arguments.plot)):
         if not path.parent.is_dir():
             raise FileError(f"{path} cannot be written: there is no folder {path.parent}")

@@ -11,7 +11,7 @@ from longheads.errors import check
 from longheads.model import Model
 from longheads.session import Session
 
-PROBE_SECONDS = 0.3  # for each ceiling
+PROBE_SECONDS = 0.5  # for each ceiling
 QUANTISED_BITS = 12  # weights of fewer bits are multiplied as bytes
 
 
@@ -24,9 +24,9 @@ class Ceilings:
     read: float
 
 
-def measure_ceilings(model: Model, seconds: float = PROBE_SECONDS) -> Ceilings:
+def measure_ceilings(model: Model) -> Ceilings:
     out = ffi.new("lh_ceilings *")
-    check(lib.lh_model_probe(model._pointer, seconds, out))
+    check(lib.lh_model_probe(model._pointer, PROBE_SECONDS, out))
     return Ceilings(out.fp32, out.int8, out.read)
 
 

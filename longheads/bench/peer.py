@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+from functools import cache
 from types import ModuleType
 
 import numpy as np
@@ -28,10 +29,9 @@ def load() -> ModuleType:
     return llama_cpp
 
 
+@cache  # C keeps the pointer, so that the object must stay
 def _silence(llama_cpp: ModuleType) -> object:
-    if not hasattr(_silence, "callback"):  # C keeps the pointer, so that the object must stay
-        _silence.callback = llama_cpp.llama_log_callback(lambda level, text, data: None)
-    return _silence.callback
+    return llama_cpp.llama_log_callback(lambda level, text, data: None)
 
 
 class LlamaCpp:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longheads.errors import FileError, UnsupportedError
+from longheads.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from longheads.bench.report import Report
@@ -15,12 +15,19 @@ PANELS = {"prompt": "Reading a prompt of {} tokens", "decode": "Writing, a token
 
 
 def figure_class() -> Any:
-    """matplotlib's Figure, which needs no display. Raises UnsupportedError where it is not installed."""
+    """matplotlib's Figure, which needs no display."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise UnsupportedError("--plot needs matplotlib: get it with `pip install matplotlib`") from None
     return Figure
+
+
+def check_plot(path: Path) -> None:
+    """Raises UnsupportedError where plot could not write that file."""
+    formats = figure_class()().canvas.get_supported_filetypes()
+    if (suffix := path.suffix.removeprefix(".").lower()) not in formats:
+        raise UnsupportedError(f"{path} is no picture that matplotlib writes: end it in one of {', '.join(formats)}")
 
 
 def _label(depth: int) -> str:
@@ -54,7 +61,7 @@ def _panel(axes: Any, report: Report, test: str) -> None:
 
 
 def plot(report: Report, path: Path) -> None:
-    """Write a picture of both tests; the format follows from the name. Raises FileError where that fails."""
+    """Write a picture of both tests; the format follows from the name."""
     figure = figure_class()(figsize=(10, 4.2), layout="constrained")
     panels = figure.subplots(1, 2)
     for axes, test in zip(panels, PANELS):
@@ -63,7 +70,4 @@ def plot(report: Report, path: Path) -> None:
     if report.peer:
         panels[0].legend(frameon=False)
     figure.suptitle(f"{report.path.stem} on {report.model.device}", fontsize=12, fontweight="bold")
-    try:
-        figure.savefig(path, dpi=160)
-    except (OSError, ValueError) as error:
-        raise FileError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from None
+    figure.savefig(path, dpi=160)

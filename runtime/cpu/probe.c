@@ -1,7 +1,7 @@
 // What the machine can do at best, to be held against what it does: see lh_model_probe.
 //
-// Every ceiling is the best of many short passes over all threads: what else the machine is doing lowers a pass, never
-// the ceiling.
+// Every ceiling is the best of many passes over all threads, each about as long as a millisecond, so that some are left
+// alone even on a busy machine.
 #define _POSIX_C_SOURCE 200809L
 #include <time.h>
 
@@ -9,10 +9,10 @@
 #include "features.h"
 #include "probe_kernels.h"
 
-#define ROUNDS 50000               // of a piece: a third of a millisecond of AVX-512
-#define PIECES_PER_THREAD 16       // of a pass
-#define READ_BYTES (512ull << 20)  // far more than any cache, where there is room
-#define READ_PIECE (1ull << 20)
+#define ROUNDS 40000               // of a piece of arithmetic
+#define PIECES 8                   // of a pass, for every thread
+#define READ_PIECE (1ull << 20)    // bytes
+#define READ_PIECES 512            // of the memory that is read, where there is room: far more than any cache holds
 
 // --- plain C -----------------------------------------------------------------------------------------------------
 
@@ -64,8 +64,12 @@ static lh_probe_kernels select_kernels(unsigned features) {
 
 typedef struct probe_job {
     lh_probe_kernels kernels;
-    float *memory;  // (pieces, READ_PIECE / 4)
+    float *memory;    // (n_memory, READ_FLOATS)
+    int64_t n_memory;
+    int64_t at;       // where a pass begins to read: after what the last one has left in the cache
 } probe_job;
+
+#define READ_FLOATS ((int64_t)(READ_PIECE / sizeof(float)))
 
 static void fma_task(void *arg, int64_t piece, int thread) {
     (void)piece, (void)thread;
@@ -77,8 +81,6 @@ static void int8_task(void *arg, int64_t piece, int thread) {
     ((const probe_job *)arg)->kernels.int8(ROUNDS);
 }
 
-#define READ_FLOATS ((int64_t)(READ_PIECE / sizeof(float)))
-
 static void write_task(void *arg, int64_t piece, int thread) {
     (void)thread;
     float *x = ((const probe_job *)arg)->memory + piece * READ_FLOATS;
@@ -88,7 +90,7 @@ static void write_task(void *arg, int64_t piece, int thread) {
 static void read_task(void *arg, int64_t piece, int thread) {
     (void)thread;
     const probe_job *j = arg;
-    j->kernels.read(j->memory + piece * READ_FLOATS, READ_FLOATS);
+    j->kernels.read(j->memory + (j->at + piece) % j->n_memory * READ_FLOATS, READ_FLOATS);
 }
 
 static double now(void) {
@@ -98,13 +100,15 @@ static double now(void) {
 }
 
 // Things a second, where a piece is n of them.
-static double best_rate(lh_cpu *c, double seconds, int64_t pieces, double n, lh_task task, probe_job *j) {
+static double best_rate(lh_cpu *c, double seconds, double n, lh_task task, probe_job *j) {
+    int64_t pieces = (int64_t)PIECES * lh_threads_count(c->threads);
     double best = 0, began = now(), before, after = began;
     do {
         before = after;
         lh_threads_for(c->threads, pieces, task, j);
         after = now();
         best = LH_MAX(best, (double)pieces * n / (after - before));
+        j->at += pieces;
     } while (after - began < seconds);
     return best;
 }
@@ -112,15 +116,13 @@ static double best_rate(lh_cpu *c, double seconds, int64_t pieces, double n, lh_
 lh_status lh_cpu_probe(lh_backend *b, double seconds, lh_ceilings *out) {
     lh_cpu *c = (lh_cpu *)b;
     probe_job j = {.kernels = select_kernels(lh_cpu_features())};
-    int64_t pieces = (int64_t)PIECES_PER_THREAD * lh_threads_count(c->threads);
-    uint64_t bytes = LH_MAX(LH_MIN(READ_BYTES, lh_memory_available() / 4) / READ_PIECE, 1) * READ_PIECE;
-    j.memory = lh_alloc(bytes, 1);
+    j.n_memory = (int64_t)LH_MAX(LH_MIN(READ_PIECES, lh_memory_available() / 4 / READ_PIECE), 1);
+    j.memory = lh_alloc((size_t)j.n_memory, READ_PIECE);
     if (!j.memory) return LH_ERR_MEMORY;
-    out->fp32 = best_rate(c, seconds, pieces, (double)ROUNDS * j.kernels.fma_ops, fma_task, &j);
-    out->int8 = best_rate(c, seconds, pieces, (double)ROUNDS * j.kernels.int8_ops, int8_task, &j);
-    int64_t n_read = (int64_t)(bytes / READ_PIECE);
-    lh_threads_for(c->threads, n_read, write_task, &j);
-    out->read = best_rate(c, seconds, n_read, (double)READ_PIECE, read_task, &j);
+    out->fp32 = best_rate(c, seconds, (double)ROUNDS * j.kernels.fma_ops, fma_task, &j);
+    out->int8 = best_rate(c, seconds, (double)ROUNDS * j.kernels.int8_ops, int8_task, &j);
+    lh_threads_for(c->threads, j.n_memory, write_task, &j);
+    out->read = best_rate(c, seconds, (double)READ_PIECE, read_task, &j);
     lh_free(j.memory);
     return LH_OK;
 }

@@ -139,7 +139,8 @@ LH_API const int32_t *lh_session_ids(const lh_session *s);
 // they are asked for).
 LH_API lh_status lh_session_rewind(lh_session *s, int64_t n);
 // For benchmarks: n tokens whose keys and values are random instead of computed, so that a depth is reached in
-// seconds. Their ids are 0. The same seed gives the same state, in whatever pieces.
+// seconds. Their ids are 0, as which they are read where they must be read again (see rewind). The same seed gives the
+// same state, in whatever pieces.
 LH_API lh_status lh_session_fill(lh_session *s, int64_t n, uint64_t seed);
 // Chunks attended by the last token, (n_layer, n_head, *k), ascending, -1 where unused. out may be NULL to ask for *k.
 LH_API lh_status lh_session_selected(lh_session *s, int32_t *out, int32_t *k);
