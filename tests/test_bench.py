@@ -15,7 +15,7 @@ import pytest
 longheads = pytest.importorskip("longheads", reason="longheads is not installed")
 gguf = pytest.importorskip("gguf", reason="the gguf package, which writes test models, is not installed")
 
-from helpers import ModelSpec  # noqa: E402, I001  (first: it finds the tools)
+from helpers import ModelSpec  # noqa: E402, I001  (it puts the tools on the path)
 import make_shape  # noqa: E402
 
 from longheads.bench import cost, measure, report, shapes  # noqa: E402

@@ -26,7 +26,7 @@ def figure_class() -> Any:
 def check_plot(path: Path) -> None:
     """Raises UnsupportedError where plot could not write that file."""
     formats = figure_class()().canvas.get_supported_filetypes()
-    if (suffix := path.suffix.removeprefix(".").lower()) not in formats:
+    if path.suffix.removeprefix(".").lower() not in formats:
         raise UnsupportedError(f"{path} is no picture that matplotlib writes: end it in one of {', '.join(formats)}")
 
 

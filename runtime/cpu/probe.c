@@ -1,7 +1,7 @@
 // What the machine can do at best, to be held against what it does: see lh_model_probe.
 //
-// Every ceiling is the best of many passes over all threads, each about as long as a millisecond, so that some are left
-// alone even on a busy machine.
+// Every ceiling is the best of many passes over all threads. A pass takes some milliseconds: short enough that some are
+// left alone on a busy machine, long enough for a thread that slept to be there.
 #define _POSIX_C_SOURCE 200809L
 #include <time.h>
 
@@ -10,7 +10,7 @@
 #include "probe_kernels.h"
 
 #define ROUNDS 40000               // of a piece of arithmetic
-#define PIECES 8                   // of a pass, for every thread
+#define PIECES 32                  // of a pass, for every thread
 #define READ_PIECE (1ull << 20)    // bytes
 #define READ_PIECES 512            // of the memory that is read, where there is room: far more than any cache holds
 

@@ -2,10 +2,11 @@
 #include "probe_kernels.h"
 
 static float fma_simd(int64_t rounds) {
-    vf sum[LH_PROBE_SUMS], a = vf_set1(0.5f), b = vf_set1(1);
+    vf sum[LH_PROBE_SUMS], a = vf_set1(0.5f), b = vf_set1(0.25f);
     for (int i = 0; i < LH_PROBE_SUMS; i++) sum[i] = vf_set1((float)i);
-    for (; rounds > 0; rounds--)
-        for (int i = 0; i < LH_PROBE_SUMS; i++) sum[i] = vf_fma(sum[i], a, b);
+    do {
+        for (int i = 0; i < LH_PROBE_SUMS; i++) sum[i] = vf_fma(a, b, sum[i]);
+    } while (--rounds > 0);
     for (int i = 1; i < LH_PROBE_SUMS; i++) sum[0] = vf_add(sum[0], sum[i]);
     return vf_sum(sum[0]);
 }

@@ -10,12 +10,13 @@
 static int32_t int8_simd(int64_t rounds) {
     vi sum[LH_PROBE_SUMS], w = vi_set1(0x01010101), a = vi_set1(0x01020304);
     for (int i = 0; i < LH_PROBE_SUMS; i++) sum[i] = vi_set1(i);
-    for (; rounds > 0; rounds--)
+    do {
         for (int i = 0; i < LH_PROBE_SUMS; i++) {
             // To the compiler w is another one each time: a product that did not change would be computed once.
             __asm__("" : "+" VI_REGISTER(w));
             sum[i] = vi_bytes(sum[i], w, a);
         }
+    } while (--rounds > 0);
     int32_t total = 0;
     for (int i = 0; i < LH_PROBE_SUMS; i++) {
         int32_t lanes[sizeof(vi) / sizeof(int32_t)];
