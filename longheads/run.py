@@ -174,7 +174,8 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
 
     stats = Stats()
     began = time.monotonic()
-    with Model(arguments.model, threads=arguments.threads, device=arguments.device, **session_options(arguments)) as model:
+    options = session_options(arguments)
+    with Model(arguments.model, threads=arguments.threads, device=arguments.device, **options) as model:
         chat = arguments.chat if arguments.chat is not None else TEMPLATE_KEY in model.metadata
         if arguments.system is not None and not chat:
             raise ArgumentError(

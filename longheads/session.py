@@ -145,7 +145,7 @@ class Session(Handle):
             raise ArgumentError(f"id {ids.max()} is outside the vocabulary of {self.n_vocab}")
 
     def _in_slices(self, pointer: Any, n: int, run: Callable[[int, int], int], progress: Progress | None) -> None:
-        """Call run(begin, end) over n tokens. Ctrl-C arrives between two calls and leaves the session as it is there."""
+        """Call run(begin, end) over n tokens. Ctrl-C comes between two calls and leaves the session as it is there."""
         position = lib.lh_session_position(pointer)
         if position + n > self.ctx:
             raise ContextError(

@@ -68,11 +68,11 @@ void lh_model_free(lh_model *m) {
 void lh_model_get_info(const lh_model *m, lh_model_info *out) {
     const lh_config *c = &m->config;
     const lh_weights *w = &m->weights;
-    bool tied = w->output.data == w->embd.data;
+    int64_t idle_rows = w->output.data == w->embd.data ? 0 : w->embd.n_rows - 1;
     *out = (lh_model_info){
         .n_vocab = c->n_vocab, .n_layer = c->n_layer, .n_head = c->n_head, .n_head_kv = c->n_head_kv,
         .head_dim = c->head_dim, .n_embd = c->n_embd, .n_ff = c->n_ff, .trained_ctx = c->trained_ctx,
-        .weight_bytes = w->bytes, .active_bytes = w->bytes - (tied ? 0 : w->embd.n_rows - 1) * (int64_t)w->embd.row_size,
+        .weight_bytes = w->bytes, .active_bytes = w->bytes - idle_rows * (int64_t)w->embd.row_size,
         .n_params = w->n_params, .n_threads = m->backend->n_threads, .device = m->backend->name,
     };
 }

@@ -113,7 +113,9 @@ def test_beside_llama_cpp(bench, tiny_path, tmp_path):
             assert row["ratio"] == pytest.approx(row["longheads"]["median"] / row["llama.cpp"]["median"])
             assert shown[5] == f"{row['ratio']:.2f}"
     assert "llama-cpp-python" in out and "flash attention on" in out and "CPU" in out
-    assert "llama.cpp reads" in bench(tiny_path, "-d", 64, *QUICK, "--vs", "llama-cpp-python", "--vs-flash-attn", "off")
+    arguments = [tiny_path, "-d", 64, *QUICK, "--vs", "llama-cpp-python"]
+    assert "llama.cpp reads" in bench(*arguments, "--vs-flash-attn", "off")
+    assert "raise --vs-depth" in bench(*arguments, "--vs-depth", 63, status=1)
 
 
 def test_llama_cpp_reads_what_it_is_given(tiny_path):

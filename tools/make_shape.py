@@ -22,7 +22,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 from make_model import TYPES, ModelSpec, make_model, matrix, weights
 
-_LLAMA2 = dict(n_vocab=32000, tokenizer="llama")
+_LLAMA2 = dict(n_vocab=32000)
 _LLAMA3 = dict(n_vocab=128256, tokenizer="gpt2", pre="llama-bpe", rope_base=500000.0)
 _LLAMA32 = dict(_LLAMA3, tied=True, trained_ctx=131072, rope_scaling="llama3", rope_factor=32.0, rope_original_ctx=8192)
 _SMOLLM2 = dict(n_vocab=49152, tokenizer="gpt2", pre="smollm", tied=True, trained_ctx=8192, rope_base=100000.0)
@@ -31,7 +31,8 @@ _SMOLLM2 = dict(n_vocab=49152, tokenizer="gpt2", pre="smollm", tied=True, traine
 SHAPES: dict[str, ModelSpec] = {
     "smollm2-135m": ModelSpec(n_embd=576, n_layer=30, n_ff=1536, n_head=9, n_head_kv=3, **_SMOLLM2),
     "smollm2-360m": ModelSpec(n_embd=960, n_layer=32, n_ff=2560, n_head=15, n_head_kv=5, **_SMOLLM2),
-    "tinyllama-1.1b": ModelSpec(n_embd=2048, n_layer=22, n_ff=5632, n_head=32, n_head_kv=4, trained_ctx=2048, **_LLAMA2),
+    "tinyllama-1.1b": ModelSpec(n_embd=2048, n_layer=22, n_ff=5632, n_head=32, n_head_kv=4, trained_ctx=2048,
+                                **_LLAMA2),
     "llama3.2-1b": ModelSpec(n_embd=2048, n_layer=16, n_ff=8192, n_head=32, n_head_kv=8, **_LLAMA32),
     "llama3.2-3b": ModelSpec(n_embd=3072, n_layer=28, n_ff=8192, n_head=24, n_head_kv=8, **_LLAMA32),
     "llama2-7b": ModelSpec(n_embd=4096, n_layer=32, n_ff=11008, n_head=32, trained_ctx=4096, **_LLAMA2),
@@ -82,7 +83,8 @@ def make_shape(
     path.parent.mkdir(parents=True, exist_ok=True)
     if (free := shutil.disk_usage(path.parent).free) < size:
         raise OSError(
-            f"{path.name} needs {size / 1e9:.1f} GB in {path.parent}, where {free / 1e9:.1f} GB are free: name another folder"
+            f"{path.name} needs {size / 1e9:.1f} GB in {path.parent}, where {free / 1e9:.1f} GB are free: "
+            "name another folder"
         )
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:

@@ -35,7 +35,7 @@ def depths(text: str) -> list[int]:
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="longheads.bench",
-        description="Measure how fast a model reads and writes, and how that changes with the length of what came before.",
+        description="Measure how fast a model reads and writes, and how that changes with what came before.",
         epilog="A number may end in k, which is 1024: --depth 0,4k,32k,128k.",
     )
     # fmt: off
@@ -73,8 +73,8 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def check_outputs(arguments: argparse.Namespace) -> None:
-    """What would only fail when the measuring is over is told before it begins."""
+def check_early(arguments: argparse.Namespace) -> None:
+    """What would fail late, or not at all, is told before the measuring begins."""
     if arguments.plot:
         check_plot(arguments.plot)
     for path in filter(None, (arguments.json, arguments.plot)):
@@ -82,6 +82,10 @@ def check_outputs(arguments: argparse.Namespace) -> None:
             raise FileError(f"{path} cannot be written: there is no folder {path.parent}")
     if arguments.vs:
         peer.load()
+        if arguments.vs_depth < arguments.depth[0]:
+            raise ArgumentError(
+                f"llama.cpp comes along up to depth {arguments.vs_depth}, which is less than any: raise --vs-depth"
+            )
 
 
 def capacity(arguments: argparse.Namespace, plan: Plan) -> int:
@@ -123,7 +127,7 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
         vs_depth=arguments.vs_depth,
     )
     options = session_options(arguments) | {"ctx": capacity(arguments, plan)}
-    check_outputs(arguments)
+    check_early(arguments)
     path = model_file(arguments)
     load = report.load_average()
     with contextlib.ExitStack() as stack:
@@ -131,8 +135,8 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
         session = stack.enter_context(model.session())
         filled = not (arguments.read or arguments.whole)
         ours, theirs = LongHeads(session, fill=filled), None
-        reached = [depth for depth in plan.depths if depth <= plan.vs_depth]
-        if arguments.vs and reached:
+        if arguments.vs:
+            reached = [depth for depth in plan.depths if depth <= plan.vs_depth]
             theirs = peer.LlamaCpp(
                 path,
                 n_ctx=reached[-1] + max(plan.prompt, plan.decode),

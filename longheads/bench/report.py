@@ -115,8 +115,10 @@ def _legend(report: Report) -> Iterator[str]:
     yield "Tokens a second" + (f", median of {n} (slowest..fastest)." if n > 1 else ".")
     for name in ("int8", "fp32"):
         if name in ceilings:
-            yield f"of {name}: two operations for every weight and token, attention not counted, of what registers alone do."
-    yield "of read: the weights, summaries and chosen keys and values that a token needs, of what memory alone delivers."
+            yield f"of {name}: two operations for every weight and token, without attention, of what registers alone do."
+    yield "of read: the weights, summaries, chosen keys and values that a token needs, of what memory alone delivers."
+    if report.peer:
+        yield "ratio: of the medians, longheads to llama.cpp."
 
 
 def text(report: Report) -> str:
