@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 
+from longheads.command import tell
 from longheads.conversation import Conversation
 from longheads.errors import ContextError, LongHeadsError
-from longheads.writer import Writer, tell
+from longheads.writer import Writer
 
 PROMPT = "> "
 HELP = """Ask, and end with Enter. Ctrl-C stops an answer, Ctrl-D leaves.

@@ -8,13 +8,13 @@ from typing import Any, Self
 
 
 class ProgressBar:
-    """Tokens done, tokens a second and time left, on stderr where that is a terminal; silent elsewhere.
+    """Tokens (or bytes) done, their speed and the time left, on stderr where that is a terminal; silent elsewhere.
 
     Call it as progress(done, total). It shows only where the wait is long enough to be one, and goes when it is over.
     """
 
-    def __init__(self, label: str) -> None:
-        self._label = label
+    def __init__(self, label: str, unit: str = " tokens") -> None:
+        self._label, self._unit = label, unit
         self._bar: Any = None
         self._visible = sys.stderr is not None and sys.stderr.isatty()
 
@@ -24,7 +24,15 @@ class ProgressBar:
         if self._bar is None:
             from tqdm import tqdm  # only where there is something to show
 
-            self._bar = tqdm(total=total, desc=self._label, unit=" tokens", leave=False, dynamic_ncols=True, delay=0.2)
+            self._bar = tqdm(
+                total=total,
+                desc=self._label,
+                unit=self._unit,
+                unit_scale=self._unit == "B",
+                leave=False,
+                dynamic_ncols=True,
+                delay=0.2,
+            )
         self._bar.update(done - self._bar.n)
 
     def close(self) -> None:

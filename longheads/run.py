@@ -12,31 +12,21 @@ import select
 import stat
 import sys
 import time
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import cast
+from collections.abc import Sequence
 
 from longheads import __version__
+from longheads.command import exit_status, tell
 from longheads.conversation import Chat, Conversation, PlainText
-from longheads.errors import ArgumentError, FileError, FormatError, LongHeadsError, LongHeadsWarning
+from longheads.errors import ArgumentError, FileError, FormatError
 from longheads.generate import DEFAULT_MAX_TOKENS, DEFAULTS, Sampling, check_room
 from longheads.model import TEMPLATE_KEY, Model
-from longheads.session import SessionOptions
-from longheads.writer import Stats, Writer, tell
+from longheads.options import add_machine, add_reading, count, session_options
+from longheads.writer import Stats, Writer
 
 STDIN = "-"
 
 
 # --- the command line --------------------------------------------------------------------------------------------
-
-
-def count(text: str) -> int:
-    """A positive number; k stands for 1024: 131072 or 128k."""
-    number = text.lower().removesuffix("k")
-    if not number.isascii() or not number.isdigit() or int(number) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no count: expected a whole number of at least 1, such as 4096 or 4k")
-    return int(number) * (1024 if number != text.lower() else 1)
 
 
 def limit(text: str) -> int:
@@ -75,23 +65,7 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--stop", metavar="TEXT", action="append", default=[],
                    help="stop before this text; may be repeated")
 
-    g = p.add_argument_group("reading; lengths in tokens")
-    g.add_argument("-c", "--ctx", "--ctx-size", metavar="N", type=count, help="capacity (default: the trained context)")
-    g.add_argument("--attention", choices=["longheads", "dense"], default="longheads",
-                   help="default: %(default)s")
-    g.add_argument("--budget", metavar="N", type=count, help="tokens that a head attends (default: 2048)")
-    g.add_argument("--window", metavar="N", type=count,
-                   help="positions that distances are mapped into (default: three quarters of the trained context)")
-    g.add_argument("--chunk", metavar="N", type=count, help="tokens in a chunk (default: 64)")
-    g.add_argument("--local", metavar="N", type=count, help="chunks at the end that are always attended (default: 4)")
-    g.add_argument("--dense-until", metavar="N", type=count,
-                   help="attend everything below this position (default: budget)")
-    g.add_argument("--scheme", choices=["bounds", "paper"], default="bounds",
-                   help="how chunks are judged (default: %(default)s)")
-    g.add_argument("--select-per", choices=["head", "kv_head"], default="head",
-                   help="who chooses chunks (default: %(default)s)")
-    g.add_argument("--kv-type", choices=["f16", "bf16", "q8_0", "f32"], default="f16",
-                   help="how keys and values are kept; q8_0 takes half of the memory (default: %(default)s)")
+    add_reading(p)
 
     g = p.add_argument_group("writing")
     g.add_argument("--temp", "--temperature", metavar="X", type=float, default=DEFAULTS["temperature"],
@@ -117,9 +91,7 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--seed", metavar="N", type=int,
                    help="the same seed gives the same text (default: another each time)")
 
-    g = p.add_argument_group("machine")
-    g.add_argument("-t", "--threads", metavar="N", type=count, help="default: as many as the process may use")
-    g.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    g = add_machine(p)
     g.add_argument("--stats", action="store_true", help="end with speed and memory, on standard error")
     # fmt: on
     return p
@@ -141,26 +113,6 @@ def sampling_of(arguments: argparse.Namespace) -> Sampling:
         seed=arguments.seed,
         stop=arguments.stop,
     )
-
-
-def options_of(arguments: argparse.Namespace) -> SessionOptions:
-    """What was said; what was not is left to Model."""
-    said = {
-        name: getattr(arguments, name)
-        for name in (
-            "ctx",
-            "chunk",
-            "budget",
-            "window",
-            "local",
-            "dense_until",
-            "scheme",
-            "select_per",
-            "attention",
-            "kv_type",
-        )
-    }
-    return cast(SessionOptions, {name: value for name, value in said.items() if value is not None})
 
 
 # --- documents ---------------------------------------------------------------------------------------------------
@@ -222,7 +174,8 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
 
     stats = Stats()
     began = time.monotonic()
-    with Model(arguments.model, threads=arguments.threads, device=arguments.device, **options_of(arguments)) as model:
+    options = session_options(arguments)
+    with Model(arguments.model, threads=arguments.threads, device=arguments.device, **options) as model:
         chat = arguments.chat if arguments.chat is not None else TEMPLATE_KEY in model.metadata
         if arguments.system is not None and not chat:
             raise ArgumentError(
@@ -247,40 +200,11 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
                     stats.show(model, session)
 
 
-@contextmanager
-def notes_as_lines() -> Iterator[None]:
-    """Warnings of the package as lines like all others."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", LongHeadsWarning)
-        warnings.showwarning = lambda message, *_, **__: tell(f"note: {message}")
-        yield
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
     usage = parser()
     arguments = usage.parse_args(argv)
-    if sys.stdout is None:
-        tell("standard output is closed: there is nowhere to write the answer")
-        return 1
-    try:
-        with notes_as_lines():
-            run(arguments, usage)
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # Whoever read us has gone. Nobody is to be told, not even by Python's flush at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 141
-    except LongHeadsError as error:
-        tell(str(error))
-        return 1
-    except (MemoryError, OSError) as error:
-        tell(str(error) or "there is not enough memory")
-        return 1
-    return 0
+    return exit_status(lambda: run(arguments, usage))
 
 
 if __name__ == "__main__":

@@ -147,18 +147,18 @@ class Session(Handle):
 
     # --- reading -------------------------------------------------------------------------------------------------
 
-    def _in_slices(
-        self, pointer: Any, ids: NDArray[np.int32], run: Callable[[int, int], int], progress: Progress | None
-    ) -> None:
-        """Call run(begin, end) over all ids. Ctrl-C arrives between two calls and leaves the session as it is there."""
-        position, n = lib.lh_session_position(pointer), len(ids)
+    def _check_ids(self, ids: NDArray[np.int32]) -> None:
+        if len(ids) and ids.max() >= self.n_vocab:
+            raise ArgumentError(f"id {ids.max()} is outside the vocabulary of {self.n_vocab}")
+
+    def _in_slices(self, pointer: Any, n: int, run: Callable[[int, int], int], progress: Progress | None) -> None:
+        """Call run(begin, end) over n tokens. Ctrl-C comes between two calls and leaves the session as it is there."""
+        position = lib.lh_session_position(pointer)
         if position + n > self.ctx:
             raise ContextError(
                 f"{n} tokens at position {position} exceed the context of {self.ctx} by {position + n - self.ctx}: "
                 "shorten the text or raise ctx"
             )
-        if n and ids.max() >= self.n_vocab:
-            raise ArgumentError(f"id {ids.max()} is outside the vocabulary of {self.n_vocab}")
         size, done = LEAST_SLICE, 0
         if progress:
             progress(0, n)
@@ -184,9 +184,10 @@ class Session(Handle):
         """
         array_ = ids_array(ids)
         with self._turn() as pointer:
+            self._check_ids(array_)
             self._in_slices(
                 pointer,
-                array_,
+                len(array_),
                 lambda begin, end: lib.lh_session_feed(pointer, ids_pointer(array_[begin:end]), end - begin),
                 progress,
             )
@@ -205,8 +206,22 @@ class Session(Handle):
             return lib.lh_session_score(pointer, ids_pointer(array_[begin:end]), end - begin, out)
 
         with self._turn() as pointer:
-            self._in_slices(pointer, array_, run, progress)
+            self._check_ids(array_)
+            self._in_slices(pointer, len(array_), run, progress)
         return logprobs
+
+    def fill(self, n: int, *, seed: int = 0, progress: Progress | None = None) -> None:
+        """For benchmarks: go on as if n tokens had been read, in seconds.
+
+        Their keys and values are random. Their ids are 0, as which they are read where they must be read again (see
+        rewind). The same seed gives the same state, in whatever pieces. Raises as feed.
+        """
+        if n < 0:
+            raise ArgumentError(f"{n} tokens cannot be filled in: expected 0 or more")
+        with self._turn() as pointer:
+            self._in_slices(
+                pointer, n, lambda begin, end: lib.lh_session_fill(pointer, end - begin, seed & (2**64 - 1)), progress
+            )
 
     def read(self, ids: Ids, *, progress: Progress | None = None) -> int:
         """Make the session hold exactly these ids: what it has in common with them is kept, the rest forgotten or fed.

@@ -14,9 +14,18 @@ from longheads.progress import ProgressBar
 from longheads.session import Session
 
 
-def tell(message: str) -> None:
-    """A line for the person, not for the pipe."""
-    print(f"longheads: {message}", file=sys.stderr, flush=True)
+def memory_of(model: Model, session: Session) -> dict[str, int]:
+    """Bytes: of the weights, of what a session reserves for its whole context, and the most the process has held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"weights": model.weight_bytes, **session.stats, "peak_rss": peak}
+
+
+def memory_text(memory: dict[str, int], ctx: int) -> str:
+    mb = {name: f"{n / 1e6:.1f} MB" for name, n in memory.items()}
+    return (
+        f"weights {mb['weights']}, KV {mb['kv']}, summaries {mb['summaries']}, buffers {mb['buffers']} for ctx {ctx}; "
+        f"peak RSS {mb['peak_rss']}"
+    )
 
 
 @dataclass
@@ -34,18 +43,11 @@ class Stats:
         def speed(n: int, seconds: float) -> str:
             return f"{n} tokens in {seconds:.2f} s" + (f", {n / seconds:.1f} tokens/s" if n and seconds else "")
 
-        def size(n: int) -> str:
-            return f"{n / 1e6:.1f} MB"
-
-        memory = session.stats
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(
             f"load      {self.load_seconds:.2f} s, {model.device}\n"
             f"prompt    {speed(self.n_read, self.read_seconds)}\n"
             f"generated {speed(self.n_written, self.write_seconds)}{', cut by -n or --ctx' if self.cut else ''}\n"
-            f"memory    weights {size(model.weight_bytes)}, KV {size(memory['kv'])}, "
-            f"summaries {size(memory['summaries'])}, buffers {size(memory['buffers'])} for ctx {session.ctx}; "
-            f"peak RSS {size(peak)}",
+            f"memory    {memory_text(memory_of(model, session), session.ctx)}",
             file=sys.stderr,
         )
 

@@ -67,11 +67,13 @@ void lh_model_free(lh_model *m) {
 
 void lh_model_get_info(const lh_model *m, lh_model_info *out) {
     const lh_config *c = &m->config;
+    const lh_weights *w = &m->weights;
+    int64_t idle_rows = w->output.data == w->embd.data ? 0 : w->embd.n_rows - 1;
     *out = (lh_model_info){
         .n_vocab = c->n_vocab, .n_layer = c->n_layer, .n_head = c->n_head, .n_head_kv = c->n_head_kv,
         .head_dim = c->head_dim, .n_embd = c->n_embd, .n_ff = c->n_ff, .trained_ctx = c->trained_ctx,
-        .weight_bytes = m->weights.bytes, .n_params = m->weights.n_params, .n_threads = m->backend->n_threads,
-        .device = m->backend->name,
+        .weight_bytes = w->bytes, .active_bytes = w->bytes - idle_rows * (int64_t)w->embd.row_size,
+        .n_params = w->n_params, .n_threads = m->backend->n_threads, .device = m->backend->name,
     };
 }
 
@@ -86,3 +88,11 @@ lh_status lh_model_get_metadata(const lh_model *m, int64_t i, lh_metadata *out) 
 }
 
 const lh_tokenizer *lh_model_tokenizer(const lh_model *m) { return m->tokenizer; }
+
+lh_status lh_model_probe(const lh_model *m, double seconds, lh_ceilings *out) {
+    lh_backend *b = m->backend;
+    b->ops->begin(b);
+    lh_status status = b->ops->probe(b, seconds, out);
+    b->ops->end(b);
+    return status;
+}

@@ -84,6 +84,8 @@ typedef struct lh_backend_ops {
     // Fill chosen for the tokens of the batch that are not dense.
     lh_status (*select)(lh_backend *b, const lh_attention *a);
     lh_status (*attend)(lh_backend *b, const lh_attention *a);
+    // See lh_model_probe.
+    lh_status (*probe)(lh_backend *b, double seconds, lh_ceilings *out);
 } lh_backend_ops;
 
 // The head of every backend's own struct.

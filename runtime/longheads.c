@@ -74,11 +74,10 @@ static int32_t *chosen_of(const lh_longheads *lh, int32_t layer, int32_t row) {
     return lh->chosen + (size_t)(lh->n_layer - 1 - layer + row) * lh->n_select * lh->plan.k;
 }
 
-lh_status lh_longheads_layer(lh_longheads *lh, const lh_kv *kv, int32_t layer, int32_t n, int32_t first, const float *q,
-                             const float *k, const float *v, float *out) {
+static lh_attention attention_of(const lh_longheads *lh, const lh_kv *kv, int32_t layer, int32_t n, const float *q,
+                                 const float *k, const float *v) {
     const lh_kv_shape *s = &kv->shape;
-    const lh_backend_ops *ops = lh->backend->ops;
-    lh_attention a = {
+    return (lh_attention){
         .plan = lh->plan,
         .n_head = s->n_head,
         .n_head_kv = s->n_head_kv,
@@ -102,20 +101,35 @@ lh_status lh_longheads_layer(lh_longheads *lh, const lh_kv *kv, int32_t layer, i
         .new_k = k,
         .new_v = v,
         .n_select = lh->n_select,
-        .chosen = chosen_of(lh, layer, 0),
-        .out = out,
     };
-    LH_TRY(ops->append(lh->backend, &a));
-    if (s->n_summary) {
-        int32_t chunk = lh->plan.chunk;
-        LH_TRY(ops->summarize(lh->backend, &a, lh_chunk_of(a.pos, chunk), lh_chunk_of(a.pos + n, chunk)));
-    }
+}
+
+static lh_status store(const lh_longheads *lh, const lh_attention *a) {
+    const lh_backend_ops *ops = lh->backend->ops;
+    LH_TRY(ops->append(lh->backend, a));
+    if (!a->n_summary) return LH_OK;
+    int32_t chunk = lh->plan.chunk;
+    return ops->summarize(lh->backend, a, lh_chunk_of(a->pos, chunk), lh_chunk_of(a->pos + a->n, chunk));
+}
+
+lh_status lh_longheads_store(const lh_longheads *lh, const lh_kv *kv, int32_t layer, int32_t n, const float *q,
+                             const float *k, const float *v) {
+    lh_attention a = attention_of(lh, kv, layer, n, q, k, v);
+    return store(lh, &a);
+}
+
+lh_status lh_longheads_layer(lh_longheads *lh, const lh_kv *kv, int32_t layer, int32_t n, int32_t first, const float *q,
+                             const float *k, const float *v, float *out) {
+    const lh_kv_shape *s = &kv->shape;
+    const lh_backend_ops *ops = lh->backend->ops;
+    lh_attention a = attention_of(lh, kv, layer, n, q, k, v);
+    LH_TRY(store(lh, &a));
     // Summaries of chunks that the batch completed are in place: later tokens of the same batch may choose them.
     size_t q_row = (size_t)s->n_head * s->head_dim, kv_row = (size_t)s->n_head_kv * s->head_dim;
     a.pos += first;
     a.n -= first;
     a.q += first * q_row;
-    a.out += first * q_row;
+    a.out = out + first * q_row;
     a.new_k += first * kv_row;
     a.new_v += first * kv_row;
     a.chosen = chosen_of(lh, layer, first);

@@ -39,6 +39,10 @@ lh_status lh_longheads_init(lh_longheads *lh, lh_backend *backend, const lh_conf
                             const lh_session_options *options);
 void lh_longheads_free(lh_longheads *lh);
 
+// The first half of lh_longheads_layer: the keys, values and summaries of one layer's n tokens are stored.
+lh_status lh_longheads_store(const lh_longheads *lh, const lh_kv *kv, int32_t layer, int32_t n, const float *q,
+                             const float *k, const float *v);
+
 // Attention of one layer over n tokens that follow the kv->position stored ones; their keys and values are stored.
 //   q (n, n_head, head_dim), k and v (n, n_head_kv, head_dim), not rotated -> out (n, n_head, head_dim)
 // Rows before `first` of out are not computed (the last layer needs only the rows whose logits are wanted).

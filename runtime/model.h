@@ -33,6 +33,9 @@ struct lh_session {
 lh_status lh_session_enter(lh_session *s);
 void lh_session_leave(lh_session *s);
 
+// Do n more tokens fit?
+lh_status lh_session_check_room(const lh_session *s, int64_t n);
+
 // The state as it is after reading nothing.
 void lh_session_clear(lh_session *s);
 

@@ -72,15 +72,20 @@ int64_t lh_session_position(const lh_session *s) { return s->kv.position; }
 
 const int32_t *lh_session_ids(const lh_session *s) { return s->ids; }
 
-static lh_status check_ids(const lh_session *s, const int32_t *ids, int64_t n) {
-    int32_t n_vocab = s->model->config.n_vocab;
-    if (n < 0) return lh_error(LH_ERR_ARGUMENT, "%lld ids were given, expected 0 or more", (long long)n);
+lh_status lh_session_check_room(const lh_session *s, int64_t n) {
+    if (n < 0) return lh_error(LH_ERR_ARGUMENT, "%lld tokens were given, expected 0 or more", (long long)n);
     int64_t left = s->options.ctx - s->kv.position;
     if (n > left)
         return lh_error(
             LH_ERR_CONTEXT,
             "%lld tokens at position %lld exceed the context of %lld by %lld: shorten the text or raise ctx",
             (long long)n, (long long)s->kv.position, (long long)s->options.ctx, (long long)(n - left));
+    return LH_OK;
+}
+
+static lh_status check_ids(const lh_session *s, const int32_t *ids, int64_t n) {
+    int32_t n_vocab = s->model->config.n_vocab;
+    LH_TRY(lh_session_check_room(s, n));
     for (int64_t i = 0; i < n; i++)
         if (ids[i] < 0 || ids[i] >= n_vocab)
             return lh_error(LH_ERR_ARGUMENT, "id %d at index %lld is outside the vocabulary of %d", ids[i],

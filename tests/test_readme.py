@@ -38,9 +38,10 @@ def test_commands():
 
 
 def test_options_that_are_named_exist():
-    from longheads.run import parser
+    from longheads import run
+    from longheads.bench import command as bench
 
-    known = parser().format_help() + (ROOT / "tools/passkey.py").read_text()
+    known = run.parser().format_help() + bench.parser().format_help() + (ROOT / "tools/passkey.py").read_text()
     for text in blocks("sh") + [README]:
         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text):
             assert option in known or option in ("--no-deps", "--no-build-isolation"), option

@@ -210,6 +210,58 @@ def test_stats(model, session):
     assert session.stats["summaries"] > 0 and session.stats["buffers"] > 0
 
 
+@pytest.mark.filterwarnings("ignore:dense attention past the trained context")
+@pytest.mark.parametrize("scheme", ["bounds", "paper"])
+@pytest.mark.parametrize("kv_type", ["f16", "f32"])
+@pytest.mark.parametrize("attention", ["longheads", "dense"])
+def test_fill(model, ids, tmp_path, scheme, kv_type, attention):
+    """Random keys and values are a past like any other: whole or in pieces, and one can go on from it and back."""
+    options = dict(scheme=scheme, kv_type=kv_type, attention=attention)
+
+    def saved(*pieces, seed=7):
+        with model.session(**options) as session:
+            for n in pieces:
+                session.fill(n, seed=seed)
+            session.save(tmp_path / "session")
+        return (tmp_path / "session").read_bytes()
+
+    assert saved(500) == saved(123, 0, 1, 376) != saved(500, seed=8)
+    with model.session(**options) as session:
+        session.fill(512, seed=7)  # whole chunks: what a rewind has to read again it reads as ids
+        assert session.position == 512 and not session.ids.any()
+        session.feed(ids[:40])
+        logits = session.logits
+        assert np.isfinite(logits).all() and session.position == 552
+        session.rewind(40)
+        session.feed(ids[:40])
+        assert np.abs(session.logits - logits).max() < (ROUNDING if kv_type == "f32" else 2e-2)
+        if attention == "longheads":
+            assert len({tuple(head) for head in session.selected().reshape(8, -1)}) > 1  # there is something to choose
+
+
+def test_fill_is_a_past_that_matters(model, ids):
+    """Keys and values differ by layer, head and position: logits after them depend on how many there are."""
+    logits = []
+    for n in (0, 100, 101):
+        with model.session() as session:
+            session.fill(n)
+            session.feed(ids[:3])
+            logits.append(session.logits)
+    assert all((a != b).any() for a, b in [logits[:2], logits[1:]])
+
+
+def test_fill_refuses(session, ids):
+    seen = []
+    session.fill(1000, progress=lambda done, total: seen.append((done, total)))
+    assert seen[0] == (0, 1000) and seen[-1] == (1000, 1000)
+    session.feed(ids[:5])
+    with pytest.raises(longheads.ContextError, match="1024 by 1"):
+        session.fill(20)
+    with pytest.raises(longheads.ArgumentError, match="-1"):
+        session.fill(-1)
+    assert session.position == 1005
+
+
 # --- threads and closing -----------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import math
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,8 +110,6 @@ def random_blocks(rng: np.random.Generator, shape: tuple[int, int], kind: Type, 
     Every bit pattern of quants and sub-block scales occurs, which no quantiser would give.
     """
     block_len, block_size = gguf.GGML_QUANT_SIZES[kind]
-    if shape[1] % block_len:
-        raise ValueError(f"a row of {shape[1]} values is not whole {kind.name} blocks of {block_len}")
     n = shape[0] * shape[1] // block_len
     blocks = rng.integers(0, 256, (n, block_size), dtype=np.uint8)
     scale_at, min_at = RANDOM_BLOCKS[kind]
@@ -137,14 +136,29 @@ def random_blocks(rng: np.random.Generator, shape: tuple[int, int], kind: Type, 
     return blocks.reshape(shape[0], -1)
 
 
-def matrix(rng: np.random.Generator, rows: int, cols: int, type_name: str, std: float) -> tuple[np.ndarray, Type]:
-    """A random matrix as its file stores it, with its type."""
-    if type_name not in TYPES:
-        raise ValueError(f"type is {type_name!r}; expected one of {', '.join(TYPES)}")
-    kind = Type[type_name.upper()]
+def matrix(rng: np.random.Generator, shape: tuple[int, int], kind: Type, std: float) -> np.ndarray:
+    """A random matrix as its file stores it: (rows, row bytes) uint8, or (rows, cols) of a NumPy type."""
     if kind in RANDOM_BLOCKS:
-        return random_blocks(rng, (rows, cols), kind, std), kind
-    return gguf.quants.quantize((rng.standard_normal((rows, cols), dtype=np.float32) * np.float32(std)), kind), kind
+        return random_blocks(rng, shape, kind, std)
+    return gguf.quants.quantize(rng.standard_normal(shape, dtype=np.float32) * np.float32(std), kind)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of the file, made only when it is written."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: Type
+    make: Callable[[], np.ndarray]
+
+    @property
+    def nbytes(self) -> int:
+        block_len, block_size = gguf.GGML_QUANT_SIZES[self.kind]
+        return math.prod(self.shape) // block_len * block_size
+
+
+Matrices = Callable[[np.random.Generator, tuple[int, int], Type, float], np.ndarray]
 
 
 def llama3_divisors(spec: ModelSpec) -> np.ndarray:
@@ -155,40 +169,51 @@ def llama3_divisors(spec: ModelSpec) -> np.ndarray:
     return (1 / ((1 - keep) / spec.rope_factor + keep)).astype(np.float32)
 
 
-def add_weights(writer: gguf.GGUFWriter, spec: ModelSpec) -> None:
+def weights(spec: ModelSpec, matrices: Matrices = matrix) -> Iterator[Tensor]:
+    """The tensors of a resolved spec in the order of the file, which is the order to make them in.
+
+    Raises ValueError for a type that is not known or a row that is not whole blocks.
+    """
     rng = np.random.default_rng(spec.seed)
     n_q, n_kv = spec.n_head * spec.head_dim, spec.n_head_kv * spec.head_dim
 
-    def add(name: str, rows: int, cols: int, std: float, type_name: str = spec.type) -> None:
-        data, kind = matrix(rng, rows, cols, type_name, std)
-        writer.add_tensor(name, data, raw_dtype=kind)
+    def add(name: str, rows: int, cols: int, std: float, type_name: str | None = None) -> Tensor:
+        type_name = type_name or spec.type
+        if type_name not in TYPES:
+            raise ValueError(f"type is {type_name!r}; expected one of {', '.join(TYPES)}")
+        kind = Type[type_name.upper()]
+        if cols % gguf.GGML_QUANT_SIZES[kind][0]:
+            raise ValueError(
+                f"a row of {cols} values is not whole {kind.name} blocks of {gguf.GGML_QUANT_SIZES[kind][0]}"
+            )
+        return Tensor(name, (rows, cols), kind, lambda: matrices(rng, (rows, cols), kind, std))
 
-    def vector(name: str, n: int, mean: float, std: float) -> None:
-        writer.add_tensor(name, (mean + std * rng.standard_normal(n)).astype(np.float32))
+    def vector(name: str, n: int, mean: float, std: float) -> Tensor:
+        return Tensor(name, (n,), Type.F32, lambda: (mean + std * rng.standard_normal(n)).astype(np.float32))
 
     # RMS norms make every input of a matrix a unit-size vector: 1 / sqrt(cols) then gives unit-size outputs.
     unit = 1 / math.sqrt(spec.n_embd)
     qk = unit * math.sqrt(spec.sharpness)
-    add("token_embd.weight", spec.n_vocab, spec.n_embd, 1.0 if not spec.tied else 2 * unit, spec.embd_type)
-    vector("output_norm.weight", spec.n_embd, 1, 0.1)
+    yield add("token_embd.weight", spec.n_vocab, spec.n_embd, 1.0 if not spec.tied else 2 * unit, spec.embd_type)
+    yield vector("output_norm.weight", spec.n_embd, 1, 0.1)
     if not spec.tied:
-        add("output.weight", spec.n_vocab, spec.n_embd, 2 * unit, spec.output_type)
+        yield add("output.weight", spec.n_vocab, spec.n_embd, 2 * unit, spec.output_type)
     if spec.rope_scaling == "llama3":
-        writer.add_tensor("rope_freqs.weight", llama3_divisors(spec))
+        yield Tensor("rope_freqs.weight", (spec.rope_dim // 2,), Type.F32, lambda: llama3_divisors(spec))
     residual = 1.0 if not spec.tied else 2 * unit
     for i in range(spec.n_layer):
-        vector(f"blk.{i}.attn_norm.weight", spec.n_embd, 1, 0.1)
-        add(f"blk.{i}.attn_q.weight", n_q, spec.n_embd, qk)
-        add(f"blk.{i}.attn_k.weight", n_kv, spec.n_embd, qk)
-        add(f"blk.{i}.attn_v.weight", n_kv, spec.n_embd, unit)
-        add(f"blk.{i}.attn_output.weight", spec.n_embd, n_q, residual / math.sqrt(n_q))
+        yield vector(f"blk.{i}.attn_norm.weight", spec.n_embd, 1, 0.1)
+        yield add(f"blk.{i}.attn_q.weight", n_q, spec.n_embd, qk)
+        yield add(f"blk.{i}.attn_k.weight", n_kv, spec.n_embd, qk)
+        yield add(f"blk.{i}.attn_v.weight", n_kv, spec.n_embd, unit)
+        yield add(f"blk.{i}.attn_output.weight", spec.n_embd, n_q, residual / math.sqrt(n_q))
         if spec.bias:
             for name, n in (("q", n_q), ("k", n_kv), ("v", n_kv), ("output", spec.n_embd)):
-                vector(f"blk.{i}.attn_{name}.bias", n, 0, 0.3)
-        vector(f"blk.{i}.ffn_norm.weight", spec.n_embd, 1, 0.1)
-        add(f"blk.{i}.ffn_gate.weight", spec.n_ff, spec.n_embd, unit)
-        add(f"blk.{i}.ffn_up.weight", spec.n_ff, spec.n_embd, unit)
-        add(f"blk.{i}.ffn_down.weight", spec.n_embd, spec.n_ff, residual / math.sqrt(spec.n_ff))
+                yield vector(f"blk.{i}.attn_{name}.bias", n, 0, 0.3)
+        yield vector(f"blk.{i}.ffn_norm.weight", spec.n_embd, 1, 0.1)
+        yield add(f"blk.{i}.ffn_gate.weight", spec.n_ff, spec.n_embd, unit)
+        yield add(f"blk.{i}.ffn_up.weight", spec.n_ff, spec.n_embd, unit)
+        yield add(f"blk.{i}.ffn_down.weight", spec.n_embd, spec.n_ff, residual / math.sqrt(spec.n_ff))
 
 
 # --- vocabulary ----------------------------------------------------------------------------------------------------
@@ -279,11 +304,20 @@ def add_vocabulary(writer: gguf.GGUFWriter, spec: ModelSpec) -> None:
 # --- the file ------------------------------------------------------------------------------------------------------
 
 
-def make_model(path: str | Path, spec: ModelSpec | None = None, *, split_max_tensors: int = 0, **changes) -> Path:
+def make_model(
+    path: str | Path,
+    spec: ModelSpec | None = None,
+    *,
+    split_max_tensors: int = 0,
+    matrices: Matrices = matrix,
+    progress: Callable[[int, int], object] | None = None,
+    **changes,
+) -> Path:
     """Write a model and return its path; `changes` are fields of ModelSpec.
 
-    With split_max_tensors the file is split and the first part's path is returned. Raises ValueError for a shape that
-    cannot be or a row that is not whole blocks of its type.
+    matrices: what makes the matrices. progress: called as progress(done, total) in bytes of weights. No more than one
+    tensor is in memory at a time. With split_max_tensors the file is split and the first part's path is returned.
+    Raises ValueError for a shape that cannot be or a row that is not whole blocks of its type.
     """
     spec = dataclasses.replace(spec or ModelSpec(), **changes).resolved()
     path = Path(path)
@@ -312,11 +346,19 @@ def make_model(path: str | Path, spec: ModelSpec | None = None, *, split_max_ten
     elif spec.rope_scaling not in ("none", "llama3"):
         raise ValueError(f"rope_scaling is {spec.rope_scaling!r}; expected none, linear, yarn or llama3")
     add_vocabulary(writer, spec)
-    add_weights(writer, spec)
+    tensors = list(weights(spec, matrices))
+    for t in tensors:
+        writer.add_tensor_info(t.name, t.shape, np.dtype(np.float32), t.nbytes, raw_dtype=t.kind)
+    n_parts = len(writer.tensors)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    n_parts = len(writer.tensors)
+    writer.write_ti_data_to_file()
+    done, total = 0, sum(t.nbytes for t in tensors)
+    for t in tensors:
+        writer.write_tensor_data(t.make())
+        done += t.nbytes
+        if progress:
+            progress(done, total)
     writer.close()
     return path if n_parts == 1 else path.with_name(f"{path.stem}-00001-of-{n_parts:05d}{path.suffix}")
 

@@ -84,7 +84,7 @@ static const lh_backend_ops cpu_ops = {
     .free = cpu_free, .alloc = cpu_alloc, .release = cpu_release, .write = cpu_write, .read = cpu_read,
     .available = cpu_available, .upload = cpu_upload, .unload = cpu_unload, .begin = cpu_begin, .end = cpu_end,
     .embed = lh_cpu_embed, .project = lh_cpu_project, .append = lh_cpu_append, .summarize = lh_cpu_summarize,
-    .select = lh_cpu_select, .attend = lh_cpu_attend,
+    .select = lh_cpu_select, .attend = lh_cpu_attend, .probe = lh_cpu_probe,
 };
 
 lh_status lh_backend_open_cpu(int32_t n_threads, lh_backend **out) {

@@ -43,5 +43,6 @@ lh_status lh_cpu_append(lh_backend *b, const lh_attention *a);                  
 lh_status lh_cpu_summarize(lh_backend *b, const lh_attention *a, int32_t first, int32_t end);            // select.c
 lh_status lh_cpu_select(lh_backend *b, const lh_attention *a);                                           // select.c
 lh_status lh_cpu_attend(lh_backend *b, const lh_attention *a);                                           // attention.c
+lh_status lh_cpu_probe(lh_backend *b, double seconds, lh_ceilings *out);                                 // probe.c
 
 #endif

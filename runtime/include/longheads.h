@@ -56,6 +56,7 @@ typedef struct lh_model_info {
     int32_t n_vocab, n_layer, n_head, n_head_kv, head_dim, n_embd, n_ff;
     int64_t trained_ctx;     // tokens
     int64_t weight_bytes;    // tensors, as stored
+    int64_t active_bytes;    // of these, what every token reads: of an embedding that is not the output too, one row
     int64_t n_params;
     int32_t n_threads;
     const char *device;      // lives as long as the model
@@ -79,6 +80,16 @@ LH_API void lh_model_get_info(const lh_model *m, lh_model_info *out);
 LH_API int64_t lh_model_n_metadata(const lh_model *m);
 LH_API lh_status lh_model_get_metadata(const lh_model *m, int64_t i, lh_metadata *out);
 LH_API const lh_tokenizer *lh_model_tokenizer(const lh_model *m);
+
+// What the model's device can do at best: arithmetic in registers alone, reading from memory alone.
+typedef struct lh_ceilings {
+    double fp32;  // multiplications and additions of floats, a second
+    double int8;  // the same of bytes, summed in 32 bits, by the best instruction that the kernels use
+    double read;  // bytes a second
+} lh_ceilings;
+
+// Measures them with all threads of the model, about `seconds` for each.
+LH_API lh_status lh_model_probe(const lh_model *m, double seconds, lh_ceilings *out);
 
 // --- session ---------------------------------------------------------------------------------------------------
 
@@ -127,6 +138,10 @@ LH_API const int32_t *lh_session_ids(const lh_session *s);
 // Forget the last n tokens. Logits and selected chunks are those of the token that is last then (it is read again when
 // they are asked for).
 LH_API lh_status lh_session_rewind(lh_session *s, int64_t n);
+// For benchmarks: n tokens whose keys and values are random instead of computed, so that a depth is reached in
+// seconds. Their ids are 0, as which they are read where they must be read again (see rewind). The same seed gives the
+// same state, in whatever pieces.
+LH_API lh_status lh_session_fill(lh_session *s, int64_t n, uint64_t seed);
 // Chunks attended by the last token, (n_layer, n_head, *k), ascending, -1 where unused. out may be NULL to ask for *k.
 LH_API lh_status lh_session_selected(lh_session *s, int32_t *out, int32_t *k);
 LH_API lh_status lh_session_save(lh_session *s, const char *path);

@@ -1,0 +1,5 @@
+import sys
+
+from longheads.bench.command import main
+
+sys.exit(main())

@@ -1,0 +1,179 @@
+"""The command: `python -m longheads.bench MODEL`, or `--shape llama2-7b`.
+
+The table goes to standard output. Exit statuses are those of `longheads.run`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from longheads.bench import peer, report
+from longheads.bench.cost import measure_ceilings
+from longheads.bench.engines import LongHeads
+from longheads.bench.measure import Plan, measure_depth, warm_up
+from longheads.bench.plot import check_plot, plot
+from longheads.bench.shapes import default_folder, shape_file
+from longheads.command import exit_status, tell
+from longheads.errors import ArgumentError, FileError
+from longheads.model import Model, find_model
+from longheads.options import add_machine, add_reading, count, session_options
+from longheads.writer import memory_of
+
+
+def depths(text: str) -> list[int]:
+    """0,4096,32k, ascending."""
+    return sorted({0 if part.strip() == "0" else count(part.strip()) for part in text.split(",")})
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="longheads.bench",
+        description="Measure how fast a model reads and writes, and how that changes with what came before.",
+        epilog="A number may end in k, which is 1024: --depth 0,4k,32k,128k.",
+    )
+    # fmt: off
+    p.add_argument("model", metavar="MODEL", nargs="?", help="a GGUF file, or smollm2")
+    p.add_argument("--shape", metavar="NAME",
+                   help="instead of a model: random weights in the shape of one (llama2-7b, llama3-8b, llama3.2-1b, "
+                        "llama3.2-3b, tinyllama-1.1b, smollm2-135m, smollm2-360m)")
+    p.add_argument("--type", metavar="TYPE", default="Q4_0", help="of the weights of --shape (default: %(default)s)")
+    p.add_argument("--shape-dir", metavar="FOLDER", type=Path,
+                   help=f"where the files of --shape are kept (default: {default_folder()})")
+
+    g = p.add_argument_group("what is measured; lengths in tokens")
+    g.add_argument("-d", "--depth", metavar="N,N", type=depths, default=[0, 4096],
+                   help="how much lies before what is measured (default: 0,4096)")
+    g.add_argument("-p", "--prompt", metavar="N", type=count, default=512,
+                   help="length of the prompt that is read at each depth (default: %(default)s)")
+    g.add_argument("-n", "--decode", metavar="N", type=count, default=32,
+                   help="tokens that are written at each depth (default: %(default)s)")
+    g.add_argument("-r", "--repeat", metavar="N", type=count, default=3, help="rounds (default: %(default)s)")
+    g.add_argument("--read", action="store_true",
+                   help="reach depths by reading random text, not by filling in random keys and values")
+    g.add_argument("--whole", action="store_true", help="measure reading all of it up to each depth, too")
+    g.add_argument("--json", metavar="FILE", type=Path, help="write everything as one JSON object")
+    g.add_argument("--plot", metavar="FILE", type=Path, help="draw speed against depth (PNG, SVG, PDF)")
+
+    g = p.add_argument_group("beside another runtime, in turn, in the same process")
+    g.add_argument("--vs", choices=["llama-cpp-python"], help="the other runtime")
+    g.add_argument("--vs-depth", metavar="N", type=count, default=8192,
+                   help="take it along up to this depth, which it has to read (default: %(default)s)")
+    g.add_argument("--vs-flash-attn", choices=["on", "off"], default="on", help="default: %(default)s")
+
+    add_reading(p, ctx="what the last depth needs")
+    add_machine(p)
+    # fmt: on
+    return p
+
+
+def check_early(arguments: argparse.Namespace) -> None:
+    """What would fail late, or not at all, is told before the measuring begins."""
+    if arguments.plot:
+        check_plot(arguments.plot)
+    for path in filter(None, (arguments.json, arguments.plot)):
+        if not path.parent.is_dir():
+            raise FileError(f"{path} cannot be written: there is no folder {path.parent}")
+    if arguments.vs:
+        peer.load()
+        if arguments.vs_depth < arguments.depth[0]:
+            raise ArgumentError(
+                f"llama.cpp comes along up to depth {arguments.vs_depth}, which is less than any: raise --vs-depth"
+            )
+
+
+def capacity(arguments: argparse.Namespace, plan: Plan) -> int:
+    """The session's ctx."""
+    if arguments.ctx is None:
+        return plan.room
+    if arguments.ctx < plan.room:
+        raise ArgumentError(
+            f"ctx is {arguments.ctx}, but depth {plan.depths[-1]} and what is measured there need {plan.room}: "
+            "raise ctx or leave it away"
+        )
+    return arguments.ctx
+
+
+def resolved(model: Model, arguments: argparse.Namespace) -> dict[str, Any]:
+    """All options of the session, with what the model makes of those that were left open."""
+    words = {name: getattr(arguments, name) for name in ("attention", "scheme", "select_per", "kv_type")}
+    numbers = ("ctx", "chunk", "budget", "window", "local", "dense_until", "threads")
+    return words | {name: getattr(model, name) for name in numbers}
+
+
+def model_file(arguments: argparse.Namespace) -> Path:
+    if arguments.model:
+        return Path(find_model(arguments.model))
+    path = shape_file(arguments.shape, arguments.type, arguments.shape_dir)
+    tell(f"{path} has {path.stat().st_size / 1e6:.0f} MB and is kept for the next time")
+    return path
+
+
+def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
+    if bool(arguments.model) == bool(arguments.shape):
+        usage.error("name either a model or a --shape")
+    plan = Plan(
+        depths=arguments.depth,
+        prompt=arguments.prompt,
+        decode=arguments.decode,
+        repeat=arguments.repeat,
+        whole=arguments.whole,
+        vs_depth=arguments.vs_depth,
+    )
+    options = session_options(arguments) | {"ctx": capacity(arguments, plan)}
+    check_early(arguments)
+    path = model_file(arguments)
+    load = report.load_average()
+    with contextlib.ExitStack() as stack:
+        model = stack.enter_context(Model(path, threads=arguments.threads, device=arguments.device, **options))
+        session = stack.enter_context(model.session())
+        filled = not (arguments.read or arguments.whole)
+        ours, theirs = LongHeads(session, fill=filled), None
+        if arguments.vs:
+            reached = [depth for depth in plan.depths if depth <= plan.vs_depth]
+            theirs = peer.LlamaCpp(
+                path,
+                n_ctx=reached[-1] + max(plan.prompt, plan.decode),
+                threads=model.threads,
+                flash_attention=arguments.vs_flash_attn == "on",
+            )
+            stack.callback(theirs.close)
+        text = np.random.default_rng(0).integers(0, model.n_vocab, plan.room, dtype=np.int32)
+        warm_up([ours, theirs] if theirs else [ours], text)
+        rows = [row for depth in plan.depths for row in measure_depth(model, ours, theirs, text, depth, plan)]
+        memory = memory_of(model, session)  # before the probe, which takes some of its own
+        result = report.Report(
+            path=path,
+            model=model,
+            options=resolved(model, arguments),
+            plan=plan,
+            filled=filled,
+            ceilings=measure_ceilings(model),
+            peer=theirs.description if theirs else None,
+            peer_options={
+                "flash_attention": arguments.vs_flash_attn == "on",
+                "n_batch": peer.N_BATCH,
+                "n_ubatch": peer.N_UBATCH,
+            },
+            load=load,
+            memory=memory,
+            rows=rows,
+        )
+        print(report.text(result))
+        if arguments.json:
+            arguments.json.write_text(json.dumps(report.as_object(result), indent=1) + "\n", encoding="utf-8")
+        if arguments.plot:
+            plot(result, arguments.plot)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    usage = parser()
+    arguments = usage.parse_args(argv)
+    return exit_status(lambda: run(arguments, usage))

@@ -1,0 +1,173 @@
+"""The results as a table for people and as JSON for programs."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import longheads
+from longheads.bench.cost import Ceilings
+from longheads.bench.measure import Plan, Row, Speed
+from longheads.model import Model
+from longheads.writer import memory_text
+
+
+@dataclass
+class Report:
+    """Everything that is known when the measuring is over."""
+
+    path: Path
+    model: Model
+    options: dict[str, Any]  # of the session, resolved
+    plan: Plan
+    filled: bool  # depths hold random keys and values
+    ceilings: Ceilings
+    peer: str | None  # what it says of itself
+    peer_options: dict[str, Any]
+    load: float  # average of the minute before
+    memory: dict[str, int]
+    rows: list[Row]
+
+    def share(self, row: Row) -> float:
+        """Of what the machine could do at best."""
+        return row.ours.median * row.cost / getattr(self.ceilings, row.ceiling)
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.machine()
+
+
+def load_average() -> float:
+    return os.getloadavg()[0]
+
+
+# --- for people --------------------------------------------------------------------------------------------------
+
+
+def _settings(report: Report) -> str:
+    o = report.options
+    tail = f"kv {o['kv_type']}, ctx {o['ctx']}"
+    if o["attention"] == "dense":
+        return f"dense attention, {tail}"
+    return (
+        f"{o['scheme']}, chunk {o['chunk']}, budget {o['budget']}, window {o['window']}, local {o['local']}, "
+        f"dense until {o['dense_until']}, select per {o['select_per']}, {tail}"
+    )
+
+
+def _depths(report: Report) -> str:
+    peer = ", llama.cpp reads" if report.peer and report.filled else ""
+    return f"filled with random keys and values{peer}" if report.filled else "read"
+
+
+def _facts(report: Report) -> Iterator[tuple[str, str]]:
+    m, c = report.model, report.ceilings
+    yield "model", f"{report.path.name}: {m.n_params / 1e6:.0f}M parameters, {m.weight_bytes / 1e6:.1f} MB of weights"
+    yield "machine", f"{processor()}, {m.device}, load {report.load:.1f} before"
+    yield "ceilings", f"fp32 {c.fp32 / 1e9:.0f} GFLOP/s, int8 {c.int8 / 1e9:.0f} GOP/s, read {c.read / 1e9:.1f} GB/s"
+    yield "settings", _settings(report)
+    if any(report.plan.depths):
+        yield "depths", _depths(report)
+    if report.peer:
+        o = report.peer_options
+        flash = "on" if o["flash_attention"] else "off"
+        yield "llama.cpp", f"{report.peer}; flash attention {flash}, kv f16, n_batch {o['n_batch']}/{o['n_ubatch']}"
+    yield "memory", memory_text(report.memory, report.options["ctx"]) + (" (both engines)" if report.peer else "")
+
+
+def _number(x: float) -> str:
+    return f"{x:.0f}" if x >= 1000 else f"{x:.1f}" if x >= 10 else f"{x:.2f}"
+
+
+def _speed(speed: Speed | None) -> str:
+    if speed is None:
+        return "-"
+    if len(speed.rounds) == 1:
+        return _number(speed.median)
+    return f"{_number(speed.median)} ({_number(min(speed.rounds))}..{_number(max(speed.rounds))})"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
+    """Markdown that is a table without being rendered, too; left: columns of words."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        aligned = (cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(cells, widths)))
+        return f"| {' | '.join(aligned)} |"
+
+    rule = "|".join("-" * (w + 2) if i in left else "-" * (w + 1) + ":" for i, w in enumerate(widths))
+    return "\n".join([line(header), f"|{rule}|", *map(line, rows)])
+
+
+def _legend(report: Report) -> Iterator[str]:
+    n, ceilings = report.plan.repeat, {row.ceiling for row in report.rows}
+    yield "Tokens a second" + (f", median of {n} (slowest..fastest)." if n > 1 else ".")
+    for name in ("int8", "fp32"):
+        if name in ceilings:
+            yield f"of {name}: two operations for every weight and token, without attention, of what registers alone do."
+    yield "of read: the weights, summaries, chosen keys and values that a token needs, of what memory alone delivers."
+    if report.peer:
+        yield "ratio: of the medians, longheads to llama.cpp."
+
+
+def text(report: Report) -> str:
+    rows = []
+    for row in report.rows:
+        cells = [
+            str(row.depth),
+            f"{row.test} {row.tokens}",
+            _speed(row.ours),
+            f"{report.share(row):.0%} of {row.ceiling}",
+        ]
+        if report.peer:
+            cells += [_speed(row.theirs), "-" if row.ratio is None else f"{row.ratio:.2f}"]
+        rows.append(cells)
+    header = ["depth", "test", "longheads", "share"] + (["llama.cpp", "ratio"] if report.peer else [])
+    facts = "\n".join(f"{name:<9} {value}" for name, value in _facts(report))
+    return f"{facts}\n\n{_table(header, rows, left=[1])}\n\n" + "\n".join(_legend(report))
+
+
+# --- for programs ------------------------------------------------------------------------------------------------
+
+
+def as_object(report: Report) -> dict[str, Any]:
+    """One JSON object. Speeds in tokens a second, sizes in bytes, ceilings in operations and bytes a second."""
+    m = report.model
+
+    def speed(s: Speed | None) -> dict[str, Any] | None:
+        return s and {"median": s.median, "min": min(s.rounds), "max": max(s.rounds), "rounds": s.rounds}
+
+    return {
+        "model": {"file": report.path.name, "n_params": m.n_params, "weight_bytes": m.weight_bytes},
+        "machine": {"processor": processor(), "device": m.device, "threads": m.threads, "load": report.load},
+        "versions": {"longheads": longheads.__version__, "python": platform.python_version(), "peer": report.peer},
+        "options": report.options | {"depths": "filled" if report.filled else "read"},
+        "plan": asdict(report.plan),
+        "peer_options": report.peer_options if report.peer else None,
+        "ceilings": asdict(report.ceilings),
+        "memory": report.memory,
+        "rows": [
+            {
+                "depth": row.depth,
+                "test": row.test,
+                "tokens": row.tokens,
+                "longheads": speed(row.ours),
+                "llama.cpp": speed(row.theirs),
+                "ratio": row.ratio,
+                "ceiling": row.ceiling,
+                "share": report.share(row),
+            }
+            for row in report.rows
+        ],
+    }

@@ -1,0 +1,50 @@
+"""What every command does alike: lines for the person on standard error, and an exit status instead of a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from longheads.errors import LongHeadsError, LongHeadsWarning
+
+
+def tell(message: str) -> None:
+    """A line for the person, not for the pipe."""
+    print(f"longheads: {message}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def notes_as_lines() -> Iterator[None]:
+    """Warnings of the package as lines like all others."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", LongHeadsWarning)
+        warnings.showwarning = lambda message, *_, **__: tell(f"note: {message}")
+        yield
+
+
+def exit_status(run: Callable[[], None]) -> int:
+    """Run a command: 0, or what went wrong in one sentence and 1, or 130 after Ctrl-C."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
+    if sys.stdout is None:
+        tell("standard output is closed: there is nowhere to write the answer")
+        return 1
+    try:
+        with notes_as_lines():
+            run()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read us has gone. Nobody is to be told, not even by Python's flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+    except LongHeadsError as error:
+        tell(str(error))
+        return 1
+    except (MemoryError, OSError) as error:
+        tell(str(error) or "there is not enough memory")
+        return 1
+    return 0

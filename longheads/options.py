@@ -1,0 +1,55 @@
+"""Options that every command has: how long documents are read, and on what."""
+
+from __future__ import annotations
+
+import argparse
+from typing import cast
+
+from longheads.session import SessionOptions
+
+
+def count(text: str) -> int:
+    """A positive number; k stands for 1024: 131072 or 128k."""
+    number = text.lower().removesuffix("k")
+    if not number.isascii() or not number.isdigit() or int(number) < 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no count: expected a whole number of at least 1, such as 4096 or 4k"
+        )
+    return int(number) * (1024 if number != text.lower() else 1)
+
+
+def add_reading(p: argparse.ArgumentParser, ctx: str = "the trained context") -> None:
+    """The options that become SessionOptions; ctx: what its default is called."""
+    g = p.add_argument_group("reading; lengths in tokens")
+    # fmt: off
+    g.add_argument("-c", "--ctx", "--ctx-size", metavar="N", type=count, help=f"capacity (default: {ctx})")
+    g.add_argument("--attention", choices=["longheads", "dense"], default="longheads",
+                   help="default: %(default)s")
+    g.add_argument("--budget", metavar="N", type=count, help="tokens that a head attends (default: 2048)")
+    g.add_argument("--window", metavar="N", type=count,
+                   help="positions that distances are mapped into (default: three quarters of the trained context)")
+    g.add_argument("--chunk", metavar="N", type=count, help="tokens in a chunk (default: 64)")
+    g.add_argument("--local", metavar="N", type=count, help="chunks at the end that are always attended (default: 4)")
+    g.add_argument("--dense-until", metavar="N", type=count,
+                   help="attend everything below this position (default: budget)")
+    g.add_argument("--scheme", choices=["bounds", "paper"], default="bounds",
+                   help="how chunks are judged (default: %(default)s)")
+    g.add_argument("--select-per", choices=["head", "kv_head"], default="head",
+                   help="who chooses chunks (default: %(default)s)")
+    g.add_argument("--kv-type", choices=["f16", "bf16", "q8_0", "f32"], default="f16",
+                   help="how keys and values are kept; q8_0 takes half of the memory (default: %(default)s)")
+    # fmt: on
+
+
+def add_machine(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Threads and device; returns the group, for a command's own."""
+    g = p.add_argument_group("machine")
+    g.add_argument("-t", "--threads", metavar="N", type=count, help="default: as many as the process may use")
+    g.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    return g
+
+
+def session_options(arguments: argparse.Namespace) -> SessionOptions:
+    """What was said of SessionOptions; what was not is left to Model."""
+    said = {name: getattr(arguments, name, None) for name in SessionOptions.__annotations__}
+    return cast(SessionOptions, {name: value for name, value in said.items() if value is not None})
