@@ -41,7 +41,8 @@ typedef struct lh_attention {
     void *v;                        // (n_head_kv, n_chunk, chunk) rows
     lh_scheme scheme;
     int32_t n_summary, summary_dim;
-    float *summary;                 // (n_summary, n_chunk, summary_dim)
+    lh_kv_type summary_type;
+    void *summary;                  // (n_summary, n_chunk) rows of summary_dim values
     float *queries;  // (chunk, n_head, head_dim): q of the tokens of the unfinished chunk; NULL: not needed
     // rotations, see rope.h
     const float *rope_offset;       // (chunk, 2, head_dim): by 0, 1, ..., chunk-1 tokens

@@ -8,7 +8,7 @@ typedef struct lh_kv_shape {
     int32_t n_layer, n_head, n_head_kv, head_dim;
     int32_t chunk, n_chunk;          // tokens a chunk, chunks
     lh_kv_type type;
-    int32_t n_summary, summary_dim;  // summaries a chunk and layer, floats each
+    int32_t n_summary, summary_dim;  // summaries a chunk and layer, values each
     bool keep_queries;               // of the unfinished chunk
 } lh_kv_shape;
 
@@ -17,8 +17,8 @@ typedef struct lh_kv {
     lh_kv_shape shape;
     lh_backend *backend;
     int64_t position;                // tokens stored
-    void **k, **v;                   // (n_layer) of (n_head_kv, n_chunk, chunk, head_dim)
-    void **summary;                  // (n_layer) of (n_summary, n_chunk, summary_dim) floats
+    void **k, **v;                   // (n_layer) of (n_head_kv, n_chunk, chunk) rows
+    void **summary;                  // (n_layer) of (n_summary, n_chunk) rows of summary_dim values
     void **queries;                  // (n_layer) of (chunk, n_head, head_dim) floats, or of NULL
 } lh_kv;
 

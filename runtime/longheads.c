@@ -31,7 +31,7 @@ lh_kv_shape lh_kv_shape_of(const lh_config *c, const lh_session_options *o) {
     // Where everything is attended nothing is chosen, and no summary is ever read.
     if (o->attention == LH_ATTENTION_DENSE) return shape;
     shape.n_summary = scheme->per_query_head ? c->n_head : c->n_head_kv;
-    shape.summary_dim = scheme->vectors * c->head_dim;
+    shape.summary_dim = LH_ROUND_UP(scheme->vectors * c->head_dim, LH_SUMMARY_BLOCK);
     shape.keep_queries = scheme->needs_queries;
     return shape;
 }
@@ -90,6 +90,7 @@ static lh_attention attention_of(const lh_longheads *lh, const lh_kv *kv, int32_
         .scheme = lh->scheme,
         .n_summary = s->n_summary,
         .summary_dim = s->summary_dim,
+        .summary_type = lh_summary_type(s->type),
         .summary = kv->summary[layer],
         .queries = kv->queries[layer],
         .rope_offset = lh->rope_offset,

@@ -13,11 +13,17 @@
 #define BLOCK_ROWS 768   // rows of a unit: many rows share a chunk, and their state still fits the L2 cache
 #define MIN_UNITS 16
 #define TILE_ROWS 96     // rows that are rotated and run at once
+#define FEW_ROWS 16      // up to so many, lists of chunks are merged, whatever the length of the text
 
 // Where a row meets a chunk.
 typedef struct meeting {
     int32_t row, distance;  // distance in chunks
 } meeting;
+
+// The meetings of one chunk: those from begin on, up to where the next run begins.
+typedef struct run {
+    int32_t chunk, begin;
+} run;
 
 typedef struct job {
     lh_cpu *cpu;
@@ -79,7 +85,8 @@ typedef struct bench {
     float *rotated;    // (TILE_ROWS, stride): rotated for the chunk at hand
     float *tile;       // scratch of the kernel
     meeting *meetings; // by chunk
-    int32_t *start;    // (end_chunk + 3): where a chunk's meetings begin
+    run *runs;         // of meetings with one chunk, and the end
+    int32_t *place;    // (end_chunk + 2): scratch of sorting
     int32_t *row, *limit;  // (TILE_ROWS)
 } bench;
 
@@ -94,7 +101,8 @@ static size_t carve(const job *j, char *memory, bench *out) {
     CARVE(rotated, (size_t)TILE_ROWS * j->stride);
     CARVE(tile, lh_tile_scratch(TILE_ROWS, j->stride));
     CARVE(meetings, j->max_meetings);
-    CARVE(start, j->end_chunk + 3);
+    CARVE(runs, LH_MIN((size_t)j->end_chunk + 1, j->max_meetings) + 1);
+    CARVE(place, j->end_chunk + 2);
     CARVE(row, TILE_ROWS);
     CARVE(limit, TILE_ROWS);
 #undef CARVE
@@ -123,26 +131,59 @@ static const int32_t *chosen_by(const lh_attention *a, int32_t t, int32_t head) 
     return a->chosen + ((size_t)t * a->n_select + chooser) * a->plan.k;
 }
 
-// Sort the unit's meetings by chunk: count, sum up, place.
-static void meet(const job *j, const unit *u, bench *b) {
-    const lh_attention *a = j->a;
-    memset(b->start, 0, ((size_t)j->end_chunk + 3) * sizeof *b->start);
-    int32_t *place = b->start + 1;
-    for (int pass = 0; pass < 2; pass++) {
-        for (int32_t i = 0; i < u->n * j->group; i++) {
-            int32_t t = u->first + i / j->group, c = lh_chunk_of(a->pos + t, a->plan.chunk);
-            int32_t m = lh_n_attended(a->plan, c);
-            const int32_t *list = chosen_by(a, t, u->kv_head * j->group + i % j->group);
-            for (int32_t r = 0; r < m; r++) {
-                int32_t s = list ? list[r] : r;
-                if (pass == 0) place[s + 1]++;
-                else b->meetings[place[s]++] = (meeting){i, lh_chunk_distance(a->plan, c, s, r)};
-            }
+// What one row attends.
+typedef struct list {
+    const int32_t *chosen;  // NULL: 0, 1, ...
+    int32_t c, n;           // its own chunk; how many
+} list;
+
+static list list_of(const job *j, const unit *u, int32_t row) {
+    int32_t t = u->first + row / j->group, c = lh_chunk_of(j->a->pos + t, j->a->plan.chunk);
+    return (list){chosen_by(j->a, t, u->kv_head * j->group + row % j->group), c, lh_n_attended(j->a->plan, c)};
+}
+
+static int32_t chunk_at(const list *l, int32_t r) { return l->chosen ? l->chosen[r] : r; }
+
+// Few rows: their lists are merged. Returns the number of runs.
+static int32_t meet_few(const job *j, const unit *u, const bench *b) {
+    int32_t rows = u->n * j->group, next[FEW_ROWS] = {0}, n_runs = 0, n = 0;
+    list lists[FEW_ROWS];
+    for (int32_t i = 0; i < rows; i++) lists[i] = list_of(j, u, i);
+    for (;;) {
+        int32_t s = INT32_MAX;
+        for (int32_t i = 0; i < rows; i++)
+            if (next[i] < lists[i].n) s = LH_MIN(s, chunk_at(&lists[i], next[i]));
+        b->runs[n_runs] = (run){s, n};
+        if (s == INT32_MAX) return n_runs;
+        n_runs++;
+        for (int32_t i = 0; i < rows; i++) {
+            if (next[i] == lists[i].n || chunk_at(&lists[i], next[i]) != s) continue;
+            b->meetings[n++] = (meeting){i, lh_chunk_distance(j->a->plan, lists[i].c, s, next[i]++)};
         }
-        if (pass == 0)
-            for (int32_t s = 0; s <= j->end_chunk; s++) place[s] += s ? place[s - 1] : 0;
     }
-    // Placing moved place[s] = start[s + 1] from the chunk's begin to its end, which is what start wants.
+}
+
+// Many: count, sum up, place.
+static int32_t meet_many(const job *j, const unit *u, const bench *b) {
+    int32_t rows = u->n * j->group, *place = b->place, n_runs = 0;
+    memset(place, 0, ((size_t)j->end_chunk + 2) * sizeof *place);
+    for (int32_t i = 0; i < rows; i++) {
+        list l = list_of(j, u, i);
+        for (int32_t r = 0; r < l.n; r++) place[chunk_at(&l, r) + 1]++;
+    }
+    for (int32_t s = 0; s <= j->end_chunk; s++) {
+        if (place[s + 1]) b->runs[n_runs++] = (run){s, place[s]};
+        place[s + 1] += place[s];
+    }
+    b->runs[n_runs] = (run){INT32_MAX, place[j->end_chunk + 1]};
+    for (int32_t i = 0; i < rows; i++) {
+        list l = list_of(j, u, i);
+        for (int32_t r = 0; r < l.n; r++) {
+            int32_t s = chunk_at(&l, r);
+            b->meetings[place[s]++] = (meeting){i, lh_chunk_distance(j->a->plan, l.c, s, r)};
+        }
+    }
+    return n_runs;
 }
 
 static void rotate_queries(const job *j, const unit *u, bench *b) {
@@ -193,13 +234,13 @@ static void run_unit(const job *j, const unit *u, bench *b) {
     memset(b->state, 0, state_floats(j) * sizeof *b->state);
     for (size_t i = 0; i < rows; i++) b->state[rows * j->stride + i] = -INFINITY;
     rotate_queries(j, u, b);
-    meet(j, u, b);
+    int32_t n_runs = u->n * j->group <= FEW_ROWS ? meet_few(j, u, b) : meet_many(j, u, b);
     // The slice's share: chunks whose first meeting lies in its part of all meetings.
-    int64_t total = b->start[j->end_chunk + 1];
+    int64_t total = b->runs[n_runs].begin;
     int64_t from = total * u->slice / j->n_slices, to = total * (u->slice + 1) / j->n_slices;
-    for (int32_t s = 0; s <= j->end_chunk; s++) {
-        int32_t begin = b->start[s], end = b->start[s + 1];
-        if (begin == end || begin < from || begin >= to) continue;
+    for (int32_t i = 0; i < n_runs; i++) {
+        int32_t begin = b->runs[i].begin, end = b->runs[i + 1].begin;
+        if (begin < from || begin >= to) continue;
         for (int32_t m = begin; m < end;) {
             // The rows whose own chunk this is see part of it; they are the first ones here or the last, never mixed.
             bool own = b->meetings[m].distance == 0;
@@ -217,7 +258,7 @@ static void run_unit(const job *j, const unit *u, bench *b) {
                 b->row[n] = at.row;
                 b->limit[n] = lh_offset_of(a->pos + u->first + at.row / j->group, a->plan.chunk) + 1;
             }
-            attend_chunk(j, u, b, s, n, own);
+            attend_chunk(j, u, b, b->runs[i].chunk, n, own);
         }
     }
 }

@@ -39,11 +39,7 @@ typedef struct lh_attention_kernels {
     void (*store)(const float *x, int32_t n, lh_kv_type type, void *out);
     void (*load)(const void *x, int32_t n, lh_kv_type type, float *out);
     void (*attend)(const lh_tile *t, float *scratch);
-    // out[i][j] (=|+=) a[i] . b[j]: a (rows, dim), b (n, dim), out (rows, out_stride); dim any, scratch dim *
-    // LH_TILE_KEYS.
-    void (*dots)(const float *a, int32_t rows, const float *b, int32_t n, int32_t dim, float *out, int32_t out_stride,
-                 bool add, float *scratch);
-    // The k best of n scores as ascending indices plus first, ties to the lower index; scratch n. k <= n.
+    // The k best of n scores as ascending indices plus first, ties to the lower index; scratch 2 * n. k <= n.
     void (*top)(const float *scores, int32_t n, int32_t k, int32_t first, int32_t *out, int32_t *scratch);
 } lh_attention_kernels;
 

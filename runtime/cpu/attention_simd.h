@@ -227,29 +227,6 @@ static void dots_few(const float *a, const void *b, int32_t n, int32_t dim, lh_k
     BY_TYPE(type, dots_rows(a, b, n, dim, TYPE, out))
 }
 
-static void dots_simd(const float *a, int32_t rows, const float *b, int32_t n, int32_t dim, float *out,
-                      int32_t out_stride, bool add, float *scratch) {
-    for (int32_t j0 = 0; j0 < n; j0 += LH_TILE_KEYS) {
-        int32_t here = n - j0 < LH_TILE_KEYS ? n - j0 : LH_TILE_KEYS, cols = LH_ROUND_UP(here, VN);
-        const float *part = b + (size_t)j0 * dim;
-        if (rows >= FEW_ROWS) transpose(part, here, dim, LH_KV_F32, scratch);
-        for (int32_t i0 = 0; i0 < rows; i0 += BLOCK_ROWS) {
-            int32_t some = rows - i0 < BLOCK_ROWS ? rows - i0 : BLOCK_ROWS;
-            float sums[BLOCK_ROWS][LH_TILE_KEYS], *c[BLOCK_ROWS];
-            for (int32_t i = 0; i < some; i++) c[i] = sums[i];
-            const float *from = a + (size_t)i0 * dim;
-            if (rows >= FEW_ROWS) product_f32(some, cols, dim, from, (size_t)dim, scratch, LH_TILE_KEYS, NULL, c);
-            else
-                for (int32_t i = 0; i < some; i++)
-                    dots_few(from + (size_t)i * dim, part, here, dim, LH_KV_F32, sums[i]);
-            for (int32_t i = 0; i < some; i++) {
-                float *o = out + (size_t)(i0 + i) * out_stride + j0;
-                for (int32_t j = 0; j < here; j++) o[j] = add ? o[j] + sums[i][j] : sums[i][j];
-            }
-        }
-    }
-}
-
 // --- attend ------------------------------------------------------------------------------------------------------
 
 // Scores of a row become its weights; returns what the accumulator is to be multiplied with. Keys past `visible` get
@@ -319,29 +296,60 @@ static inline int32_t order_of(float x) {
     return bits ^ (int32_t)((uint32_t)(bits >> 31) >> 1);
 }
 
-// Bisects for the k-th best score: counting is what vectors do well.
-static void top_simd(const float *scores, int32_t n, int32_t k, int32_t first, int32_t *out, int32_t *keys) {
-    if (k <= 0) return;
+// The largest value that at least k of n keys reach, 1 <= k <= n: counting is what vectors do well.
+static int32_t kth_best(const int32_t *keys, int32_t n, int32_t k) {
     int32_t low = INT32_MAX, high = INT32_MIN;
     for (int32_t i = 0; i < n; i++) {
-        keys[i] = order_of(scores[i]);
         low = keys[i] < low ? keys[i] : low;
         high = keys[i] > high ? keys[i] : high;
     }
-    // The largest key that at least k scores reach lies in [low, high].
     while (low < high) {
         int32_t middle = (int32_t)((int64_t)low + ((int64_t)high - low + 1) / 2), reached = 0;
         for (int32_t i = 0; i < n; i++) reached += keys[i] >= middle;
         if (reached >= k) low = middle;
         else high = middle - 1;
     }
-    int32_t better = 0;
-    for (int32_t i = 0; i < n; i++) better += keys[i] > low;
-    int32_t ties = k - better;
-    for (int32_t i = 0; i < n && k > 0; i++) {
-        bool take = keys[i] > low || (keys[i] == low && ties-- > 0);
-        if (!take) continue;
-        *out++ = i + first;
-        k--;
+    return low;
+}
+
+#define TOP_GROUPS 64
+#define TOP_RUN 32  // keys that are looked at together
+
+// A value that at least k of n keys reach and few more: the k-th best of the best keys of groups.
+static int32_t floor_of(const int32_t *keys, int32_t n, int32_t k) {
+    int32_t best[TOP_GROUPS], i = TOP_GROUPS;
+    memcpy(best, keys, sizeof best);
+    for (; i + TOP_GROUPS <= n; i += TOP_GROUPS)
+        for (int g = 0; g < TOP_GROUPS; g++) best[g] = keys[i + g] > best[g] ? keys[i + g] : best[g];
+    for (int g = 0; i + g < n; g++) best[g] = keys[i + g] > best[g] ? keys[i + g] : best[g];
+    return kth_best(best, TOP_GROUPS, k);
+}
+
+// Those of n keys that reach `least`, moved to the front; their places into `at`. Returns how many they are.
+static int32_t keep_reaching(int32_t *keys, int32_t n, int32_t least, int32_t *at) {
+    int32_t kept = 0;
+    for (int32_t first = 0; first < n; first += TOP_RUN) {
+        int32_t end = first + TOP_RUN < n ? first + TOP_RUN : n, reached = 0;
+        for (int32_t i = first; i < end; i++) reached += keys[i] >= least;
+        for (int32_t i = first; reached > 0; i++) {
+            if (keys[i] < least) continue;
+            keys[kept] = keys[i];
+            at[kept++] = i;
+            reached--;
+        }
     }
+    return kept;
+}
+
+static void top_simd(const float *scores, int32_t n, int32_t k, int32_t first, int32_t *out, int32_t *scratch) {
+    if (k <= 0) return;
+    int32_t *keys = scratch, *at = scratch + n;
+    for (int32_t i = 0; i < n; i++) keys[i] = order_of(scores[i]);
+    // Where groups would be few or small, everything is looked at.
+    bool many = n >= 4 * TOP_GROUPS && k <= TOP_GROUPS;
+    n = keep_reaching(keys, n, many ? floor_of(keys, n, k) : INT32_MIN, at);
+    int32_t least = kth_best(keys, n, k), ties = k;
+    for (int32_t i = 0; i < n; i++) ties -= keys[i] > least;
+    for (int32_t i = 0; i < n; i++)
+        if (keys[i] > least || (keys[i] == least && ties-- > 0)) *out++ = at[i] + first;
 }

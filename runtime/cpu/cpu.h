@@ -28,13 +28,18 @@ typedef struct lh_cpu {
 void *lh_cpu_scratch_shared(lh_cpu *c, size_t bytes);
 // The same for every thread: lh_cpu_scratch_of(c, thread) then gives it.
 lh_status lh_cpu_scratch_threads(lh_cpu *c, size_t bytes);
-static inline void *lh_cpu_scratch_of(lh_cpu *c, int thread) { return c->scratch[1 + thread].data; }
+static inline void *lh_cpu_scratch_of(const lh_cpu *c, int thread) { return c->scratch[1 + thread].data; }
 
 // Keys or values of one chunk: (chunk, head_dim) of cache, which is a->k or a->v.
 static inline char *lh_cpu_chunk(const lh_attention *a, void *cache, int32_t kv_head, int32_t chunk) {
     size_t row = lh_kv_row_size(a->kv_type, a->head_dim);
     return (char *)cache + ((size_t)kv_head * a->n_chunk + chunk) * a->plan.chunk * row;
 }
+
+// What lh_cpu_project does, for one matrix, on the calling thread alone and in memory of that size: for tasks that
+// multiply. matmul.c
+size_t lh_cpu_multiply_size(const lh_cpu *c, const lh_project *p);
+void lh_cpu_multiply(const lh_cpu *c, const lh_project *p, void *memory);
 
 // The operations, by file.
 lh_status lh_cpu_embed(lh_backend *b, const lh_tensor *table, const int32_t *ids, int32_t n, float *x);  // matmul.c

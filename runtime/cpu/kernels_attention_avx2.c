@@ -7,6 +7,5 @@ const lh_attention_kernels lh_attention_kernels_avx2 = {
     .store = store_simd,
     .load = load_simd,
     .attend = attend_simd,
-    .dots = dots_simd,
     .top = top_simd,
 };

@@ -82,18 +82,6 @@ static void attend_generic(const lh_tile *t, float *scratch) {
     }
 }
 
-static void dots_generic(const float *a, int32_t rows, const float *b, int32_t n, int32_t dim, float *out,
-                         int32_t out_stride, bool add, float *scratch) {
-    (void)scratch;
-    for (int32_t i = 0; i < rows; i++)
-        for (int32_t j = 0; j < n; j++) {
-            float s = 0;
-            for (int32_t x = 0; x < dim; x++) s += a[(size_t)i * dim + x] * b[(size_t)j * dim + x];
-            float *o = &out[(size_t)i * out_stride + j];
-            *o = add ? *o + s : s;
-        }
-}
-
 static void top_generic(const float *scores, int32_t n, int32_t k, int32_t first, int32_t *out, int32_t *scratch) {
     // scratch: the best so far, best first; a straight insertion by the total order.
     int32_t held = 0;
@@ -114,7 +102,7 @@ static void top_generic(const float *scores, int32_t n, int32_t k, int32_t first
 
 const lh_attention_kernels lh_attention_kernels_generic = {
     .rotate = rotate_generic, .store = store_generic, .load = load_generic, .attend = attend_generic,
-    .dots = dots_generic, .top = top_generic,
+    .top = top_generic,
 };
 
 void lh_attention_kernels_select(unsigned features, lh_attention_kernels *out) {

@@ -7,6 +7,5 @@ const lh_attention_kernels lh_attention_kernels_neon = {
     .store = store_simd,
     .load = load_simd,
     .attend = attend_simd,
-    .dots = dots_simd,
     .top = top_simd,
 };

@@ -62,7 +62,7 @@ static lh_act_row prepare_row(const lh_matmul_kernels *k, const lh_project *p, i
 // --- few tokens ------------------------------------------------------------------------------------------------
 
 typedef struct stream_job {
-    lh_cpu *cpu;
+    const lh_cpu *cpu;
     const lh_project *p;
     bool integer;      // some matrix wants quantised activations
     int64_t n_shares;  // pieces of work: every matrix is cut into as many
@@ -96,9 +96,8 @@ static size_t stream_size(const stream_job *job) {
     return LH_ALIGN + (size_t)job->p->n * act_row_size(job->p->n_cols, job->integer);
 }
 
-static void stream_task(void *arg, int64_t piece, int thread) {
-    const stream_job *job = arg;
-    char *scratch = lh_cpu_scratch_of(job->cpu, thread), *memory = scratch + LH_ALIGN;
+static void run_share(const stream_job *job, int64_t piece, char *scratch) {
+    char *memory = scratch + LH_ALIGN;
     const stream_job *prepared;
     memcpy(&prepared, scratch, sizeof prepared);
     lh_act_row rows[MIN_PANEL_TOKENS];
@@ -107,6 +106,11 @@ static void stream_task(void *arg, int64_t piece, int thread) {
                                 : prepare_row(&job->cpu->matmul, job->p, t, job->integer, memory);
     memcpy(scratch, &job, sizeof job);
     for (int i = 0; i < job->p->n_out; i++) stream_rows(job, i, rows, piece);
+}
+
+static void stream_task(void *arg, int64_t piece, int thread) {
+    const stream_job *job = arg;
+    run_share(job, piece, lh_cpu_scratch_of(job->cpu, thread));
 }
 
 static lh_status stream(lh_cpu *c, const lh_project *p, bool integer) {
@@ -143,7 +147,7 @@ typedef struct side {
 } side;
 
 typedef struct panel_job {
-    lh_cpu *cpu;
+    const lh_cpu *cpu;
     const lh_project *p;
     side sides[2];             // [is_integer]
     int64_t n_slabs;           // runs of tiles: more than one where there are too few panels for the threads
@@ -211,31 +215,51 @@ static void multiply_task(void *arg, int64_t piece, int thread) {
     multiply_panel(job, i, panel - job->first_panel[i], piece % job->n_slabs, lh_cpu_scratch_of(job->cpu, thread));
 }
 
-static lh_status multiply_panels(lh_cpu *c, const lh_project *p, const bool uses[2]) {
-    panel_job job = {.cpu = c, .p = p};
-    size_t thread_size = act_row_size(p->n_cols, uses[1]), shared_size = 0;
+// Which kinds of kernels a projection needs: [is_integer].
+static void kinds_of(const lh_project *p, bool uses[2]) {
+    uses[0] = uses[1] = false;
+    for (int i = 0; i < p->n_out; i++) uses[is_integer(p->w[i])] = true;
+}
+
+// Everything of the job but the memory of its tiles. *thread_size: bytes that a thread needs; *shared_size: all tiles.
+static void plan_panels(const lh_cpu *c, const lh_project *p, int n_threads, panel_job *job, size_t *thread_size,
+                        size_t *shared_size) {
+    bool uses[2];
+    kinds_of(p, uses);
+    *job = (panel_job){.cpu = c, .p = p};
+    *thread_size = act_row_size(p->n_cols, uses[1]);
+    *shared_size = 0;
     int64_t least_tiles = INT64_MAX;
     for (int integer = 0; integer < 2; integer++) {
-        side *s = &job.sides[integer];
+        side *s = &job->sides[integer];
         s->kernels = integer ? &c->matmul.integer : &c->matmul.real;
         s->max_cols = LH_MIN(p->n_cols, integer ? INTEGER_COLS : REAL_COLS);
         if (!uses[integer]) continue;
         s->n_tiles = (p->n + s->kernels->tokens - 1) / s->kernels->tokens;
         s->tile_size = lh_panel_tile_size(s->kernels, integer, p->n_cols);
-        shared_size += (size_t)s->n_tiles * s->tile_size;
-        thread_size = LH_MAX(thread_size, lh_panel_size(s->kernels, integer, s->max_cols));
+        *shared_size += (size_t)s->n_tiles * s->tile_size;
+        *thread_size = LH_MAX(*thread_size, lh_panel_size(s->kernels, integer, s->max_cols));
         least_tiles = LH_MIN(least_tiles, s->n_tiles);
     }
-    for (int i = 0; i < p->n_out; i++) job.first_panel[i + 1] = job.first_panel[i] + n_panels(&job, i);
+    for (int i = 0; i < p->n_out; i++) job->first_panel[i + 1] = job->first_panel[i] + n_panels(job, i);
     // About four pieces for each thread, so that none waits long for the last.
-    int64_t wanted = 4 * lh_threads_count(c->threads);
-    job.n_slabs = LH_MIN(least_tiles, (wanted + job.first_panel[p->n_out] - 1) / job.first_panel[p->n_out]);
+    int64_t wanted = n_threads == 1 ? 1 : 4 * n_threads, panels = job->first_panel[p->n_out];
+    job->n_slabs = LH_MIN(least_tiles, (wanted + panels - 1) / panels);
+}
 
+static void put_tiles(panel_job *job, char *memory) {
+    job->sides[0].tiles = memory;
+    job->sides[1].tiles = memory + (size_t)job->sides[0].n_tiles * job->sides[0].tile_size;
+}
+
+static lh_status multiply_panels(lh_cpu *c, const lh_project *p) {
+    panel_job job;
+    size_t thread_size, shared_size;
+    plan_panels(c, p, lh_threads_count(c->threads), &job, &thread_size, &shared_size);
     LH_TRY(lh_cpu_scratch_threads(c, thread_size));
     char *shared = lh_cpu_scratch_shared(c, shared_size);
     if (!shared) return LH_ERR_MEMORY;
-    job.sides[0].tiles = shared;
-    job.sides[1].tiles = shared + (size_t)job.sides[0].n_tiles * job.sides[0].tile_size;
+    put_tiles(&job, shared);
     lh_threads_for(c->threads, job.sides[0].n_tiles + job.sides[1].n_tiles, prepare_task, &job);
     lh_threads_for(c->threads, job.first_panel[p->n_out] * job.n_slabs, multiply_task, &job);
     return LH_OK;
@@ -243,9 +267,37 @@ static lh_status multiply_panels(lh_cpu *c, const lh_project *p, const bool uses
 
 lh_status lh_cpu_project(lh_backend *b, const lh_project *p) {
     lh_cpu *c = (lh_cpu *)b;
-    bool uses[2] = {false, false};
-    for (int i = 0; i < p->n_out; i++) uses[is_integer(p->w[i])] = true;
-    return p->n < MIN_PANEL_TOKENS ? stream(c, p, uses[1]) : multiply_panels(c, p, uses);
+    bool uses[2];
+    kinds_of(p, uses);
+    return p->n < MIN_PANEL_TOKENS ? stream(c, p, uses[1]) : multiply_panels(c, p);
+}
+
+// --- one thread, one matrix ------------------------------------------------------------------------------------
+
+size_t lh_cpu_multiply_size(const lh_cpu *c, const lh_project *p) {
+    stream_job few = {c, p, is_integer(p->w[0]), 1};
+    if (p->n < MIN_PANEL_TOKENS) return stream_size(&few);
+    panel_job many;
+    size_t thread_size, shared_size;
+    plan_panels(c, p, 1, &many, &thread_size, &shared_size);
+    return LH_ROUND_UP(thread_size, (size_t)LH_ALIGN) + shared_size;
+}
+
+void lh_cpu_multiply(const lh_cpu *c, const lh_project *p, void *memory) {
+    if (p->n < MIN_PANEL_TOKENS) {
+        stream_job job = {c, p, is_integer(p->w[0]), 1};
+        memset(memory, 0, LH_ALIGN);
+        run_share(&job, 0, memory);
+        return;
+    }
+    panel_job job;
+    size_t thread_size, shared_size;
+    plan_panels(c, p, 1, &job, &thread_size, &shared_size);
+    put_tiles(&job, (char *)memory + LH_ROUND_UP(thread_size, (size_t)LH_ALIGN));
+    bool integer = is_integer(p->w[0]);
+    for (int64_t tile = 0; tile < job.sides[integer].n_tiles; tile++)
+        prepare_tile(&job, &job.sides[integer], integer, tile, memory);
+    for (int64_t panel = 0; panel < job.first_panel[1]; panel++) multiply_panel(&job, 0, panel, 0, memory);
 }
 
 lh_status lh_cpu_embed(lh_backend *b, const lh_tensor *table, const int32_t *ids, int32_t n, float *x) {

@@ -15,13 +15,18 @@ static const float *query_at(const lh_attention *a, int64_t position, int32_t he
     return base + (size_t)head * a->head_dim;
 }
 
+static char *summary_at(const lh_attention *a, int32_t s, int32_t chunk) {
+    size_t row = lh_kv_row_size(a->summary_type, a->summary_dim);
+    return (char *)a->summary + ((size_t)s * a->n_chunk + chunk) * row;
+}
+
 // --- schemes: how a summary is made, and what of a query it is multiplied with --------------------------------------
 
 typedef struct scheme {
     // Summary number `s` of a complete chunk into out (summary_dim). scratch: scratch_floats.
     void (*summarize)(const lh_attention_kernels *k, const lh_attention *a, int32_t s, int32_t chunk, float *out,
                       float *scratch);
-    // score = feature(q) . summary; feature has summary_dim floats.
+    // score = feature(q) . summary: feature(q) is added to out (summary_dim).
     void (*feature)(const float *q, int32_t dim, float *out);
     size_t (*scratch_floats)(const lh_attention *a);
 } scheme;
@@ -49,8 +54,8 @@ static void summarize_bounds(const lh_attention_kernels *k, const lh_attention *
 
 static void feature_bounds(const float *q, int32_t dim, float *out) {
     for (int32_t i = 0; i < dim; i++) {
-        out[i] = q[i] > 0 ? q[i] : 0;
-        out[dim + i] = q[i] < 0 ? q[i] : 0;
+        out[i] += q[i] > 0 ? q[i] : 0;
+        out[dim + i] += q[i] < 0 ? q[i] : 0;
     }
 }
 
@@ -109,7 +114,9 @@ static void summarize_paper(const lh_attention_kernels *k, const lh_attention *a
     for (int32_t x = 0; x < dim; x++) out[x] = acc[x] / sum[0];
 }
 
-static void feature_paper(const float *q, int32_t dim, float *out) { memcpy(out, q, (size_t)dim * sizeof *q); }
+static void feature_paper(const float *q, int32_t dim, float *out) {
+    for (int32_t i = 0; i < dim; i++) out[i] += q[i];
+}
 
 static size_t scratch_paper(const lh_attention *a) {
     size_t stride = LH_ROUND_UP((size_t)a->head_dim, LH_PAD);
@@ -133,14 +140,17 @@ static void summarize_task(void *arg, int64_t piece, int thread) {
     const summarize_job *j = arg;
     const lh_attention *a = j->a;
     int32_t s = (int32_t)(piece / j->n_chunks), chunk = j->first + (int32_t)(piece % j->n_chunks);
-    float *out = a->summary + ((size_t)s * a->n_chunk + chunk) * a->summary_dim;
-    schemes[a->scheme].summarize(&j->cpu->attention, a, s, chunk, out, lh_cpu_scratch_of(j->cpu, thread));
+    float *made = lh_cpu_scratch_of(j->cpu, thread), *scratch = made + LH_ROUND_UP(a->summary_dim, LH_PAD);
+    memset(made, 0, (size_t)a->summary_dim * sizeof *made);
+    schemes[a->scheme].summarize(&j->cpu->attention, a, s, chunk, made, scratch);
+    j->cpu->attention.store(made, a->summary_dim, a->summary_type, summary_at(a, s, chunk));
 }
 
 lh_status lh_cpu_summarize(lh_backend *b, const lh_attention *a, int32_t first, int32_t end) {
     summarize_job j = {.cpu = (lh_cpu *)b, .a = a, .first = first, .n_chunks = end - first};
     if (j.n_chunks > 0) {
-        LH_TRY(lh_cpu_scratch_threads(j.cpu, schemes[a->scheme].scratch_floats(a) * sizeof(float)));
+        size_t floats = LH_ROUND_UP((size_t)a->summary_dim, LH_PAD) + schemes[a->scheme].scratch_floats(a);
+        LH_TRY(lh_cpu_scratch_threads(j.cpu, floats * sizeof(float)));
         lh_threads_for(j.cpu->threads, (int64_t)a->n_summary * j.n_chunks, summarize_task, &j);
     }
     if (a->queries) {
@@ -161,34 +171,58 @@ typedef struct select_job {
     int32_t first;       // token of the batch; the ones before it are dense
     int32_t n_blocks;
     int32_t candidates;  // of the last token: the most there are
-    int32_t stride;      // floats between rows of scores
 } select_job;
 
-static size_t select_floats(const select_job *j) {
-    size_t dim = (size_t)j->a->summary_dim;
-    return BLOCK_TOKENS * (dim + j->stride) + dim * (LH_TILE_KEYS + 1) + j->stride;
+// What one thread works in.
+typedef struct bench {
+    float *scores;    // (BLOCK_TOKENS, candidates)
+    float *features;  // (BLOCK_TOKENS, summary_dim)
+    int32_t *top;     // scratch of the kernel
+    void *product;    // of the product
+} bench;
+
+// The product of features with the summaries of all candidates; w: where to describe these.
+static lh_project product_of(const select_job *j, int32_t summary, int32_t n, const bench *b, lh_tensor *w) {
+    const lh_attention *a = j->a;
+    *w = (lh_tensor){
+        .type = lh_kv_formats[a->summary_type].type, .n_rows = j->candidates, .n_cols = a->summary_dim,
+        .data = summary_at(a, summary, 1), .row_size = lh_kv_row_size(a->summary_type, a->summary_dim),
+    };
+    return (lh_project){.n = n, .n_cols = a->summary_dim, .x = b->features, .n_out = 1, .w = {w}, .y = {b->scores}};
+}
+
+static size_t carve(const select_job *j, char *memory, bench *out) {
+    bench b = {0};
+    lh_tensor w;
+    lh_project p = product_of(j, 0, LH_MIN(BLOCK_TOKENS, j->a->n - j->first), &b, &w);
+    size_t used = 0;
+#define CARVE(field, bytes)               \
+    b.field = (void *)(memory + used);    \
+    used += LH_ROUND_UP((size_t)(bytes), (size_t)LH_ALIGN)
+    CARVE(scores, sizeof(float) * BLOCK_TOKENS * (size_t)j->candidates);
+    CARVE(features, sizeof(float) * BLOCK_TOKENS * (size_t)j->a->summary_dim);
+    CARVE(top, 2 * sizeof(int32_t) * (size_t)j->candidates);
+    CARVE(product, lh_cpu_multiply_size(j->cpu, &p));
+#undef CARVE
+    if (out) *out = b;
+    return used;
 }
 
 // Scores of n tokens from t on against all candidates, summed over the query heads that choose together.
-static void score(const select_job *j, int32_t chooser, int32_t t, int32_t n, float *scores, float *scratch) {
+static void score(const select_job *j, int32_t chooser, int32_t t, int32_t n, const bench *b) {
     const lh_attention *a = j->a;
-    int32_t dim = a->summary_dim, together = a->n_head / a->n_select, sharing = a->n_head / a->n_summary;
-    float *features = scratch, *one = features + (size_t)BLOCK_TOKENS * dim, *dots_scratch = one + dim;
+    int32_t together = a->n_head / a->n_select, sharing = a->n_head / a->n_summary;
     // Query heads that share a summary are added up before the product, not after.
     int32_t step = LH_MIN(together, sharing);
     for (int32_t head = chooser * together; head < (chooser + 1) * together; head += step) {
-        for (int32_t i = 0; i < n; i++) {
-            float *feature = features + (size_t)i * dim;
-            const float *q = a->q + ((size_t)(t + i) * a->n_head + head) * a->head_dim;
-            schemes[a->scheme].feature(q, a->head_dim, feature);
-            for (int32_t h = 1; h < step; h++) {
-                schemes[a->scheme].feature(q + (size_t)h * a->head_dim, a->head_dim, one);
-                for (int32_t x = 0; x < dim; x++) feature[x] += one[x];
-            }
-        }
-        const float *summaries = a->summary + ((size_t)(head / sharing) * a->n_chunk + 1) * dim;
-        j->cpu->attention.dots(features, n, summaries, j->candidates, dim, scores, j->stride,
-                               head != chooser * together, dots_scratch);
+        memset(b->features, 0, (size_t)n * a->summary_dim * sizeof *b->features);
+        for (int32_t i = 0; i < n * step; i++)
+            schemes[a->scheme].feature(a->q + ((size_t)(t + i / step) * a->n_head + head + i % step) * a->head_dim,
+                                       a->head_dim, b->features + (size_t)(i / step) * a->summary_dim);
+        lh_tensor w;
+        lh_project p = product_of(j, head / sharing, n, b, &w);
+        p.add = head != chooser * together;
+        lh_cpu_multiply(j->cpu, &p, b->product);
     }
 }
 
@@ -196,17 +230,17 @@ static void select_task(void *arg, int64_t piece, int thread) {
     const select_job *j = arg;
     const lh_attention *a = j->a;
     const lh_chunk_plan plan = a->plan;
-    float *scores = lh_cpu_scratch_of(j->cpu, thread), *scratch = scores + (size_t)BLOCK_TOKENS * j->stride;
-    int32_t *keys = (int32_t *)(scratch + (size_t)a->summary_dim * (BLOCK_TOKENS + 1 + LH_TILE_KEYS));
+    bench b;
+    carve(j, lh_cpu_scratch_of(j->cpu, thread), &b);
     int32_t chooser = (int32_t)(piece / j->n_blocks), from = j->first + (int32_t)(piece % j->n_blocks) * BLOCK_TOKENS;
     int32_t n = LH_MIN(BLOCK_TOKENS, a->n - from);
-    if (lh_n_chosen(plan) > 0) score(j, chooser, from, n, scores, scratch);
+    if (lh_n_chosen(plan) > 0) score(j, chooser, from, n, &b);
     for (int32_t t = 0; t < n; t++) {
         int32_t c = lh_chunk_of(a->pos + from + t, plan.chunk), end = lh_candidates_end(plan, c);
         int32_t *out = a->chosen + ((size_t)(from + t) * a->n_select + chooser) * plan.k;
         out[0] = 0;
         if (lh_n_chosen(plan) > 0)
-            j->cpu->attention.top(scores + (size_t)t * j->stride, end - 1, lh_n_chosen(plan), 1, out + 1, keys);
+            j->cpu->attention.top(b.scores + (size_t)t * j->candidates, end - 1, lh_n_chosen(plan), 1, out + 1, b.top);
         for (int32_t r = 0; r < plan.local; r++) out[1 + lh_n_chosen(plan) + r] = end + r;
     }
 }
@@ -216,8 +250,7 @@ lh_status lh_cpu_select(lh_backend *b, const lh_attention *a) {
     select_job j = {.cpu = (lh_cpu *)b, .a = a, .first = (int32_t)LH_MIN(LH_MAX(dense, 0), a->n)};
     j.n_blocks = (a->n - j.first + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
     j.candidates = lh_candidates_end(a->plan, lh_chunk_of(a->pos + a->n - 1, a->plan.chunk)) - 1;
-    j.stride = LH_ROUND_UP(j.candidates, LH_PAD);
-    LH_TRY(lh_cpu_scratch_threads(j.cpu, select_floats(&j) * sizeof(float)));
+    LH_TRY(lh_cpu_scratch_threads(j.cpu, carve(&j, NULL, NULL)));
     lh_threads_for(j.cpu->threads, (int64_t)a->n_select * j.n_blocks, select_task, &j);
     return LH_OK;
 }
