@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -295,6 +297,22 @@ def test_usage(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2 and "usage: longheads.bench" in capsys.readouterr().err
+
+
+def test_a_busy_machine_is_told(bench, tiny_path, monkeypatch):
+    """Engines suffer unequally from what else runs."""
+    for others, told in ((1.5, True), (0.1, False), (None, False)):
+        monkeypatch.setattr(report.Others, "processors", lambda self, others=others: others)
+        assert ("others kept 1.5 processors busy" in bench(tiny_path, "-d", 0, *QUICK)) == told
+
+
+def test_others_are_not_this_process():
+    others, until = report.Others(), time.process_time() + 0.5
+    while time.process_time() < until:
+        pass
+    assert others._busy is None or 0 <= others.processors() <= os.cpu_count()
+    others._own -= 1000  # as if this process had done far more than was seen
+    assert others._busy is None or others.processors() == 0
 
 
 def test_depths():

@@ -129,7 +129,6 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
     options = session_options(arguments) | {"ctx": capacity(arguments, plan)}
     check_early(arguments)
     path = model_file(arguments)
-    load = report.load_average()
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(Model(path, threads=arguments.threads, device=arguments.device, **options))
         session = stack.enter_context(model.session())
@@ -146,7 +145,9 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
             stack.callback(theirs.close)
         text = np.random.default_rng(0).integers(0, model.n_vocab, plan.room, dtype=np.int32)
         warm_up([ours, theirs] if theirs else [ours], text)
+        others = report.Others()
         rows = [row for depth in plan.depths for row in measure_depth(model, ours, theirs, text, depth, plan)]
+        busy = others.processors()
         memory = memory_of(model, session)  # before the probe, which takes some of its own
         result = report.Report(
             path=path,
@@ -161,7 +162,7 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
                 "n_batch": peer.N_BATCH,
                 "n_ubatch": peer.N_UBATCH,
             },
-            load=load,
+            others=busy,
             memory=memory,
             rows=rows,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from longheads.bench.cost import Ceilings
 from longheads.bench.measure import Plan, Row, Speed
 from longheads.model import Model
 from longheads.writer import memory_text
+
+BUSY = 0.2  # processors kept busy by others, from which on speeds are not to be trusted
 
 
 @dataclass
@@ -28,7 +31,7 @@ class Report:
     ceilings: Ceilings
     peer: str | None  # what it says of itself
     peer_options: dict[str, Any]
-    load: float  # average of the minute before
+    others: float | None  # processors that other processes kept busy meanwhile
     memory: dict[str, int]
     rows: list[Row]
 
@@ -48,8 +51,27 @@ def processor() -> str:
     return platform.machine()
 
 
-def load_average() -> float:
-    return os.getloadavg()[0]
+class Others:
+    """How many processors everybody else keeps busy, from now on."""
+
+    def __init__(self) -> None:
+        self._began, self._busy, self._own = time.monotonic(), self._everybody(), time.process_time()
+
+    @staticmethod
+    def _everybody() -> float | None:
+        """Seconds of all processors since the start of the system; None where the system does not tell."""
+        try:
+            user, nice, system, _idle, _wait, irq, softirq = map(int, Path("/proc/stat").read_text().split()[1:8])
+        except (OSError, ValueError):
+            return None
+        return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+    def processors(self) -> float | None:
+        now = self._everybody()
+        if now is None or self._busy is None:
+            return None
+        own = time.process_time() - self._own
+        return max(0.0, (now - self._busy - own) / (time.monotonic() - self._began))
 
 
 # --- for people --------------------------------------------------------------------------------------------------
@@ -74,7 +96,7 @@ def _depths(report: Report) -> str:
 def _facts(report: Report) -> Iterator[tuple[str, str]]:
     m, c = report.model, report.ceilings
     yield "model", f"{report.path.name}: {m.n_params / 1e6:.0f}M parameters, {m.weight_bytes / 1e6:.1f} MB of weights"
-    yield "machine", f"{processor()}, {m.device}, load {report.load:.1f} before"
+    yield "machine", f"{processor()}, {m.device}"
     yield "ceilings", f"fp32 {c.fp32 / 1e9:.0f} GFLOP/s, int8 {c.int8 / 1e9:.0f} GOP/s, read {c.read / 1e9:.1f} GB/s"
     yield "settings", _settings(report)
     if any(report.plan.depths):
@@ -111,6 +133,11 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[
 
 
 def _legend(report: Report) -> Iterator[str]:
+    if report.others is not None and report.others > BUSY:
+        yield (
+            f"NOT TO BE TRUSTED, ratios least of all: others kept {report.others:.1f} processors busy meanwhile, "
+            "and engines suffer from that unequally."
+        )
     n, ceilings = report.plan.repeat, {row.ceiling for row in report.rows}
     yield "Tokens a second" + (f", median of {n} (slowest..fastest)." if n > 1 else ".")
     for name in ("int8", "fp32"):
@@ -150,7 +177,7 @@ def as_object(report: Report) -> dict[str, Any]:
 
     return {
         "model": {"file": report.path.name, "n_params": m.n_params, "weight_bytes": m.weight_bytes},
-        "machine": {"processor": processor(), "device": m.device, "threads": m.threads, "load": report.load},
+        "machine": {"processor": processor(), "device": m.device, "threads": m.threads, "others": report.others},
         "versions": {"longheads": longheads.__version__, "python": platform.python_version(), "peer": report.peer},
         "options": report.options | {"depths": "filled" if report.filled else "read"},
         "plan": asdict(report.plan),
