@@ -198,8 +198,9 @@ static void rotate_queries(const job *j, const unit *u, bench *b) {
     }
 }
 
-// Run some rows, already gathered, against all keys of a chunk.
-static void attend_chunk(const job *j, const unit *u, const bench *b, int32_t chunk, int32_t rows, bool own) {
+// Run some rows, already gathered, against all keys of a chunk. next: the chunk that comes after it, or -1.
+static void attend_chunk(const job *j, const unit *u, const bench *b, int32_t chunk, int32_t next, int32_t rows,
+                         bool own) {
     const lh_attention *a = j->a;
     size_t key = lh_kv_row_size(a->kv_type, a->head_dim);
     const char *keys = lh_cpu_chunk(a, a->k, u->kv_head, chunk), *values = lh_cpu_chunk(a, a->v, u->kv_head, chunk);
@@ -224,6 +225,8 @@ static void attend_chunk(const job *j, const unit *u, const bench *b, int32_t ch
         tile.limit = own ? limit + skip : NULL;
         tile.k = keys + first * key;
         tile.v = values + first * key;
+        if (first + LH_TILE_KEYS < a->plan.chunk) tile.next_k = keys + (first + LH_TILE_KEYS) * key;
+        else tile.next_k = next < 0 ? NULL : lh_cpu_chunk(a, a->k, u->kv_head, next);
         j->cpu->attention.attend(&tile, b->tile);
     }
 }
@@ -258,7 +261,7 @@ static void run_unit(const job *j, const unit *u, bench *b) {
                 b->row[n] = at.row;
                 b->limit[n] = lh_offset_of(a->pos + u->first + at.row / j->group, a->plan.chunk) + 1;
             }
-            attend_chunk(j, u, b, b->runs[i].chunk, n, own);
+            attend_chunk(j, u, b, b->runs[i].chunk, end < to ? b->runs[i + 1].chunk : -1, n, own);
         }
     }
 }

@@ -14,7 +14,8 @@
 #include "simd_math.h"
 
 #define INLINE static inline __attribute__((always_inline))
-#define FEW_ROWS 4  // below this a panel costs more than it saves
+#define FEW_ROWS 4   // below this a panel costs more than it saves
+#define MOST_VECS 8  // of one row of a block
 
 // Values x, x + 1, ... of a row; x is a multiple of VN.
 INLINE vf load_vector(const void *row, size_t x, lh_kv_type type) {
@@ -119,13 +120,14 @@ static void load_simd(const void *row, int32_t n, lh_kv_type type, float *out) {
 // floats apart, rows of b, of `type`, b_stride bytes. rows, vecs and type are constants where this is called.
 INLINE void block(int rows, int vecs, int32_t depth, const float *a, size_t a_stride, const void *b, size_t b_stride,
                   lh_kv_type type, const float *scale, float *const *c, size_t col) {
-    vf sum[BLOCK_ROWS][BLOCK_VECS];
+    vf sum[BLOCK_ROWS][MOST_VECS];
     for (int i = 0; i < rows; i++)
         for (int v = 0; v < vecs; v++)
             sum[i][v] = scale ? vf_mul(vf_load(c[i] + col + (size_t)v * VN), vf_set1(scale[i])) : vf_set1(0);
     for (int32_t x = 0; x < depth; x++) {
-        vf in[BLOCK_VECS];
-        for (int v = 0; v < vecs; v++) in[v] = load_vector((const char *)b + (size_t)x * b_stride, col + (size_t)v * VN, type);
+        const char *row = (const char *)b + (size_t)x * b_stride;
+        vf in[MOST_VECS];
+        for (int v = 0; v < vecs; v++) in[v] = load_vector(row, col + (size_t)v * VN, type);
         for (int i = 0; i < rows; i++) {
             vf one = vf_set1(a[(size_t)i * a_stride + x]);
             for (int v = 0; v < vecs; v++) sum[i][v] = vf_fma(one, in[v], sum[i][v]);
@@ -149,9 +151,31 @@ INLINE void block_vecs(int rows, int vecs, int32_t depth, const float *a, size_t
     }
 }
 
+// The same for one to three rows and any number of columns: as many accumulators as hide how long each addition takes.
+INLINE void product_few(int rows, int32_t cols, int32_t depth, const float *a, size_t a_stride, const void *b,
+                        size_t b_stride, lh_kv_type type, const float *scale, float *const *c) {
+    const int wide = rows == 1 ? MOST_VECS : rows == 2 ? MOST_VECS / 2 : BLOCK_VECS;
+    size_t col = 0;
+    for (; col + (size_t)wide * VN <= (size_t)cols; col += (size_t)wide * VN) block(rows, wide, BLOCK_ARGS);
+    for (; col < (size_t)cols; col += VN) block(rows, 1, BLOCK_ARGS);
+}
+
+INLINE void product_as_it_lies(int32_t rows, int32_t cols, int32_t depth, const float *a, size_t a_stride,
+                               const void *b, size_t b_stride, lh_kv_type type, const float *scale, float *const *c) {
+    switch (rows) {
+        case 1: product_few(1, cols, depth, a, a_stride, b, b_stride, type, scale, c); break;
+        case 2: product_few(2, cols, depth, a, a_stride, b, b_stride, type, scale, c); break;
+        default: product_few(3, cols, depth, a, a_stride, b, b_stride, type, scale, c); break;
+    }
+}
+_Static_assert(FEW_ROWS == 4, "product_as_it_lies counts the rows");
+
 // The same for any number of rows and columns; columns are whole vectors.
-INLINE void product(int32_t rows, int32_t cols, int32_t depth, const float *a, size_t a_stride, const void *b,
-                    size_t b_stride, lh_kv_type type, const float *scale, float *const *c) {
+static __attribute__((noinline)) void product_f32(int32_t rows, int32_t cols, int32_t depth, const float *a,
+                                                  size_t a_stride, const float *b, size_t b_stride, const float *scale,
+                                                  float *const *c) {
+    const lh_kv_type type = LH_KV_F32;
+    b_stride *= sizeof *b;
     for (int32_t i = 0; i < rows;
          i += BLOCK_ROWS, a += BLOCK_ROWS * a_stride, c += BLOCK_ROWS, scale += scale ? BLOCK_ROWS : 0)
         for (int32_t at = 0; at < cols; at += BLOCK_VECS * VN) {
@@ -167,13 +191,7 @@ INLINE void product(int32_t rows, int32_t cols, int32_t depth, const float *a, s
             }
         }
 }
-_Static_assert(BLOCK_ROWS == 6, "the switch in product counts the rows of a block");
-
-static __attribute__((noinline)) void product_f32(int32_t rows, int32_t cols, int32_t depth, const float *a,
-                                                  size_t a_stride, const float *b, size_t b_stride, const float *scale,
-                                                  float *const *c) {
-    product(rows, cols, depth, a, a_stride, b, b_stride * sizeof *b, LH_KV_F32, scale, c);
-}
+_Static_assert(BLOCK_ROWS == 6, "the switch in product_f32 counts the rows of a block");
 
 // --- panels ------------------------------------------------------------------------------------------------------
 
@@ -248,13 +266,20 @@ static float softmax_step(float *scores, int32_t visible, int32_t cols, float *t
     return shrink;
 }
 
+static void fetch(const char *p, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i);
+}
+
 static void attend_simd(const lh_tile *t, float *scratch) {
     int32_t cols = LH_ROUND_UP(t->n_keys, VN);
     size_t stride = (size_t)t->stride;
     float *scores = scratch, *panel = scores + (size_t)t->rows * LH_TILE_KEYS;
     float *values = panel + LH_TILE_KEYS * stride, *shrink = values + LH_TILE_KEYS * stride;
     bool few = t->rows < FEW_ROWS;
+    size_t row = lh_kv_row_size(t->type, t->dim), side = (size_t)t->n_keys * row;
 
+    // Few rows do little with what they read: memory has to work meanwhile.
+    if (few) fetch(t->v, side);
     if (!few) transpose(t->k, t->n_keys, t->dim, t->type, panel);
     for (int32_t i = 0; i < t->rows; i += BLOCK_ROWS) {
         int32_t some = t->rows - i < BLOCK_ROWS ? t->rows - i : BLOCK_ROWS;
@@ -265,13 +290,13 @@ static void attend_simd(const lh_tile *t, float *scratch) {
         else
             for (int32_t r = 0; r < some; r++) dots_few(q + r * stride, t->k, t->n_keys, t->dim, t->type, c[r]);
     }
+    if (few && t->next_k) fetch(t->next_k, side);
     for (int32_t i = 0; i < t->rows; i++)
         shrink[i] = softmax_step(scores + (size_t)i * LH_TILE_KEYS, t->limit ? t->limit[i] : t->n_keys, cols,
                                  &t->top[t->row[i]], &t->sum[t->row[i]]);
 
     // Values are read as they lie where a row is whole vectors; where it is not, or many rows read them, unpacked.
-    bool as_they_lie = t->dim == t->stride && (few || t->type == LH_KV_F32);
-    size_t row = lh_kv_row_size(t->type, t->dim);
+    bool as_they_lie = few && t->dim == t->stride;
     for (int32_t j = 0; !as_they_lie && j < t->n_keys; j++) {
         load_simd((const char *)t->v + (size_t)j * row, t->dim, t->type, values + j * stride);
         memset(values + j * stride + t->dim, 0, (stride - (size_t)t->dim) * sizeof *values);
@@ -282,7 +307,8 @@ static void attend_simd(const lh_tile *t, float *scratch) {
         float *c[BLOCK_ROWS];
         for (int32_t r = 0; r < some; r++) c[r] = t->acc + (size_t)t->row[i + r] * stride;
         if (!as_they_lie) product_f32(some, t->stride, t->n_keys, p, LH_TILE_KEYS, values, stride, shrink + i, c);
-        else BY_TYPE(t->type, product(some, t->stride, t->n_keys, p, LH_TILE_KEYS, t->v, row, TYPE, shrink + i, c))
+        else
+            BY_TYPE(t->type, product_as_it_lies(some, t->stride, t->n_keys, p, LH_TILE_KEYS, t->v, row, TYPE, shrink, c))
     }
 }
 
