@@ -216,29 +216,32 @@ static void transpose(const void *b, int32_t n, int32_t dim, lh_kv_type type, fl
     BY_TYPE(type, transpose_rows(b, n, dim, TYPE, out))
 }
 
-// out[j] = a . b[j] for j < n: VN keys at a time, summed across by a transposition.
-INLINE void dots_rows(const float *a, const char *b, int32_t n, int32_t dim, lh_kv_type type, float *out) {
+// out[j] = a . b[j] for j < n <= VN, summed across by a transposition.
+INLINE void dots_vector(const float *a, const char *b, int32_t n, int32_t dim, lh_kv_type type, float *out) {
     size_t row = lh_kv_row_size(type, dim);
-    for (int32_t j0 = 0; j0 < n; j0 += VN, b += VN * row) {
-        int32_t here = n - j0 < VN ? n - j0 : VN;
-        vf r[VN];
-        for (int i = 0; i < VN; i++) r[i] = vf_set1(0);
-        int32_t x = 0;
-        for (; x + VN <= dim; x += VN) {
-            vf q = vf_load(a + x);
-            for (int i = 0; i < VN; i++)
-                if (i < here) r[i] = vf_fma(q, load_vector(b + i * row, (size_t)x, type), r[i]);
-        }
-        vf_transpose(r);
-        for (int step = VN / 2; step > 0; step /= 2)
-            for (int i = 0; i < step; i++) r[i] = vf_add(r[i], r[i + step]);
-        float sums[VN];
-        vf_store(sums, r[0]);
-        for (int i = 0; i < here; i++) {
-            for (int32_t y = x; y < dim; y++) sums[i] += a[y] * load_one(b + i * row, (size_t)y, type);
-            out[j0 + i] = sums[i];
-        }
+    vf r[VN];
+    for (int i = 0; i < VN; i++) r[i] = vf_set1(0);
+    int32_t x = 0;
+    for (; x + VN <= dim; x += VN) {
+        vf q = vf_load(a + x);
+        for (int i = 0; i < VN; i++)
+            if (i < n) r[i] = vf_fma(q, load_vector(b + i * row, (size_t)x, type), r[i]);
     }
+    vf_transpose(r);
+    for (int step = VN / 2; step > 0; step /= 2)
+        for (int i = 0; i < step; i++) r[i] = vf_add(r[i], r[i + step]);
+    float sums[VN];
+    vf_store(sums, r[0]);
+    for (int i = 0; i < n; i++) {
+        for (int32_t y = x; y < dim; y++) sums[i] += a[y] * load_one(b + i * row, (size_t)y, type);
+        out[i] = sums[i];
+    }
+}
+
+INLINE void dots_rows(const float *a, const char *b, int32_t n, int32_t dim, lh_kv_type type, float *out) {
+    int32_t j = 0;
+    for (; j + VN <= n; j += VN) dots_vector(a, b + j * lh_kv_row_size(type, dim), VN, dim, type, out + j);
+    if (j < n) dots_vector(a, b + j * lh_kv_row_size(type, dim), n - j, dim, type, out + j);
 }
 
 static void dots_few(const float *a, const void *b, int32_t n, int32_t dim, lh_kv_type type, float *out) {
