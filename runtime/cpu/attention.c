@@ -225,8 +225,9 @@ static void attend_chunk(const job *j, const unit *u, const bench *b, int32_t ch
         tile.limit = own ? limit + skip : NULL;
         tile.k = keys + first * key;
         tile.v = values + first * key;
-        if (first + LH_TILE_KEYS < a->plan.chunk) tile.next_k = keys + (first + LH_TILE_KEYS) * key;
-        else tile.next_k = next < 0 ? NULL : lh_cpu_chunk(a, a->k, u->kv_head, next);
+        bool last = first + LH_TILE_KEYS >= a->plan.chunk, none = last && next < 0;
+        tile.next_k = none ? NULL : last ? lh_cpu_chunk(a, a->k, u->kv_head, next) : tile.k + LH_TILE_KEYS * key;
+        tile.next_v = none ? NULL : last ? lh_cpu_chunk(a, a->v, u->kv_head, next) : tile.v + LH_TILE_KEYS * key;
         j->cpu->attention.attend(&tile, b->tile);
     }
 }

@@ -19,8 +19,8 @@ typedef struct lh_tile {
     int32_t rows, n_keys;     // n_keys <= LH_TILE_KEYS
     int32_t dim, stride;      // stride = dim rounded up to LH_PAD
     lh_kv_type type;
-    const void *k, *v;        // (n_keys) rows of dim values (kv_type.h)
-    const void *next_k;       // keys of the tile that comes after this one, or NULL: to be fetched meanwhile
+    const char *k, *v;        // (n_keys) rows of dim values (kv_type.h)
+    const char *next_k, *next_v;  // of the tile that comes after this one, or NULL: to be fetched meanwhile
     const float *q;           // (rows, stride): rotated for this chunk, scaled, zero beyond dim
     const int32_t *limit;     // (rows): keys a row may see, 1..n_keys; NULL: all
     const int32_t *row;       // (rows): index of the row's state

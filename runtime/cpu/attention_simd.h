@@ -282,7 +282,7 @@ static void attend_simd(const lh_tile *t, float *scratch) {
     size_t row = lh_kv_row_size(t->type, t->dim), side = (size_t)t->n_keys * row;
 
     // Few rows do little with what they read: memory has to work meanwhile.
-    if (few) fetch(t->v, side);
+    if (few && t->next_k) fetch(t->next_k, side);
     if (!few) transpose(t->k, t->n_keys, t->dim, t->type, panel);
     for (int32_t i = 0; i < t->rows; i += BLOCK_ROWS) {
         int32_t some = t->rows - i < BLOCK_ROWS ? t->rows - i : BLOCK_ROWS;
@@ -293,7 +293,7 @@ static void attend_simd(const lh_tile *t, float *scratch) {
         else
             for (int32_t r = 0; r < some; r++) dots_few(q + r * stride, t->k, t->n_keys, t->dim, t->type, c[r]);
     }
-    if (few && t->next_k) fetch(t->next_k, side);
+    if (few && t->next_v) fetch(t->next_v, side);
     for (int32_t i = 0; i < t->rows; i++)
         shrink[i] = softmax_step(scores + (size_t)i * LH_TILE_KEYS, t->limit ? t->limit[i] : t->n_keys, cols,
                                  &t->top[t->row[i]], &t->sum[t->row[i]]);

@@ -14,7 +14,9 @@ LH_INLINE void dot_rows_quant(unpack_fn unpack, int64_t block_len, size_t block_
             int64_t n = LH_MIN(n_cols - col, PIECE);
             int8_t q[PIECE];
             float scale[PIECE / 16], min[PIECE / 16];
-            unpack(row + (size_t)(col / block_len) * block_size, n, q, scale, min);
+            const char *blocks = row + (size_t)(col / block_len) * block_size;
+            fetch_ahead(blocks, (size_t)(n / block_len) * block_size);
+            unpack(blocks, n, q, scale, min);
             for (int64_t s = 0; s < n / len; s++) {
                 const int8_t *w = q + s * len, *a = act->q + col + s * len;
                 vi sum = vi_dot16(vi_set1(0), w, a);

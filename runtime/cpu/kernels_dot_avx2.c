@@ -94,6 +94,7 @@ LH_INLINE void dot_legacy(block_values_fn values, size_t size, bool is_signed, b
         for (; i + 8 <= n_blocks; i += 8, b += 8 * size) {
             __m256 scale, min;
             float scales[8];
+            fetch_ahead(b, 8 * size);
             halves(b, size, &scale, &min);
             if (has_min) fix = _mm256_fmadd_ps(min, _mm256_loadu_ps(act->sum32 + i), fix);
             else if (!is_signed) fix = _mm256_fmadd_ps(scale, _mm256_loadu_ps(act->sum32 + i), fix);
@@ -164,6 +165,7 @@ LH_INLINE void dot_4_5_k(values_fn values, size_t block_size, const void *rows, 
         __m256 total = _mm256_setzero_ps(), fix = _mm256_setzero_ps();
         for (int64_t i = 0; i < n_cols; i += 256, block += block_size) {
             const lh_block_q4_k *head = (const void *)block;  // Q5_K begins as Q4_K does
+            fetch_ahead(block, block_size);
             uint32_t words[4];
             lh_scales_4_5_k(head->scales, words);
             __m256 scales = six_bits(words[0], words[1], lh_half(head->d));
@@ -204,6 +206,7 @@ static void dot_q6_k(const lh_type_traits *traits, const void *rows, size_t row_
         const lh_block_q6_k *b = (const void *)((const char *)rows + (size_t)r * row_size);
         __m256 total = _mm256_setzero_ps(), fix = _mm256_setzero_ps();
         for (int64_t i = 0; i < n_cols; i += 256, b++) {
+            fetch_ahead(b, sizeof *b);
             // Run 2j is half of the j-th 32 weights, run 2j + 1 the other: lanes 0..3 and 4..7 of their products.
             __m256 d = _mm256_set1_ps(lh_half(b->d)), act_scale = _mm256_loadu_ps(act->scale + i / 32);
             __m256 scale[2];

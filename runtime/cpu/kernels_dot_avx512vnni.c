@@ -25,6 +25,7 @@ LH_INLINE void dot_rows(values_fn values, scales_fn scales, int run, int64_t spa
         __m512 total = _mm512_setzero_ps(), fix = _mm512_setzero_ps();
         for (int64_t col = 0; col < n_cols; col += span_cols, span += span_size) {
             int n = span_cols == 256 ? 256 : (int)LH_MIN(n_cols - col, span_cols), i = 0;
+            fetch_ahead(span, span_size);
             __m512 scale = scales(span, n / run, act, col, &fix);
             // The run of each lane's four weights.
             __m512i at = _mm512_srli_epi32(lane, run == 32 ? 3 : 2);

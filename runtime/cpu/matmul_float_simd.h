@@ -104,9 +104,11 @@ LH_INLINE void dot_rows(lh_type type, size_t size, const char *w, size_t row_siz
     for (int64_t r = 0; r < n_rows; r++, w += row_size) {
         vf sum[4] = {vf_set1(0), vf_set1(0), vf_set1(0), vf_set1(0)};
         int64_t i = 0;
-        for (; i + 4 * VN <= n_cols; i += 4 * VN)
+        for (; i + 4 * VN <= n_cols; i += 4 * VN) {
+            fetch_ahead(w + (size_t)i * size, 4 * VN * size);
             LH_UNROLL for (int j = 0; j < 4; j++)
                 sum[j] = vf_fma(load_weights(type, w + (size_t)(i + j * VN) * size), vf_load(x + i + j * VN), sum[j]);
+        }
         for (; i < n_cols; i += VN)
             sum[0] = vf_fma(load_some_weights(type, size, w + (size_t)i * size, n_cols - i),
                             load_some(x + i, n_cols - i), sum[0]);
