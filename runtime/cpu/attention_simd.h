@@ -305,13 +305,13 @@ static void attend_simd(const lh_tile *t, float *scratch) {
         memset(values + j * stride + t->dim, 0, (stride - (size_t)t->dim) * sizeof *values);
     }
     for (int32_t i = 0; i < t->rows; i += BLOCK_ROWS) {
-        int32_t some = t->rows - i < BLOCK_ROWS ? t->rows - i : BLOCK_ROWS;
+        int32_t n = t->rows - i < BLOCK_ROWS ? t->rows - i : BLOCK_ROWS;
         const float *p = scores + (size_t)i * LH_TILE_KEYS;
         float *c[BLOCK_ROWS];
-        for (int32_t r = 0; r < some; r++) c[r] = t->acc + (size_t)t->row[i + r] * stride;
-        if (!as_they_lie) product_f32(some, t->stride, t->n_keys, p, LH_TILE_KEYS, values, stride, shrink + i, c);
+        for (int32_t r = 0; r < n; r++) c[r] = t->acc + (size_t)t->row[i + r] * stride;
+        if (!as_they_lie) product_f32(n, t->stride, t->n_keys, p, LH_TILE_KEYS, values, stride, shrink + i, c);
         else
-            BY_TYPE(t->type, product_as_it_lies(some, t->stride, t->n_keys, p, LH_TILE_KEYS, t->v, row, TYPE, shrink, c))
+            BY_TYPE(t->type, product_as_it_lies(n, t->stride, t->n_keys, p, LH_TILE_KEYS, t->v, row, TYPE, shrink, c))
     }
 }
 
