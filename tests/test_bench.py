@@ -270,7 +270,8 @@ def test_shapes_that_cannot_be(bench, tmp_path, monkeypatch):
     message = bench("--shape", "llama2-7b", *folder, status=1)
     assert "needs 3.8 GB" in message and "1.0 GB are free" in message
     assert not list(tmp_path.iterdir())
-    monkeypatch.setattr(shapes, "TOOLS", tmp_path)
+    monkeypatch.setattr(shapes, "BESIDE", tmp_path)
+    monkeypatch.chdir(tmp_path)
     assert "checkout" in bench("--shape", "llama2-7b", *folder, status=1)
 
 

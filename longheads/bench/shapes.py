@@ -13,7 +13,7 @@ import longheads
 from longheads.errors import ArgumentError, FileError, UnsupportedError
 from longheads.progress import ProgressBar
 
-TOOLS = Path(longheads.__file__).resolve().parent.parent / "tools"
+BESIDE = Path(longheads.__file__).resolve().parent.parent  # of the package: a checkout, or where packages are installed
 
 
 def default_folder() -> Path:
@@ -22,19 +22,21 @@ def default_folder() -> Path:
 
 
 def _maker() -> ModuleType:
-    """tools/make_shape.py, which is not part of the installed package."""
-    if not (TOOLS / "make_shape.py").is_file():
+    """tools/make_shape.py, which is not part of the installed package: of the checkout that we are part of or stand in."""
+    folders = [folder / "tools" for folder in (BESIDE, Path.cwd())]
+    tools = next((str(folder) for folder in folders if (folder / "make_shape.py").is_file()), None)
+    if tools is None:
         raise UnsupportedError(
             "--shape needs a checkout of longheads, whose tools/make_shape.py writes the model: "
             "start this there, or name a GGUF file"
         )
-    sys.path.insert(0, str(TOOLS))
+    sys.path.insert(0, tools)
     try:
         return importlib.import_module("make_shape")
     except ModuleNotFoundError as error:
         raise UnsupportedError(f"--shape needs the package {error.name}: get it with `pip install gguf`") from None
     finally:
-        sys.path.remove(str(TOOLS))
+        sys.path.remove(tools)
 
 
 def shape_file(name: str, type_name: str, folder: Path | None) -> Path:
