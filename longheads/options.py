@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from typing import cast
+from typing import cast, get_args
 
-from longheads.session import SessionOptions
+from longheads.session import KVType, SessionOptions
 
 
 def count(text: str) -> int:
@@ -36,7 +36,7 @@ def add_reading(p: argparse.ArgumentParser, ctx: str = "the trained context") ->
                    help="how chunks are judged (default: %(default)s)")
     g.add_argument("--select-per", choices=["head", "kv_head"], default="head",
                    help="who chooses chunks (default: %(default)s)")
-    g.add_argument("--kv-type", choices=["f16", "bf16", "q8_0", "f32"], default="f16",
+    g.add_argument("--kv-type", choices=get_args(KVType), default="f16",
                    help="how keys and values are kept; q8_0 takes half of the memory (default: %(default)s)")
     # fmt: on
 

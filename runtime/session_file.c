@@ -186,6 +186,7 @@ static lh_status differs_in_tokens(const char *path, const char *option, int32_t
     return differs(path, option, texts[0], texts[1]);
 }
 
+_Static_assert(LH_KV_TYPES == 4, "check_header names them one by one");
 static lh_status check_header(const lh_session *s, const char *path, const header *h) {
     if (memcmp(h->magic, magic, sizeof magic) != 0) return lh_error(LH_ERR_FORMAT, "%s is no saved session", path);
     header own = header_of(s, 0, false);

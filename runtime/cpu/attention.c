@@ -13,7 +13,7 @@
 #define BLOCK_ROWS 768   // rows of a unit: many rows share a chunk, and their state still fits the L2 cache
 #define MIN_UNITS 16
 #define TILE_ROWS 96     // rows that are rotated and run at once
-#define FEW_ROWS 16      // up to so many, lists of chunks are merged, whatever the length of the text
+#define MERGED_ROWS 16   // up to so many, lists of chunks are merged, whatever the length of the text
 
 // Where a row meets a chunk.
 typedef struct meeting {
@@ -146,8 +146,8 @@ static int32_t chunk_at(const list *l, int32_t r) { return l->chosen ? l->chosen
 
 // Few rows: their lists are merged. Returns the number of runs.
 static int32_t meet_few(const job *j, const unit *u, const bench *b) {
-    int32_t rows = u->n * j->group, next[FEW_ROWS] = {0}, n_runs = 0, n = 0;
-    list lists[FEW_ROWS];
+    int32_t rows = u->n * j->group, next[MERGED_ROWS] = {0}, n_runs = 0, n = 0;
+    list lists[MERGED_ROWS];
     for (int32_t i = 0; i < rows; i++) lists[i] = list_of(j, u, i);
     for (;;) {
         int32_t s = INT32_MAX;
@@ -238,7 +238,7 @@ static void run_unit(const job *j, const unit *u, bench *b) {
     memset(b->state, 0, state_floats(j) * sizeof *b->state);
     for (size_t i = 0; i < rows; i++) b->state[rows * j->stride + i] = -INFINITY;
     rotate_queries(j, u, b);
-    int32_t n_runs = u->n * j->group <= FEW_ROWS ? meet_few(j, u, b) : meet_many(j, u, b);
+    int32_t n_runs = u->n * j->group <= MERGED_ROWS ? meet_few(j, u, b) : meet_many(j, u, b);
     // The slice's share: chunks whose first meeting lies in its part of all meetings.
     int64_t total = b->runs[n_runs].begin;
     int64_t from = total * u->slice / j->n_slices, to = total * (u->slice + 1) / j->n_slices;
