@@ -7,8 +7,10 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from longheads.errors import LongHeadsError, LongHeadsWarning
+from longheads.errors import FileError, LongHeadsError, LongHeadsWarning
+from longheads.plot import check_plot
 
 
 def tell(message: str) -> None:
@@ -23,6 +25,15 @@ def notes_as_lines() -> Iterator[None]:
         warnings.simplefilter("always", LongHeadsWarning)
         warnings.showwarning = lambda message, *_, **__: tell(f"note: {message}")
         yield
+
+
+def check_outputs(json: Path | None, plot: Path | None) -> None:
+    """Raises FileError or UnsupportedError before any work is done where its results could not be written."""
+    if plot:
+        check_plot(plot)
+    for path in filter(None, (json, plot)):
+        if not path.parent.is_dir():
+            raise FileError(f"{path} cannot be written: there is no folder {path.parent}")
 
 
 def exit_status(run: Callable[[], None]) -> int:

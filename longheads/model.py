@@ -17,7 +17,15 @@ from longheads.errors import FileError, LongHeadsError, TemplateError, check
 from longheads.generate import Piece, Sampler, Sampling, check_room, with_defaults, write
 from longheads.metadata import Metadata
 from longheads.prompt import Part, encode_parts
-from longheads.session import KVType, Progress, Session, SessionOptions, resolve_options
+from longheads.session import (
+    KVType,
+    Progress,
+    RopeScaling,
+    Session,
+    SessionOptions,
+    resolve_options,
+    resolved_values,
+)
 from longheads.tokenizer import Tokenizer
 
 TEMPLATE_KEY = "tokenizer.chat_template"
@@ -69,6 +77,10 @@ class Model(Handle):
     scheme: how chunks are judged: "bounds" (Quest, arXiv 2406.10774) or "paper" (LongHeads, arXiv 2402.10685).
     select_per: every query "head" chooses its own chunks, or the heads of a "kv_head" choose together.
     attention: "longheads", or "dense" for ordinary attention, which is good up to the trained context.
+    rope_scaling: positions stretched, as llama.cpp does it, over more tokens than the model was trained on: "none",
+        "linear", or "yarn" (arXiv 2309.00071). None: as the file says. Where it is another than the file's, window, ctx
+        and their caps reckon with a trained context of what the model reads unscaled, times rope_scale.
+    rope_scale: by how much, 1 to 65536. None: as the file says. Alone, in a file without scaling, it is a linear one.
     kv_type: keys and values are kept as "f16", "bf16", "q8_0" (half of the memory) or "f32".
     batch: most tokens computed at once. None: 1024.
     threads: None: as many as the process may use (affinity and container quota).
@@ -96,6 +108,8 @@ class Model(Handle):
         select_per: Literal["head", "kv_head"] = "head",
         dense_until: int | None = None,
         attention: Literal["longheads", "dense"] = "longheads",
+        rope_scaling: RopeScaling | None = None,
+        rope_scale: float | None = None,
         kv_type: KVType = "f16",
         batch: int | None = None,
         threads: int | None = None,
@@ -113,6 +127,8 @@ class Model(Handle):
             select_per=select_per,
             attention=attention,
             kv_type=kv_type,
+            rope_scaling=rope_scaling,
+            rope_scale=rope_scale,
         )
         device_name = ffi.new("char[]", device.encode())
         model_options = ffi.new("lh_model_options *", {"device": device_name, "n_threads": threads or 0})
@@ -181,6 +197,11 @@ class Model(Handle):
         return self._resolved.dense_until
 
     @property
+    def options(self) -> SessionOptions:
+        """All options of a session, with what the file makes of those that were left open."""
+        return resolved_values(self._resolved)
+
+    @property
     def n_vocab(self) -> int:
         """Number of tokens in the vocabulary."""
         return self._info.n_vocab
@@ -202,7 +223,7 @@ class Model(Handle):
 
     @property
     def trained_ctx(self) -> int:
-        """Tokens that the model was trained to read at once."""
+        """Tokens that the model was trained to read at once, as the file says."""
         return self._info.trained_ctx
 
     @property

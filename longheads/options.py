@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import cast, get_args
 
-from longheads.session import KVType, SessionOptions
+from longheads.session import KVType, RopeScaling, SessionOptions
 
 
 def count(text: str) -> int:
@@ -36,6 +36,11 @@ def add_reading(p: argparse.ArgumentParser, ctx: str = "the trained context") ->
                    help="how chunks are judged (default: %(default)s)")
     g.add_argument("--select-per", choices=["head", "kv_head"], default="head",
                    help="who chooses chunks (default: %(default)s)")
+    g.add_argument("--rope-scaling", choices=get_args(RopeScaling),
+                   help="stretch positions over more than the trained context, which --window and --ctx then reckon "
+                        "with (default: as the file says)")
+    g.add_argument("--rope-scale", metavar="X", type=float,
+                   help="how many times as far (default: as the file says); alone it is a linear scaling")
     g.add_argument("--kv-type", choices=get_args(KVType), default="f16",
                    help="how keys and values are kept; q8_0 takes half of the memory (default: %(default)s)")
     # fmt: on

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from longheads.tokenizer import Tokenizer
 
 KVType: TypeAlias = Literal["f16", "bf16", "q8_0", "f32"]
+RopeScaling: TypeAlias = Literal["none", "linear", "yarn"]
 
 Progress: TypeAlias = Callable[[int, int], object]  #: called with (tokens done, tokens in all)
 
@@ -45,6 +46,8 @@ class SessionOptions(TypedDict, total=False):
     select_per: Literal["head", "kv_head"]
     attention: Literal["longheads", "dense"]
     kv_type: KVType
+    rope_scaling: RopeScaling | None
+    rope_scale: float | None
 
 
 _NAMED: dict[str, dict[str, int]] = {
@@ -57,7 +60,21 @@ _NAMED: dict[str, dict[str, int]] = {
         "bf16": lib.LH_KV_BF16,
         "q8_0": lib.LH_KV_Q8_0,
     },
+    "rope_scaling": {"none": lib.LH_ROPE_NONE, "linear": lib.LH_ROPE_LINEAR, "yarn": lib.LH_ROPE_YARN},
 }
+
+
+# Words that have a default of their own, not one of the model's.
+ALWAYS_SAID = ("scheme", "select_per", "attention", "kv_type")
+
+
+def resolved_values(resolved: Any) -> SessionOptions:
+    """The core's resolved options as keywords."""
+    values: dict[str, Any] = {}
+    for name in SessionOptions.__annotations__:
+        value = getattr(resolved, name)
+        values[name] = next(word for word, n in _NAMED[name].items() if n == value) if name in _NAMED else value
+    return cast(SessionOptions, values)
 
 
 def resolve_options(model_handle: Any, options: SessionOptions) -> Any:
@@ -66,13 +83,15 @@ def resolve_options(model_handle: Any, options: SessionOptions) -> Any:
     for name, value in cast(dict[str, Any], options).items():
         if name not in SessionOptions.__annotations__:
             raise TypeError(f"unknown keyword {name!r}; known are {', '.join(SessionOptions.__annotations__)}")
+        if value is None and name not in ALWAYS_SAID:
+            continue  # from the model
         if name in _NAMED:
             if value not in _NAMED[name]:
                 raise ArgumentError(f"{name} is {value!r}, expected {' or '.join(map(repr, _NAMED[name]))}")
             setattr(out, name, _NAMED[name][value])
-        elif value is not None:
+        else:
             if value < 1:
-                raise ArgumentError(f"{name} is {value}, expected a positive number of {_unit(name)}")
+                raise ArgumentError(f"{name} is {value}, expected {_expected(name)}")
             try:
                 setattr(out, name, value)
             except OverflowError:
@@ -84,8 +103,10 @@ def resolve_options(model_handle: Any, options: SessionOptions) -> Any:
     return out
 
 
-def _unit(name: str) -> str:
-    return "chunks" if name == "local" else "tokens"
+def _expected(name: str) -> str:
+    if name == "rope_scale":
+        return "1 to 65536"
+    return f"a positive number of {'chunks' if name == 'local' else 'tokens'}"
 
 
 class Session(Handle):
@@ -125,6 +146,11 @@ class Session(Handle):
     def ctx(self) -> int:
         """Most tokens the session holds."""
         return self._options.ctx
+
+    @property
+    def options(self) -> SessionOptions:
+        """All options, with what the model makes of those that were left open."""
+        return resolved_values(self._options)
 
     @property
     def position(self) -> int:

@@ -39,7 +39,6 @@ static lh_status open_model(lh_model *m, const char *path, const lh_model_option
         return lh_error(LH_ERR_FORMAT,
                         "the tokenizer has %d tokens, the model only %d rows of embeddings: the file is inconsistent",
                         lh_tokenizer_n_vocab(m->tokenizer), m->config.n_vocab);
-    LH_TRY(lh_rope_init(&m->rope, &m->config, m->weights.rope_freqs));
     return each_matrix(m, upload);
 }
 
@@ -57,7 +56,6 @@ lh_status lh_model_open(const char *path, const lh_model_options *options, lh_mo
 void lh_model_free(lh_model *m) {
     if (!m) return;
     if (m->backend && m->weights.layers) each_matrix(m, unload);
-    lh_rope_free(&m->rope);
     lh_tokenizer_free(m->tokenizer);
     lh_weights_free(&m->weights);
     lh_gguf_free(m->gguf);

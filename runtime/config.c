@@ -138,15 +138,24 @@ static lh_status read_heads(const lh_gguf *g, lh_config *c) {
 
 // --- rope ------------------------------------------------------------------------------------------------------
 
+#define MAX_ROPE_FACTOR 65536
+
 static lh_status read_rope_factor(const lh_gguf *g, float *out) {
     const char *key = "llama.rope.scaling.factor";
     if (!lh_gguf_metadata(g, key)) key = "llama.rope.scale_linear";  // its name before 2023-10
     *out = 0;
     LH_TRY(lh_gguf_float(g, key, out));
     if (*out == 0) *out = 1;  // files write 0 for "none"
-    if (!(*out >= 1 && *out <= 65536))
-        return lh_error(LH_ERR_FORMAT, "%s is %g, expected 1 to 65536", key, (double)*out);
+    if (!(*out >= 1 && *out <= MAX_ROPE_FACTOR))
+        return lh_error(LH_ERR_FORMAT, "%s is %g, expected 1 to %d", key, (double)*out, MAX_ROPE_FACTOR);
     return LH_OK;
+}
+
+static lh_status check_yarn(const lh_config *c) {
+    if (c->rope_dim == c->head_dim) return LH_OK;
+    return lh_error(LH_ERR_UNSUPPORTED,
+                    "yarn scaling of %d of %d dimensions of a head: only whole heads are supported", c->rope_dim,
+                    c->head_dim);
 }
 
 static lh_status read_yarn(const lh_gguf *g, lh_config *c) {
@@ -179,12 +188,14 @@ static lh_status read_rope(const lh_gguf *g, lh_config *c) {
     const char *type = "linear";
     size_t len = strlen(type);
     LH_TRY(lh_gguf_string(g, "llama.rope.scaling.type", &type, &len));
+    c->rope_scaling = LH_ROPE_NONE;
     c->rope_factor = c->rope_attn_factor = c->yarn_ext_factor = c->yarn_beta_slow = 1;
     c->yarn_beta_fast = 32;
     if (is_text(type, len, "none")) return LH_OK;
     LH_TRY(read_rope_factor(g, &c->rope_factor));
     if (is_text(type, len, "yarn")) {
         c->rope_scaling = LH_ROPE_YARN;
+        LH_TRY(check_yarn(c));
         return read_yarn(g, c);
     }
     if (!is_text(type, len, "linear"))
@@ -192,6 +203,43 @@ static lh_status read_rope(const lh_gguf *g, lh_config *c) {
                         "llama.rope.scaling.type is %s, expected none, linear or yarn (or the factors of llama3)",
                         lh_quote(type, len).text);
     c->rope_scaling = c->rope_factor == 1 ? LH_ROPE_NONE : LH_ROPE_LINEAR;
+    return LH_OK;
+}
+
+// Tokens that the model reads at true positions: what scaling starts from.
+static int64_t unscaled_ctx(const lh_config *c) {
+    if (c->rope_scaling == LH_ROPE_YARN) return c->rope_original_ctx ? c->rope_original_ctx : c->trained_ctx;
+    return LH_MAX((int64_t)((double)c->trained_ctx / (double)c->rope_factor), 1);
+}
+
+lh_status lh_config_scale_rope(lh_config *c, lh_rope_scaling scaling, float factor) {
+    if (scaling < LH_ROPE_FROM_MODEL || scaling > LH_ROPE_YARN)
+        return lh_error(LH_ERR_ARGUMENT, "rope_scaling is %d, expected 0 to %d", (int)scaling, LH_ROPE_YARN);
+    if (factor != 0 && !(factor >= 1 && factor <= MAX_ROPE_FACTOR))
+        return lh_error(LH_ERR_ARGUMENT, "rope_scale is %g, expected 1 to %d", (double)factor, MAX_ROPE_FACTOR);
+    if (scaling == LH_ROPE_FROM_MODEL) {
+        bool stretch = factor > 1 && c->rope_scaling == LH_ROPE_NONE;
+        scaling = stretch ? LH_ROPE_LINEAR : c->rope_scaling;
+    }
+    if (scaling == LH_ROPE_NONE && factor > 1)
+        return lh_error(LH_ERR_ARGUMENT,
+                        "rope_scaling is none and rope_scale %g: leave rope_scale away, or scale linear or yarn",
+                        (double)factor);
+    if (scaling != LH_ROPE_NONE && factor == 0 && c->rope_scaling == LH_ROPE_NONE)
+        return lh_error(LH_ERR_ARGUMENT,
+                        "rope_scaling is %s, but the file does not say by how much: give rope_scale, such as 4",
+                        scaling == LH_ROPE_YARN ? "yarn" : "linear");
+    if (scaling == LH_ROPE_NONE) factor = 1;
+    if (factor == 0) factor = c->rope_factor;
+    if (scaling == c->rope_scaling && factor == c->rope_factor) return LH_OK;
+    if (scaling == LH_ROPE_YARN) LH_TRY(check_yarn(c));
+
+    int64_t unscaled = unscaled_ctx(c);
+    double stretched = (double)unscaled * (double)factor;
+    c->rope_scaling = scaling;
+    c->rope_factor = factor;
+    c->rope_original_ctx = scaling == LH_ROPE_YARN ? unscaled : 0;
+    c->trained_ctx = stretched < LH_MAX_TRAINED_CTX ? (int64_t)stretched : LH_MAX_TRAINED_CTX;
     return LH_OK;
 }
 

@@ -13,7 +13,6 @@ struct lh_model {
     lh_weights weights;
     lh_tokenizer *tokenizer;
     lh_backend *backend;
-    lh_rope rope;
 };
 
 struct lh_session {

@@ -105,12 +105,16 @@ lh_status lh_session_options_resolve(const lh_model *m, lh_session_options *inou
     notes n = {text, text ? cap : 0, 0};
     if (n.cap) *text = '\0';
     lh_session_options o = *inout;
-    int32_t trained = (int32_t)LH_MIN(m->config.trained_ctx, INT32_MAX);
+    lh_config c = m->config;
+    LH_TRY(lh_config_scale_rope(&c, o.rope_scaling, o.rope_scale));
+    o.rope_scaling = c.rope_scaling;
+    o.rope_scale = c.rope_factor;
+    int32_t trained = (int32_t)LH_MIN(c.trained_ctx, INT32_MAX);
     if (!lh_scheme_get(o.scheme)) return lh_error(LH_ERR_ARGUMENT, "scheme %d is not known", (int)o.scheme);
     LH_TRY(in_range("select_per", o.select_per, LH_PER_HEAD, LH_PER_KV_HEAD));
     LH_TRY(in_range("attention", o.attention, LH_ATTENTION_LONGHEADS, LH_ATTENTION_DENSE));
     LH_TRY(in_range("kv_type", o.kv_type, 0, LH_KV_TYPES - 1));
-    if (o.ctx == 0) o.ctx = LH_MIN(m->config.trained_ctx, MAX_CTX);
+    if (o.ctx == 0) o.ctx = LH_MIN(c.trained_ctx, MAX_CTX);
     if (o.batch == 0) o.batch = DEFAULT_BATCH;
     LH_TRY(in_range("ctx", o.ctx, 1, MAX_CTX));
     LH_TRY(in_range("batch", o.batch, 1, MAX_BATCH));
@@ -120,7 +124,7 @@ lh_status lh_session_options_resolve(const lh_model *m, lh_session_options *inou
     LH_TRY(resolve_budget(&o, &n));
     LH_TRY(resolve_local(&o, &n));
     LH_TRY(resolve_dense_until(&o, &n));
-    if (o.attention == LH_ATTENTION_DENSE && o.ctx > m->config.trained_ctx)
+    if (o.attention == LH_ATTENTION_DENSE && o.ctx > c.trained_ctx)
         note(&n, "dense attention past the trained context of %d tokens: expect nonsense there\n", trained);
     *inout = o;
     return LH_OK;

@@ -13,10 +13,6 @@ static double yarn_pair(const lh_config *c, double turns) {
 lh_status lh_rope_init(lh_rope *r, const lh_config *c, const float *freqs) {
     int half = c->rope_dim / 2;
     bool yarn = c->rope_scaling == LH_ROPE_YARN;
-    if (yarn && c->rope_dim != c->head_dim)
-        return lh_error(LH_ERR_UNSUPPORTED,
-                        "yarn scaling of %d of %d dimensions of a head: only whole heads are supported", c->rope_dim,
-                        c->head_dim);
     *r = (lh_rope){.head_dim = c->head_dim, .attn_scale = 1.0f / sqrtf((float)c->head_dim)};
     r->inv_freq = lh_alloc((size_t)c->head_dim / 2, sizeof *r->inv_freq);
     if (!r->inv_freq) return LH_ERR_MEMORY;

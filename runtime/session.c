@@ -3,6 +3,17 @@
 
 #include "model.h"
 
+static lh_status init_longheads(lh_session *s) {
+    const lh_model *m = s->model;
+    lh_config config = m->config;
+    LH_TRY(lh_config_scale_rope(&config, s->options.rope_scaling, s->options.rope_scale));
+    lh_rope rope;
+    LH_TRY(lh_rope_init(&rope, &config, m->weights.rope_freqs));
+    lh_status status = lh_longheads_init(&s->longheads, m->backend, &config, &rope, &s->options);
+    lh_rope_free(&rope);
+    return status;
+}
+
 lh_status lh_session_new(const lh_model *m, const lh_session_options *options, lh_session **out) {
     *out = NULL;
     lh_session_options o = options ? *options : (lh_session_options){0};
@@ -16,7 +27,7 @@ lh_status lh_session_new(const lh_model *m, const lh_session_options *options, l
     lh_status status = s->ids && s->logits ? LH_OK : LH_ERR_MEMORY;
     m->backend->ops->begin(m->backend);
     if (status == LH_OK) status = lh_kv_init(&s->kv, m->backend, &shape);
-    if (status == LH_OK) status = lh_longheads_init(&s->longheads, m->backend, &m->config, &m->rope, &o);
+    if (status == LH_OK) status = init_longheads(s);
     if (status == LH_OK) status = lh_forward_init(&s->forward, m->backend, &m->config, &m->weights, o.batch);
     m->backend->ops->end(m->backend);
     if (status != LH_OK) lh_session_free(s);

@@ -16,11 +16,12 @@ typedef struct header {
     int64_t position;
     int32_t chunk, budget, window, local, dense_until;
     int32_t scheme, select_per, attention, kv_type;
-    int32_t has_logits, reserved[2];
+    int32_t has_logits, rope_scaling;
+    float rope_scale;
 } header;
 _Static_assert(sizeof(header) == 80, "on-disk layout");
 
-static const char magic[8] = "LHSESS2";
+static const char magic[8] = "LHSESS3";
 
 // FNV-1a over 8-byte words, the last one padded with zeros.
 static uint64_t hash(uint64_t h, const void *data, size_t bytes) {
@@ -69,6 +70,8 @@ static header header_of(const lh_session *s, int64_t position, bool has_logits) 
         .attention = (int32_t)o->attention,
         .kv_type = (int32_t)o->kv_type,
         .has_logits = has_logits,
+        .rope_scaling = (int32_t)o->rope_scaling,
+        .rope_scale = o->rope_scale,
     };
     memcpy(h.magic, magic, sizeof magic);
     return h;
@@ -179,10 +182,10 @@ static lh_status differs(const char *path, const char *option, const char *found
                     found, expected);
 }
 
-static lh_status differs_in_tokens(const char *path, const char *option, int32_t found, int32_t expected) {
+static lh_status differs_in_number(const char *path, const char *option, double found, double expected) {
     char texts[2][16];
-    snprintf(texts[0], sizeof texts[0], "%d", found);
-    snprintf(texts[1], sizeof texts[1], "%d", expected);
+    snprintf(texts[0], sizeof texts[0], "%.9g", found);
+    snprintf(texts[1], sizeof texts[1], "%.9g", expected);
     return differs(path, option, texts[0], texts[1]);
 }
 
@@ -200,7 +203,8 @@ static lh_status check_header(const lh_session *s, const char *path, const heade
     };
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
         if (lengths[i].found != lengths[i].expected)
-            return differs_in_tokens(path, lengths[i].option, lengths[i].found, lengths[i].expected);
+            return differs_in_number(path, lengths[i].option, lengths[i].found, lengths[i].expected);
+    if (h->rope_scale != own.rope_scale) return differs_in_number(path, "rope_scale", h->rope_scale, own.rope_scale);
     const struct {
         const char *option;
         int32_t found, expected, n;
@@ -211,6 +215,7 @@ static lh_status check_header(const lh_session *s, const char *path, const heade
         {"attention", h->attention, own.attention, 2, {"longheads", "dense"}},
         {"kv_type", h->kv_type, own.kv_type, LH_KV_TYPES,
          {lh_kv_formats[0].name, lh_kv_formats[1].name, lh_kv_formats[2].name, lh_kv_formats[3].name}},
+        {"rope_scaling", h->rope_scaling, own.rope_scaling, 4, {"of the model", "none", "linear", "yarn"}},
     };
     for (size_t i = 0; i < sizeof choices / sizeof *choices; i++) {
         int32_t found = choices[i].found, expected = choices[i].expected;

@@ -129,7 +129,7 @@ def test_models(dump, tmp_path: Path, n_head_kv: int, tied: bool) -> None:
     assert result["config"] == pytest.approx({
         "n_vocab": N_VOCAB, "n_layer": N_LAYER, "n_head": 4, "n_head_kv": n_head_kv, "head_dim": HEAD_DIM,
         "n_embd": N_EMBD, "n_ff": N_FF, "trained_ctx": CTX, "norm_eps": 1e-5, "rope_dim": HEAD_DIM, "rope_base": 10000,
-        "rope_scaling": 0, "rope_factor": 1, "rope_original_ctx": 0, "rope_attn_factor": 1, "yarn_ext_factor": 1,
+        "rope_scaling": 1, "rope_factor": 1, "rope_original_ctx": 0, "rope_attn_factor": 1, "yarn_ext_factor": 1,
         "yarn_beta_fast": 32, "yarn_beta_slow": 1,
     })
 
@@ -407,15 +407,15 @@ def test_refused_configurations(dump, tmp_path: Path, change: dict[str, Any], ex
     ({"llama.vocab_size": u32(12345)}, {"n_vocab": N_VOCAB}),
     ({"tokenizer.ggml.tokens": None}, {"n_vocab": N_VOCAB}),
     ({"tokenizer.ggml.tokens": None, "llama.vocab_size": u32(N_VOCAB)}, {"n_vocab": N_VOCAB}),
-    ({"llama.rope.scaling.factor": f32(4)}, {"rope_scaling": 1, "rope_factor": 4}),
-    ({"llama.rope.scale_linear": f32(2)}, {"rope_scaling": 1, "rope_factor": 2}),
-    ({"llama.rope.scaling.factor": f32(0)}, {"rope_scaling": 0, "rope_factor": 1}),
+    ({"llama.rope.scaling.factor": f32(4)}, {"rope_scaling": 2, "rope_factor": 4}),
+    ({"llama.rope.scale_linear": f32(2)}, {"rope_scaling": 2, "rope_factor": 2}),
+    ({"llama.rope.scaling.factor": f32(0)}, {"rope_scaling": 1, "rope_factor": 1}),
     ({"llama.rope.scaling.type": ("none", Value.STRING), "llama.rope.scaling.factor": f32(4)},
-     {"rope_scaling": 0, "rope_factor": 1}),
+     {"rope_scaling": 1, "rope_factor": 1}),
     ({"llama.rope.scaling.type": ("yarn", Value.STRING), "llama.rope.scaling.factor": f32(8),
       "llama.rope.scaling.original_context_length": u32(64), "llama.rope.scaling.attn_factor": f32(1.25),
       "llama.rope.scaling.yarn_beta_fast": f32(16), "llama.rope.scaling.yarn_ext_factor": f32(-1)},
-     {"rope_scaling": 2, "rope_factor": 8, "rope_original_ctx": 64, "rope_attn_factor": 1.25, "yarn_beta_fast": 16,
+     {"rope_scaling": 3, "rope_factor": 8, "rope_original_ctx": 64, "rope_attn_factor": 1.25, "yarn_beta_fast": 16,
       "yarn_beta_slow": 1, "yarn_ext_factor": 1}),
 ], ids=lambda v: ",".join(v))
 def test_configurations(dump, tmp_path: Path, change: dict[str, Any], expected: dict[str, float]) -> None:

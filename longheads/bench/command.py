@@ -10,7 +10,6 @@ import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,10 +17,10 @@ from longheads.bench import peer, report
 from longheads.bench.cost import measure_ceilings
 from longheads.bench.engines import LongHeads
 from longheads.bench.measure import Plan, measure_depth, warm_up
-from longheads.bench.plot import check_plot, plot
+from longheads.bench.plot import plot
 from longheads.bench.shapes import default_folder, shape_file
-from longheads.command import exit_status, tell
-from longheads.errors import ArgumentError, FileError
+from longheads.command import check_outputs, exit_status, tell
+from longheads.errors import ArgumentError
 from longheads.model import Model, find_model
 from longheads.options import add_machine, add_reading, count, session_options
 from longheads.writer import memory_of
@@ -75,11 +74,7 @@ def parser() -> argparse.ArgumentParser:
 
 def check_early(arguments: argparse.Namespace) -> None:
     """What would fail late, or not at all, is told before the measuring begins."""
-    if arguments.plot:
-        check_plot(arguments.plot)
-    for path in filter(None, (arguments.json, arguments.plot)):
-        if not path.parent.is_dir():
-            raise FileError(f"{path} cannot be written: there is no folder {path.parent}")
+    check_outputs(arguments.json, arguments.plot)
     if arguments.vs:
         peer.load()
         if arguments.vs_depth < arguments.depth[0]:
@@ -98,13 +93,6 @@ def capacity(arguments: argparse.Namespace, plan: Plan) -> int:
             "raise ctx or leave it away"
         )
     return arguments.ctx
-
-
-def resolved(model: Model, arguments: argparse.Namespace) -> dict[str, Any]:
-    """All options of the session, with what the model makes of those that were left open."""
-    words = {name: getattr(arguments, name) for name in ("attention", "scheme", "select_per", "kv_type")}
-    numbers = ("ctx", "chunk", "budget", "window", "local", "dense_until", "threads")
-    return words | {name: getattr(model, name) for name in numbers}
 
 
 def model_file(arguments: argparse.Namespace) -> Path:
@@ -152,7 +140,7 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
         result = report.Report(
             path=path,
             model=model,
-            options=resolved(model, arguments),
+            options=dict(model.options),
             plan=plan,
             filled=filled,
             ceilings=measure_ceilings(model),

@@ -5,33 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longheads.errors import UnsupportedError
+from longheads.plot import figure_class, length_label, save
 
 if TYPE_CHECKING:
     from longheads.bench.report import Report
 
 COLOURS = {"longheads": "#0b6e99", "llama.cpp": "#c8553d"}
 PANELS = {"prompt": "Reading a prompt of {} tokens", "decode": "Writing, a token at a time"}
-
-
-def figure_class() -> Any:
-    """matplotlib's Figure, which needs no display."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UnsupportedError("--plot needs matplotlib: get it with `pip install matplotlib`") from None
-    return Figure
-
-
-def check_plot(path: Path) -> None:
-    """Raises UnsupportedError where plot could not write that file."""
-    formats = figure_class()().canvas.get_supported_filetypes()
-    if path.suffix.removeprefix(".").lower() not in formats:
-        raise UnsupportedError(f"{path} is no picture that matplotlib writes: end it in one of {', '.join(formats)}")
-
-
-def _label(depth: int) -> str:
-    return f"{depth // 1024}k" if depth and depth % 1024 == 0 else str(depth)
 
 
 def _panel(axes: Any, report: Report, test: str) -> None:
@@ -50,7 +30,7 @@ def _panel(axes: Any, report: Report, test: str) -> None:
         # Logarithmic from the first depth on, with 0 one step to its left.
         axes.set_xscale("symlog", base=2, linthresh=positive[0], linscale=1)
         axes.set_xlim(depths[0] - positive[0] * 0.06, positive[-1] * 1.12)
-    axes.set_xticks(depths, [_label(depth) for depth in depths])
+    axes.set_xticks(depths, [length_label(depth) for depth in depths])
     axes.minorticks_off()
     axes.set_ylim(bottom=0)
     axes.set_title(PANELS[test].format(report.plan.prompt), fontsize=11, loc="left")
@@ -70,4 +50,4 @@ def plot(report: Report, path: Path) -> None:
     if report.peer:
         panels[0].legend(frameon=False)
     figure.suptitle(f"{report.path.stem} on {report.model.device}", fontsize=12, fontweight="bold")
-    figure.savefig(path, dpi=160)
+    save(figure, path)

@@ -14,6 +14,7 @@ import longheads
 from longheads.bench.cost import Ceilings
 from longheads.bench.measure import Plan, Row, Speed
 from longheads.model import Model
+from longheads.table import table
 from longheads.writer import memory_text
 
 BUSY = 0.2  # processors kept busy by others, from which on speeds are not to be trusted
@@ -120,18 +121,6 @@ def _speed(speed: Speed | None) -> str:
     return f"{_number(speed.median)} ({_number(min(speed.rounds))}..{_number(max(speed.rounds))})"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
-    """Markdown that is a table without being rendered, too; left: columns of words."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-
-    def line(cells: Sequence[str]) -> str:
-        aligned = (cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(cells, widths)))
-        return f"| {' | '.join(aligned)} |"
-
-    rule = "|".join("-" * (w + 2) if i in left else "-" * (w + 1) + ":" for i, w in enumerate(widths))
-    return "\n".join([line(header), f"|{rule}|", *map(line, rows)])
-
-
 def _legend(report: Report) -> Iterator[str]:
     if report.others is not None and report.others > BUSY:
         yield (
@@ -162,7 +151,7 @@ def text(report: Report) -> str:
         rows.append(cells)
     header = ["depth", "test", "longheads", "share"] + (["llama.cpp", "ratio"] if report.peer else [])
     facts = "\n".join(f"{name:<9} {value}" for name, value in _facts(report))
-    return f"{facts}\n\n{_table(header, rows, left=[1])}\n\n" + "\n".join(_legend(report))
+    return f"{facts}\n\n{table(header, rows, left=[1])}\n\n" + "\n".join(_legend(report))
 
 
 # --- for programs ------------------------------------------------------------------------------------------------

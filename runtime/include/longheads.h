@@ -97,8 +97,16 @@ typedef enum lh_scheme { LH_SCHEME_BOUNDS = 0, LH_SCHEME_PAPER = 1 } lh_scheme;
 typedef enum lh_select_per { LH_PER_HEAD = 0, LH_PER_KV_HEAD = 1 } lh_select_per;
 typedef enum lh_attention_kind { LH_ATTENTION_LONGHEADS = 0, LH_ATTENTION_DENSE = 1 } lh_attention_kind;
 typedef enum lh_kv_type { LH_KV_F16 = 0, LH_KV_F32 = 1, LH_KV_BF16 = 2, LH_KV_Q8_0 = 3 } lh_kv_type;
+// How positions are stretched over more tokens than the model was trained on; rope_freqs of llama3 come on top.
+typedef enum lh_rope_scaling {
+    LH_ROPE_FROM_MODEL = 0,
+    LH_ROPE_NONE = 1,
+    LH_ROPE_LINEAR = 2,
+    LH_ROPE_YARN = 3,  // arXiv 2309.00071
+} lh_rope_scaling;
 
-// Lengths in tokens. 0 means "from the model"; lh_session_options_resolve says what that is.
+// Lengths in tokens. 0 means "from the model"; lh_session_options_resolve says what that is. Where rope_scaling or
+// rope_scale is another than the file's, trained_ctx stands for what the model reads without scaling, times rope_scale.
 typedef struct lh_session_options {
     int64_t ctx;          // capacity (0: trained_ctx)
     int32_t chunk;        // l (0: 64)
@@ -111,6 +119,8 @@ typedef struct lh_session_options {
     lh_select_per select_per;
     lh_attention_kind attention;
     lh_kv_type kv_type;
+    lh_rope_scaling rope_scaling;  // 0 with a rope_scale: the file's kind, or linear where it has none
+    float rope_scale;              // 1 to 65536 (0: the file's)
 } lh_session_options;
 
 typedef struct lh_session_stats {
