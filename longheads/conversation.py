@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from longheads.model import Model
+from longheads.errors import ArgumentError
+from longheads.model import TEMPLATE_KEY, Model
 from longheads.prompt import Part, ask_about, encode_parts
 
 
@@ -67,3 +68,14 @@ class PlainText:
 
     def clear(self) -> None:
         self._text = []
+
+
+def conversation_about(
+    model: Model, document: str, chat: bool | None = None, system: str | None = None
+) -> Conversation:
+    """A chat where the model has a template, unless chat says otherwise. Raises ArgumentError, TemplateError."""
+    if TEMPLATE_KEY in model.metadata if chat is None else chat:
+        return Chat(model, document, system)
+    if system is not None:
+        raise ArgumentError("the model has no chat template, so --system means nothing: put the text into the prompt")
+    return PlainText(model, document)

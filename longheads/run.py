@@ -7,24 +7,18 @@ Standard output carries what the model writes and nothing else. Exit status: 0; 
 from __future__ import annotations
 
 import argparse
-import os
-import select
-import stat
 import sys
 import time
 from collections.abc import Sequence
 
 from longheads import __version__
-from longheads.command import exit_status, tell
-from longheads.conversation import Chat, Conversation, PlainText
-from longheads.errors import ArgumentError, FileError, FormatError
+from longheads.command import exit_status
+from longheads.conversation import conversation_about
+from longheads.documents import STDIN, read_documents
 from longheads.generate import DEFAULT_MAX_TOKENS, DEFAULTS, Sampling, check_room
-from longheads.model import TEMPLATE_KEY, Model
+from longheads.model import Model
 from longheads.options import add_machine, add_reading, count, session_options
 from longheads.writer import Stats, Writer
-
-STDIN = "-"
-
 
 # --- the command line --------------------------------------------------------------------------------------------
 
@@ -115,52 +109,6 @@ def sampling_of(arguments: argparse.Namespace) -> Sampling:
     )
 
 
-# --- documents ---------------------------------------------------------------------------------------------------
-
-
-def read_documents(names: Sequence[str]) -> str:
-    """The files' texts, a blank line between them; a piped standard input comes first where no - says otherwise."""
-    names = list(names)
-    if STDIN not in names and _is_piped():
-        names.insert(0, STDIN)
-    if names.count(STDIN) > 1:
-        raise ArgumentError("standard input can be read only once: name it once")
-    texts = [_decode(name, _read(name)) for name in names]
-    return "\n\n".join(text for text in texts if text)
-
-
-def _is_piped() -> bool:
-    try:
-        mode = os.fstat(0).st_mode
-    except OSError:
-        return False  # closed
-    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
-
-
-def _read(name: str) -> bytes:
-    if name == STDIN:
-        if not select.select([0], [], [], 1.0)[0]:
-            tell("reading the document from standard input: end it with Ctrl-D, or use </dev/null if there is none")
-        with open(0, "rb", closefd=False) as file:
-            return file.read()
-    try:
-        with open(name, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise FileError(f"{name} cannot be read: {error.strerror}") from None
-
-
-def _decode(name: str, data: bytes) -> str:
-    label = "standard input" if name == STDIN else name
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise FormatError(
-            f"{label} is not UTF-8 text (byte 0x{data[error.start]:02x} at offset {error.start}): "
-            "convert it first, for example with `iconv -f latin1 -t utf-8`"
-        ) from None
-
-
 # --- running -----------------------------------------------------------------------------------------------------
 
 
@@ -176,12 +124,7 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
     began = time.monotonic()
     options = session_options(arguments)
     with Model(arguments.model, threads=arguments.threads, device=arguments.device, **options) as model:
-        chat = arguments.chat if arguments.chat is not None else TEMPLATE_KEY in model.metadata
-        if arguments.system is not None and not chat:
-            raise ArgumentError(
-                "the model has no chat template, so --system means nothing: put the text into the prompt"
-            )
-        conversation: Conversation = Chat(model, document, arguments.system) if chat else PlainText(model, document)
+        conversation = conversation_about(model, document, arguments.chat, arguments.system)
         if not interactive:  # a prompt that does not fit is told before memory is set aside for it
             ids = conversation.prompt(arguments.prompt or "")
             check_room(len(ids), arguments.max_tokens, model.ctx)

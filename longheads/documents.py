@@ -1,0 +1,58 @@
+"""Documents that a command reads: files, and standard input."""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+from collections.abc import Sequence
+
+from longheads.command import tell
+from longheads.errors import ArgumentError, FileError, FormatError
+
+STDIN = "-"
+
+
+def read_documents(names: Sequence[str]) -> str:
+    """The files' texts, a blank line between them; a piped standard input comes first where no - says otherwise."""
+    names = list(names)
+    if STDIN not in names and _is_piped():
+        names.insert(0, STDIN)
+    if names.count(STDIN) > 1:
+        raise ArgumentError("standard input can be read only once: name it once")
+    texts = [read_text(name) for name in names]
+    return "\n\n".join(text for text in texts if text)
+
+
+def _is_piped() -> bool:
+    try:
+        mode = os.fstat(0).st_mode
+    except OSError:
+        return False  # closed
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
+
+
+def _read(name: str) -> bytes:
+    if name == STDIN:
+        if not select.select([0], [], [], 1.0)[0]:
+            tell("reading the document from standard input: end it with Ctrl-D, or use </dev/null if there is none")
+        with open(0, "rb", closefd=False) as file:
+            return file.read()
+    try:
+        with open(name, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise FileError(f"{name} cannot be read: {error.strerror}") from None
+
+
+def read_text(name: str) -> str:
+    """A file's text; - is standard input. Raises FileError, and FormatError for what is not UTF-8."""
+    data = _read(name)
+    label = "standard input" if name == STDIN else name
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FormatError(
+            f"{label} is not UTF-8 text (byte 0x{data[error.start]:02x} at offset {error.start}): "
+            "convert it first, for example with `iconv -f latin1 -t utf-8`"
+        ) from None

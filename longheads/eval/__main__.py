@@ -1,0 +1,5 @@
+import sys
+
+from longheads.eval.command import main
+
+sys.exit(main())

@@ -1,0 +1,63 @@
+"""Results by case, in memory and in a file of JSON lines that lets an interrupted run go on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from longheads.errors import FormatError
+
+Result = dict[str, Any]  #: what came out, by name; plain JSON
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured: a result belongs to it as long as all of this is the same."""
+
+    task: str
+    model: str                  # name of the file
+    options: dict[str, Any]     # of the session, all of them
+    parameters: dict[str, Any]  # of the task, the digest of the tokens among them
+
+    @property
+    def identity(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def digest(*texts: Sequence[int]) -> str:
+    """A short name for token ids, so that a result is not taken for that of another text."""
+    return hashlib.sha256(b"|".join(np.asarray(ids, "<i4").tobytes() for ids in texts)).hexdigest()[:16]
+
+
+class Results:
+    """Results by case: those of a file, and new ones, which the file gets at once."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Raises FormatError where the file holds something else."""
+        self._path = path
+        self._known: dict[str, Result] = {}
+        if path and path.exists():
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            for number, line in enumerate(lines, start=1):
+                try:
+                    record = json.loads(line)
+                    self._known[Case(**record["case"]).identity] = dict(record["result"])
+                except (ValueError, TypeError, KeyError):
+                    raise FormatError(
+                        f"line {number} of {path} is no result of longheads.eval: delete it, or name another file"
+                    ) from None
+
+    def get(self, case: Case) -> Result | None:
+        return self._known.get(case.identity)
+
+    def add(self, case: Case, result: Result) -> None:
+        self._known[case.identity] = result
+        if self._path:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"case": asdict(case), "result": result}) + "\n")

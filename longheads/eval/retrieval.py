@@ -1,0 +1,138 @@
+"""Questions about what was read, asked under every rule.
+
+A case is a hit where the greedy continuation of the prompt names the answer; beside it stands the log-probability of
+the answer's tokens, which tells near misses from far ones.
+
+Prompts are asked in the order of their tokens, and each keeps what it has in common with the one before it:
+Session.read rewinds to there and feeds the rest. That order makes what is read in all the least. Up to rounding no
+result changes: after a rewind a session goes on as if what it forgot had never been there.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from longheads.eval.prompts import Prompt, common_prefix
+from longheads.eval.results import Case, Result, Results, digest
+from longheads.eval.settings import Setting, rule_of
+from longheads.model import Model
+from longheads.session import Session
+
+EXTRA_TOKENS = 4  # of the continuation: an answer may begin with a word or two before what is asked for
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt, and where it belongs. column: of the table; depth: share of the document before the answer."""
+
+    column: str
+    depth: float
+    prompt: Prompt
+    parameters: dict[str, Any]  # of the task: whatever names the case, such as its seed
+
+
+@dataclass(frozen=True)
+class Row:
+    """A setting's results, one for each question."""
+
+    name: str
+    results: list[Result]
+
+
+def continue_greedily(session: Session, n: int) -> str:
+    """The text of the n likeliest next tokens, one after the other; fewer where the model ends it."""
+    ids: list[int] = []
+    while len(ids) < n:
+        token = int(np.argmax(session.logits))
+        if session.tokenizer.is_end(token):
+            break
+        ids.append(token)
+        session.feed([token])
+    return session.tokenizer.decode(ids)
+
+
+def names(text: str, key: str) -> bool:
+    """Is the key in the text, and not only as a part of a longer number or word?"""
+    return re.search(rf"(?<![0-9A-Za-z]){re.escape(key)}(?![0-9A-Za-z])", text) is not None
+
+
+def measure(session: Session, prompt: Prompt, progress: Callable[[int, int], object] | None = None) -> Result:
+    """Ask one question. The session may hold another prompt: what both begin with is kept.
+
+    Gives: n_tokens of the prompt; n_fed of these, which the prompt before did not share; answer; hit; logprob, the mean
+    over the answer's tokens but for white space; seconds for reading n_fed tokens and answering.
+    """
+    began = time.monotonic()
+    n_fed = session.read(prompt.ids, progress=progress)
+    logprobs = session.score(prompt.answer)
+    said = [bool(session.tokenizer.token_bytes(id_).strip()) for id_ in prompt.answer]
+    session.read(prompt.ids)  # back to the end of the question
+    answer = continue_greedily(session, len(prompt.answer) + EXTRA_TOKENS)
+    return {
+        "key": prompt.key,
+        "n_tokens": len(prompt.ids),
+        "n_fed": n_fed,
+        "answer": answer,
+        "hit": names(answer, prompt.key),
+        "logprob": round(float(logprobs[said].mean()), 4),
+        "seconds": round(time.monotonic() - began, 2),
+    }
+
+
+def case_of(task: str, model: str, rule: dict[str, Any], question: Question) -> Case:
+    prompt = question.prompt
+    return Case(task, model, rule, question.parameters | {"digest": digest(prompt.ids, prompt.answer)})
+
+
+def n_to_read(prompts: Sequence[Prompt]) -> int:
+    """Tokens that are read when every prompt keeps what it shares with the one before it."""
+    before = [[], *(prompt.ids for prompt in prompts)]
+    return sum(len(prompt.ids) - common_prefix(prompt.ids, last) for prompt, last in zip(prompts, before))
+
+
+def measure_all(session: Session, work: Sequence[tuple[Case, Prompt]], results: Results, label: str) -> None:
+    """Measure what results do not hold yet, behind one progress bar that counts tokens."""
+    work = [(case, prompt) for case, prompt in work if results.get(case) is None]
+    total = n_to_read([prompt for _, prompt in work])
+    with tqdm(total=total, desc=label, unit=" tokens", leave=False, dynamic_ncols=True, disable=None) as bar:
+        hits = 0
+        for done, (case, prompt) in enumerate(work, start=1):
+            start = bar.n
+            result = measure(session, prompt, lambda n, _, start=start: bar.update(start + n - bar.n))
+            results.add(case, result)
+            hits += result["hit"]
+            bar.set_postfix_str(f"{hits} of {done} hit, last {result['logprob']:.2f}")
+
+
+def in_order(questions: Sequence[Question]) -> list[Question]:
+    """So that neighbours share the most."""
+    return sorted(questions, key=lambda question: question.prompt.ids)
+
+
+def ask_all(
+    task: str, model: Model, name: str, questions: Sequence[Question], settings: Sequence[Setting], results: Results
+) -> list[Row]:
+    """Ask every question under every rule; name: of the model's file."""
+    questions = in_order(questions)
+    room = max(len(q.prompt.ids) + len(q.prompt.answer) for q in questions) + EXTRA_TOKENS
+    rows = []
+    for setting in settings:
+        with model.session(ctx=room, **setting.options) as session:
+            rule = rule_of(session)
+            work = [(case_of(task, name, rule, question), question.prompt) for question in questions]
+            measure_all(session, work, results, f"{task}, {setting.name}")
+        rows.append(Row(setting.name, [_known(results, case) for case, _ in work]))
+    return rows
+
+
+def _known(results: Results, case: Case) -> Result:
+    result = results.get(case)
+    assert result is not None  # it was measured, or there was an error
+    return result

@@ -1,0 +1,72 @@
+"""Rules that are compared: each is a name for the table and options of a session."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from longheads.session import Session
+
+# Options of a setting, by what their values are.
+NUMBERS = ("chunk", "budget", "window", "local", "dense_until")
+FRACTIONS = ("rope_scale",)
+WORDS = ("scheme", "select_per", "attention", "kv_type", "rope_scaling")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A row of the table. options: of SessionOptions; what is not there comes from the model."""
+
+    name: str
+    options: dict[str, Any]
+
+
+DEFAULTS = Setting("defaults", {})
+
+
+def parse_setting(text: str) -> Setting:
+    """`name: option=value,option=value`; a name alone is the defaults."""
+    name, _, rest = text.partition(":")
+    if not name.strip():
+        raise argparse.ArgumentTypeError(f"setting {text!r} has no name: write NAME: option=value,...")
+    options: dict[str, Any] = {}
+    for part in filter(None, (part.strip() for part in rest.split(","))):
+        option, _, value = (word.strip() for word in part.partition("="))
+        if option in NUMBERS and re.fullmatch("[0-9]+", value):
+            options[option] = int(value)
+        elif option in FRACTIONS and re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
+            options[option] = float(value)
+        elif option in WORDS and value:
+            options[option] = value
+        else:
+            raise argparse.ArgumentTypeError(
+                f"setting {name.strip()!r} says {part!r}, expected option=number for "
+                f"{', '.join(NUMBERS + FRACTIONS)}, or option=word for {', '.join(WORDS)}"
+            )
+    return Setting(name.strip(), options)
+
+
+def add_settings(p: argparse.ArgumentParser) -> None:
+    """The option that says what is compared."""
+    p.add_argument(
+        "--setting", metavar="SETTING", type=parse_setting, action="append", dest="settings",
+        help="a row of the table, as 'NAME: OPTION=VALUE,...'; may be repeated; options are "
+        f"{', '.join(NUMBERS + FRACTIONS + WORDS)} (default: 'defaults', what the model makes of no option)",
+    )  # fmt: skip
+
+
+def said_settings(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> list[Setting]:
+    """The settings of the command line, in order, each with a name of its own."""
+    settings = arguments.settings or [DEFAULTS]
+    names = [setting.name for setting in settings]
+    for name in names:
+        if names.count(name) > 1:
+            usage.error(f"two settings are called {name!r}: give each a name of its own")
+    return settings
+
+
+def rule_of(session: Session) -> dict[str, Any]:
+    """Everything that a result depends on, with what the model makes of options that were left open."""
+    return {name: value for name, value in session.options.items() if name not in ("ctx", "batch")}
