@@ -9,15 +9,17 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from longheads import __version__
-from longheads.command import exit_status
+from longheads import __version__, trace
+from longheads.command import check_outputs, exit_status
 from longheads.conversation import conversation_about
 from longheads.documents import STDIN, read_documents
 from longheads.generate import DEFAULT_MAX_TOKENS, DEFAULTS, Sampling, check_room
 from longheads.model import Model
 from longheads.options import add_machine, add_reading, count, session_options
+from longheads.session import Session
 from longheads.writer import Stats, Writer
 
 # --- the command line --------------------------------------------------------------------------------------------
@@ -86,6 +88,8 @@ def parser() -> argparse.ArgumentParser:
                    help="the same seed gives the same text (default: another each time)")
 
     g = add_machine(p)
+    g.add_argument("--trace-heads", metavar="FILE", type=Path,
+                   help="draw which chunks each head picks for the last token of the prompt (PNG, SVG, PDF)")
     g.add_argument("--stats", action="store_true", help="end with speed and memory, on standard error")
     # fmt: on
     return p
@@ -112,6 +116,11 @@ def sampling_of(arguments: argparse.Namespace) -> Sampling:
 # --- running -----------------------------------------------------------------------------------------------------
 
 
+def heads_drawer(path: Path) -> Callable[[Session], None]:
+    """What --trace-heads does when a prompt has been read."""
+    return lambda session: trace.draw(trace.trace_of(session), path, f"{session.position} tokens")
+
+
 def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
     if arguments.system is not None and arguments.chat is False:
         usage.error("--system is part of a chat: leave --no-chat away")
@@ -120,6 +129,8 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
     if not (interactive or arguments.prompt or document):
         usage.error("there is nothing to read: give a prompt (-p), a document (-f), or a document on standard input")
 
+    if arguments.trace_heads:
+        check_outputs(None, arguments.trace_heads)
     stats = Stats()
     began = time.monotonic()
     options = session_options(arguments)
@@ -130,7 +141,8 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
             check_room(len(ids), arguments.max_tokens, model.ctx)
         with model.session() as session:
             stats.load_seconds = time.monotonic() - began
-            writer = Writer(model, session, sampling_of(arguments), stats)
+            draw = heads_drawer(arguments.trace_heads) if arguments.trace_heads else None
+            writer = Writer(model, session, sampling_of(arguments), stats, draw)
             try:
                 if interactive:
                     from longheads.interactive import talk

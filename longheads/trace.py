@@ -110,7 +110,8 @@ def text_of(trace: Trace, tokenizer: Tokenizer) -> str:
         words = " ".join(tokenizer.decode(trace.ids[c * trace.chunk : (c + 1) * trace.chunk]).split())
         rows.append([f"{c}{' *' if c in trace.answer else ''}", f"{n} ({n / n_heads:.0%})", words[:EXCERPT]])
     star = ", * with the answer" if trace.answer else ""
-    lines += ["", f"Most picked, of those that were to be chosen{star}:", "", table(["chunk", "heads", "begins"], rows, [2])]
+    lines += ["", f"Most picked, of those that were to be chosen{star}:", ""]
+    lines.append(table(["chunk", "heads", "begins"], rows, left=[2]))
     return "\n".join(lines)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from longheads.generate import Sampler, Sampling, check_room, with_defaults
@@ -55,7 +55,16 @@ class Stats:
 class Writer:
     """Reads prompts and writes answers, keeping count."""
 
-    def __init__(self, model: Model, session: Session, sampling: Sampling, stats: Stats) -> None:
+    def __init__(
+        self,
+        model: Model,
+        session: Session,
+        sampling: Sampling,
+        stats: Stats,
+        when_read: Callable[[Session], None] | None = None,
+    ) -> None:
+        """when_read: called when a prompt has been read, before the answer is written."""
+        self._when_read = when_read
         self.model, self.session, self.stats = model, session, stats
         self._sampling = sampling
         Sampler(with_defaults(sampling), model.n_vocab)  # a value that cannot be is told before anything is read
@@ -80,6 +89,8 @@ class Writer:
         """Read the prompt, then yield the answer's text."""
         check_room(len(ids), self._sampling["max_tokens"], self.session.ctx)
         self.read(ids)
+        if self._when_read:
+            self._when_read(self.session)
         began = time.monotonic()
         for piece in self.session.stream(**self._sampling):
             self.stats.n_written += 1

@@ -150,6 +150,7 @@ def run(arguments: argparse.Namespace, model: Model, settings: Sequence[Setting]
 def text(tables: Sequence[Curves], arguments: argparse.Namespace) -> Iterator[str]:
     """A table for each ctx."""
     for curves in tables:
+        yield ""
         ends = [length_label(edge) for edge in curves.bounds]
         header = ["setting", *(f"{begin}..{end}" for begin, end in zip(ends, ends[1:])), "all"]
         rows = [[c.name, *(f"{x:.3f}" for x in (*c.perplexities, c.whole))] for c in curves.curves]

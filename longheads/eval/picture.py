@@ -37,13 +37,13 @@ def _map(axes: Any, questions: Sequence[Question], row: Row) -> Any:
     for at, results in cells.items():
         share[at] = fmean(result["hit"] for result in results)
         text = f"{sum(result['hit'] for result in results)}/{len(results)}"
-        axes.text(at[1], at[0], f"{text}\n{fmean(r['logprob'] for r in results):.2f}", ha="center", va="center", fontsize=8)
+        text += f"\n{fmean(result['logprob'] for result in results):.2f}"
+        axes.text(at[1], at[0], text, ha="center", va="center", fontsize=8)
     axes.set_facecolor("#dddddd")  # where nothing was asked
-    image = axes.imshow(share, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto", alpha=0.85)
+    image = axes.imshow(share, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto", alpha=0.6)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(names)), names)
     axes.set_title(row.name, fontsize=11, loc="left")
-    axes.set_xlabel("text")
     return image
 
 
@@ -66,15 +66,17 @@ def draw_curves(tables: Sequence[Curves], trained_ctx: int, title: str, path: Pa
     figure = figure_class()(figsize=(1.5 + 6 * len(tables), 4.4), layout="constrained")
     panels = figure.subplots(1, len(tables), squeeze=False)[0]
     for axes, table in zip(panels, tables):
-        middles = [(max(a, 1) * b) ** 0.5 if a else b / 2 for a, b in zip(table.bounds, table.bounds[1:])]
+        middles = [(a * b) ** 0.5 if a else b / 2 for a, b in zip(table.bounds, table.bounds[1:])]
         for i, curve in enumerate(table.curves):
-            axes.plot(middles, curve.perplexities, marker="o", markersize=4, color=COLOURS[i % len(COLOURS)], label=curve.name)
+            colour = COLOURS[i % len(COLOURS)]
+            axes.plot(middles, curve.perplexities, marker="o", markersize=4, color=colour, label=curve.name)
         axes.set_xscale("log", base=2)
         axes.set_xticks(table.bounds[1:], [length_label(edge) for edge in table.bounds[1:]])
         axes.minorticks_off()
         if table.bounds[1] < trained_ctx < table.ctx:
             axes.axvline(trained_ctx, color="#888888", linewidth=1, linestyle="--")
-            axes.annotate(" trained context", (trained_ctx, 1), xycoords=("data", "axes fraction"), va="top", fontsize=8)
+            place = ("data", "axes fraction")
+            axes.annotate(" trained context", (trained_ctx, 1), xycoords=place, va="top", fontsize=8)
         finite = [x for curve in table.curves for x in curve.perplexities if np.isfinite(x)]
         if finite and max(finite) > 4 * min(finite):
             axes.set_yscale("log")

@@ -1,0 +1,186 @@
+"""longheads.eval: cases that share what they have in common, runs that resume, tables and pictures of hits."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import re
+
+import pytest
+
+longheads = pytest.importorskip("longheads", reason="longheads is not installed")
+
+from eval_fakes import Reader, Words  # noqa: E402
+
+from longheads.eval import passkey, picture, retrieval  # noqa: E402
+from longheads.eval.command import main  # noqa: E402
+from longheads.eval.prompts import CLASSIC_FILLER, Encoder, Prompt  # noqa: E402
+from longheads.eval.results import Case, Results  # noqa: E402
+from longheads.eval.settings import Setting, parse_setting  # noqa: E402
+
+
+def find_key(text: str) -> str:
+    [pair] = re.findall(r"The pass key is (\d{5})\. Remember it\. (\d{5}) is the pass key\.", text)
+    assert pair[0] == pair[1]
+    return f" {pair[0]}"
+
+
+def passkey_questions(words: Words, seeds: int, tokens: int):
+    p = argparse.ArgumentParser()
+    passkey.add_options(p)
+    arguments = p.parse_args(["--lengths", str(tokens), "--seeds", str(seeds)])
+    return retrieval.in_order(list(passkey.questions(arguments, Encoder(words, None))))
+
+
+def test_cases_share_their_beginnings_and_resume(tmp_path):
+    words, file = Words(), tmp_path / "results.jsonl"
+    questions = passkey_questions(words, 8, 1500)
+    work = [(retrieval.case_of("passkey", "m", {"chunk": 64}, q), q.prompt) for q in questions]
+
+    retrieval.measure_all(Reader(words, find_key), work[:3], Results(file), "")
+    reader = Reader(words, find_key)
+    retrieval.measure_all(reader, work, Results(file), "")
+    assert len(file.read_text().splitlines()) == len(work)
+
+    found = [Results(file).get(case) for case, _ in work]
+    for result, (_, prompt) in zip(found, work, strict=True):
+        assert result["hit"] and result["logprob"] == -1 and result["key"] == prompt.key
+    shared = [retrieval.common_prefix(a.prompt.ids, b.prompt.ids) for a, b in itertools.pairwise(questions)]
+    for result, keep, question in zip(found[4:], shared[3:], questions[4:], strict=True):
+        assert result["n_fed"] == len(question.prompt.ids) - keep
+    # No other order of the same prompts reads less.
+    least = retrieval.n_to_read([q.prompt for q in questions])
+    for order in ([*questions[1:], questions[0]], questions[::2] + questions[1::2], questions[::-1]):
+        assert retrieval.n_to_read([q.prompt for q in order]) >= least
+    retrieval.measure_all(None, work, Results(file), "")  # nothing is left to ask a session
+
+
+def test_a_miss_is_a_miss():
+    words = Words()
+    encoder = Encoder(words, None)
+    right, wrong = (encoder.prompt(passkey.text_of(CLASSIC_FILLER, key, 40, 0.5)) for key in ("12345", "54321"))
+    result = retrieval.measure(Reader(words, find_key), Prompt(wrong.ids, right.answer, "12345", 0))
+    assert not result["hit"] and "54321" in result["answer"]
+
+
+def test_a_part_of_a_number_is_no_hit():
+    assert retrieval.names("is <241>", "241") and retrieval.names("241", "241") and retrieval.names(" 241.", "241")
+    assert not retrieval.names("2413", "241") and not retrieval.names("1241", "241") and not retrieval.names("", "241")
+
+
+def test_another_text_is_another_case():
+    words = Words()
+    encoder = Encoder(words, None)
+    a, b = (encoder.prompt(passkey.text_of(filler, "12345", 9, 0.5)) for filler in (CLASSIC_FILLER, ["Another one."]))
+    cases = [retrieval.case_of("passkey", "m", {}, retrieval.Question("1k", 0.5, p, {"seed": 1})) for p in (a, b)]
+    assert cases[0].identity != cases[1].identity
+
+
+@pytest.mark.parametrize("line", ['{"case": 1}', "x", "[]", '{"case": {"task": 1}, "result": {}}', "\x00"])
+def test_a_damaged_file_is_refused(tmp_path, line):
+    file = tmp_path / "results.jsonl"
+    Results(file).add(Case("t", "m", {}, {}), {"hit": True})
+    file.write_text(file.read_text() + line + "\n")
+    with pytest.raises(longheads.FormatError, match="line 2 of .* is no result of longheads.eval"):
+        Results(file)
+
+
+def test_settings():
+    setting = parse_setting("paper: chunk=256, scheme=paper,local=2,rope_scale=2.5,rope_scaling=yarn")
+    options = {"chunk": 256, "scheme": "paper", "local": 2, "rope_scale": 2.5, "rope_scaling": "yarn"}
+    assert setting == Setting("paper", options)
+    assert parse_setting("defaults") == Setting("defaults", {})
+    for wrong in "x: chunk=big", "x: size=3", ": chunk=64", "x: chunk", "x: ctx=3", "x: rope_scale=-1":
+        with pytest.raises(argparse.ArgumentTypeError):
+            parse_setting(wrong)
+
+
+def test_rows_of_a_map():
+    assert picture.depth_rows([0, 0.5, 1, 0, 0.5, 1]) == (["0%", "50%", "100%"], [0, 1, 2, 0, 1, 2])
+    names, rows = picture.depth_rows([0.05, 0.21, 0.999, 1.0])
+    assert names == ["0-20%", "20-40%", "40-60%", "60-80%", "80-100%"] and rows == [0, 1, 4, 4]
+
+
+# --- the command -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def evaluate(capsys):
+    """Run the command; gives its standard output, or its one sentence where it fails."""
+
+    def run(*arguments, status: int = 0) -> str:
+        assert main([str(a) for a in arguments]) == status, capsys.readouterr().err
+        shown = capsys.readouterr()
+        if status == 0:
+            return shown.out
+        assert shown.out == "" and re.fullmatch("longheads: .+\n", shown.err), shown
+        return shown.err
+
+    return run
+
+
+SMALL = ["--setting", "small: chunk=8,budget=64,window=128,local=2", "--setting", "all: attention=dense,chunk=8", "-t", 1]
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        ["passkey", "--lengths", "220,250", "--seeds", 2],
+        ["needles", "--lengths", "250", "--seeds", 1, "--needles", 2, "--depths", "0,100", "--no-chat"],
+        ["kv", "--lengths", "220", "--seeds", 2, "--chat"],
+    ],
+    ids=lambda task: task[0],
+)
+def test_the_command(evaluate, tiny_path, tmp_path, task):
+    name, *options = task
+    file = tmp_path / "results.jsonl"
+    out = evaluate(name, tiny_path, *options, *SMALL, "--json", file)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines() if line.startswith("|")]
+    assert rows[0][0] == "setting" and [row[0] for row in rows[2:]] == ["small", "all"]
+    assert rows[0][1:] == task[2].split(",")
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(records) == 2 * 2 * (2 if name == "passkey" else 1)
+    for column, cells in zip(rows[0][1:], list(zip(*rows[2:]))[1:]):
+        for setting, shown in zip(("bounds", "dense"), cells):
+            mine = [
+                r["result"] for r in records
+                if str(r["case"]["parameters"]["tokens"]) == column
+                and (r["case"]["options"]["attention"] == "dense") == (setting == "dense")
+            ]  # fmt: skip
+            assert len(mine) == 2 and shown.startswith(f"{sum(r['hit'] for r in mine)}/2 (")
+            assert f"({sum(r['logprob'] for r in mine) / 2:.2f}, " in shown
+    assert re.search("seeds? 0", out) and tiny_path.name in out
+    assert all(r["case"]["options"]["window"] == 128 for r in records if r["case"]["options"]["attention"] != "dense")
+
+    written = file.read_text()
+    again = evaluate(name, tiny_path, *options, *SMALL, "--json", file)
+    assert again == out and file.read_text() == written
+
+
+def test_lines_and_plot(evaluate, tiny_path, tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    from test_eval_prompts import CASE
+
+    cases = tmp_path / "cases.jsonl"
+    cases.write_text(json.dumps(CASE) + "\n")
+    out = evaluate("lines", tiny_path, cases, *SMALL, "--plot", tmp_path / "map.png")
+    assert "| setting |" in out and " cases |" in out
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_mistakes(evaluate, tiny_path, plain_path, tmp_path, capsys):
+    def fails(*arguments) -> str:
+        return evaluate(*arguments, status=1)
+
+    assert "too few" in fails("passkey", tiny_path, "--lengths", 8)
+    assert "no folder" in fails("passkey", tiny_path, "--json", tmp_path / "no" / "x.jsonl")
+    assert "cannot be read" in fails("passkey", tiny_path, "--filler", tmp_path / "none")
+    assert "has no chat template" in fails("kv", plain_path, "--chat")
+    assert "scheme is 'best'" in fails("passkey", tiny_path, "--lengths", 200, "--seeds", 1, "--setting", "x: scheme=best")
+    assert "cannot be opened" in fails("passkey", tmp_path / "none.gguf")
+    for wrong in (["--setting", "a", "--setting", "a"], ["--lengths", "x"], ["--depths", "200"], ["--seeds", "0"]):
+        with pytest.raises(SystemExit) as caught:
+            main(["passkey", str(tiny_path), *wrong])
+        assert caught.value.code == 2
+    capsys.readouterr()
