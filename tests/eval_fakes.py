@@ -17,12 +17,19 @@ class Words:
 
     def __init__(self) -> None:
         self.ids: dict[str, int] = {}
+        self.words: list[str] = []
 
     def encode(self, text: str, *, bos: bool | None = None, special: bool = True) -> list[int]:
-        return [self.ids.setdefault(word, len(self.ids)) for word in re.findall(r"\d| ?[^\s\d]+|\s", text)]
+        return [self._id(word) for word in re.findall(r"\d| ?[^\s\d]+|\s", text)]
+
+    def _id(self, word: str) -> int:
+        if word not in self.ids:
+            self.ids[word] = len(self.words)
+            self.words.append(word)
+        return self.ids[word]
 
     def token_bytes(self, id_: int) -> bytes:
-        return list(self.ids)[id_].encode()
+        return self.words[id_].encode()
 
     def decode(self, ids: list[int]) -> str:
         return b"".join(map(self.token_bytes, ids)).decode()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -40,11 +42,25 @@ def test_commands():
 def test_options_that_are_named_exist():
     from longheads import run
     from longheads.bench import command as bench
+    from longheads.eval import command as evaluation
 
-    known = run.parser().format_help() + bench.parser().format_help() + (ROOT / "tools/passkey.py").read_text()
+    known = run.parser().format_help() + bench.parser().format_help()
+    usage = evaluation.parser()
+    [tasks] = [action.choices for action in usage._actions if isinstance(action, argparse._SubParsersAction)]
+    known += "".join(task.format_help() for task in tasks.values())
     for text in blocks("sh") + [README]:
         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text):
             assert option in known or option in ("--no-deps", "--no-build-isolation"), option
+
+
+def test_evaluations_are_commands():
+    from longheads.eval.command import parser
+
+    text = README.replace("\\\n", " ")
+    commands = re.findall(r"^ *python -m longheads\.eval (.+)$", text, flags=re.MULTILINE)
+    assert len(commands) > 6
+    tasks = {parser().parse_args(shlex.split(command, comments=True)).task for command in commands}
+    assert tasks == {"passkey", "needles", "kv", "lines", "perplexity", "heads"}
 
 
 def test_every_source_is_built():
