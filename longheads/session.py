@@ -120,6 +120,7 @@ class Session(Handle):
 
     def __init__(self, model: Model, options: Any) -> None:
         model_handle = model._pointer
+        self._model = model_handle
         self._options = options  # the core's, resolved
         out = ffi.new("lh_session **")
         check(lib.lh_session_new(model_handle, self._options, out))
@@ -151,6 +152,19 @@ class Session(Handle):
     def options(self) -> SessionOptions:
         """All options, with what the model makes of those that were left open."""
         return resolved_values(self._options)
+
+    def set_options(self, **options: Unpack[SessionOptions]) -> None:
+        """Go on under other options; those that are not named stay. What was read stays as it was read.
+
+        budget, window, local, dense_until, select_per and attention may change; None is "from the model". Logits and
+        selected chunks are those of the last token under the new options: it is read again when they are asked for.
+        Raises ArgumentError for a change of what shapes the cache: ctx, batch, chunk, scheme, kv_type, rope_scaling,
+        rope_scale; and for longheads attention in a session that was made dense.
+        """
+        with self._turn() as pointer:
+            resolved = resolve_options(self._model, self.options | options)
+            check(lib.lh_session_set_options(pointer, resolved))
+            self._options = resolved
 
     @property
     def position(self) -> int:

@@ -3,13 +3,12 @@
 
 #include "model.h"
 
-static lh_status init_longheads(lh_session *s) {
-    const lh_model *m = s->model;
+static lh_status init_longheads(const lh_model *m, const lh_session_options *o, lh_longheads *out) {
     lh_config config = m->config;
-    LH_TRY(lh_config_scale_rope(&config, s->options.rope_scaling, s->options.rope_scale));
+    LH_TRY(lh_config_scale_rope(&config, o->rope_scaling, o->rope_scale));
     lh_rope rope;
     LH_TRY(lh_rope_init(&rope, &config, m->weights.rope_freqs));
-    lh_status status = lh_longheads_init(&s->longheads, m->backend, &config, &rope, &s->options);
+    lh_status status = lh_longheads_init(out, m->backend, &config, &rope, o);
     lh_rope_free(&rope);
     return status;
 }
@@ -27,7 +26,7 @@ lh_status lh_session_new(const lh_model *m, const lh_session_options *options, l
     lh_status status = s->ids && s->logits ? LH_OK : LH_ERR_MEMORY;
     m->backend->ops->begin(m->backend);
     if (status == LH_OK) status = lh_kv_init(&s->kv, m->backend, &shape);
-    if (status == LH_OK) status = init_longheads(s);
+    if (status == LH_OK) status = init_longheads(m, &o, &s->longheads);
     if (status == LH_OK) status = lh_forward_init(&s->forward, m->backend, &m->config, &m->weights, o.batch);
     m->backend->ops->end(m->backend);
     if (status != LH_OK) lh_session_free(s);
@@ -67,6 +66,46 @@ void lh_session_clear(lh_session *s) {
     s->kv.position = 0;
     s->has_logits = false;
     s->longheads.last_position = -1;
+}
+
+static lh_status check_change(const lh_session *s, const lh_session_options *to) {
+    const lh_session_options *now = &s->options;
+    const struct {
+        const char *name;
+        bool same;
+    } fixed[] = {
+        {"ctx", now->ctx == to->ctx}, {"batch", now->batch == to->batch}, {"chunk", now->chunk == to->chunk},
+        {"scheme", now->scheme == to->scheme}, {"kv_type", now->kv_type == to->kv_type},
+        {"rope_scaling", now->rope_scaling == to->rope_scaling}, {"rope_scale", now->rope_scale == to->rope_scale},
+    };
+    for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++)
+        if (!fixed[i].same)
+            return lh_error(LH_ERR_ARGUMENT, "%s shapes what a session stores and cannot change: make another session",
+                            fixed[i].name);
+    if (to->attention != LH_ATTENTION_DENSE && !s->kv.shape.n_summary)
+        return lh_error(LH_ERR_ARGUMENT,
+                        "the session was made with dense attention and has nothing to choose chunks by: make it with "
+                        "longheads attention, and let it attend densely for as long as you like");
+    return LH_OK;
+}
+
+lh_status lh_session_set_options(lh_session *s, const lh_session_options *options) {
+    lh_session_options o = *options;
+    LH_TRY(lh_session_options_resolve(s->model, &o, NULL, 0));
+    LH_TRY(lh_session_enter(s));
+    lh_longheads next = {0};
+    lh_status status = check_change(s, &o);
+    if (status == LH_OK) status = init_longheads(s->model, &o, &next);
+    if (status == LH_OK) {
+        lh_longheads_free(&s->longheads);
+        s->longheads = next;
+        s->options = o;
+        s->has_logits = false;
+    } else {
+        lh_longheads_free(&next);
+    }
+    lh_session_leave(s);
+    return status;
 }
 
 void lh_session_get_options(const lh_session *s, lh_session_options *out) { *out = s->options; }

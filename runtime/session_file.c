@@ -67,7 +67,8 @@ static header header_of(const lh_session *s, int64_t position, bool has_logits) 
         .dense_until = o->dense_until,
         .scheme = (int32_t)o->scheme,
         .select_per = (int32_t)o->select_per,
-        .attention = (int32_t)o->attention,
+        // What is stored is what the session was made with, however it attends now.
+        .attention = s->kv.shape.n_summary ? LH_ATTENTION_LONGHEADS : LH_ATTENTION_DENSE,
         .kv_type = (int32_t)o->kv_type,
         .has_logits = has_logits,
         .rope_scaling = (int32_t)o->rope_scaling,
@@ -134,7 +135,9 @@ static uint64_t payload_bytes(const lh_session *s, const header *h) {
 }
 
 static lh_status write_all(lh_session *s, stream *out) {
-    header h = header_of(s, s->kv.position, s->has_logits);
+    header h = header_of(s, s->kv.position, false);
+    // Logits of an attention that the file does not name are left to be asked for anew.
+    h.has_logits = s->has_logits && h.attention == (int32_t)s->options.attention;
     h.payload = payload_bytes(s, &h);
     LH_TRY(put(out, &h, sizeof h));
     LH_TRY(put(out, s->ids, (size_t)h.position * sizeof *s->ids));

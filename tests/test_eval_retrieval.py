@@ -158,6 +158,41 @@ def test_the_command(evaluate, tiny_path, tmp_path, task):
     assert again == out and file.read_text() == written
 
 
+def test_read_with(evaluate, tiny_path, tmp_path, monkeypatch):
+    """Read under a setting and asked under the same, a case comes out as always; every document is read once."""
+    rule = "chunk=8,budget=64,window=128,local=2,kv_type=f32"
+    settings = ["--setting", f"a: {rule}", "--setting", f"b: {rule},budget=32", "--setting", f"d: {rule},attention=dense"]
+    task = ["needles", tiny_path, "--lengths", 250, "--seeds", 2, "--needles", 3, "--depths", "0,100", "-t", 1]
+    read = []
+    whole = longheads.Session.read
+    monkeypatch.setattr(longheads.Session, "read", lambda s, ids, **k: read.append(whole(s, ids, **k)) or read[-1])
+
+    def results(name: str, *more) -> dict[tuple, dict]:
+        file = tmp_path / name
+        out = evaluate(*task, *settings, *more, "--json", file)
+        assert ("documents read with" in out) == ("--read-with" in more)
+        records = [json.loads(line) for line in file.read_text().splitlines()]
+        assert len(records) == 12
+        n_before = file.stat().st_size
+        assert evaluate(*task, *settings, *more, "--json", file) == out and file.stat().st_size == n_before
+        key = lambda o, p: ("d" if o["attention"] == "dense" else o["budget"], p["seed"], p["needle"])  # noqa: E731
+        return {key(r["case"]["options"], r["case"]["parameters"]): r["result"] for r in records}
+
+    alone = results("alone")
+    read.clear()
+    for name, same in ("a", 64), ("b", 32), ("d", "d"):
+        reading = next(text for text in settings if text.startswith(f"{name}:")).replace(f"{name}:", "reading:")
+        found = results(name, "--read-with", reading)
+        for key, result in found.items():
+            difference = abs(result["logprob"] - alone[key]["logprob"])
+            assert result["n_fed"] < 70 and (difference < 2e-3 or key[0] != same)
+        assert max(abs(found[k]["logprob"] - alone[k]["logprob"]) for k in found if k[0] != same) > 0.01
+    assert len([n for n in read if n > 100]) == 3 * 2  # a text for each seed
+
+    told = evaluate(*task, *settings, "--read-with", "x: chunk=16", status=1)
+    assert "'a' cannot take turns with the other settings: chunk shapes what a session stores" in told
+
+
 def test_lines_and_plot(evaluate, tiny_path, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     from test_eval_prompts import CASE

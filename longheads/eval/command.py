@@ -18,8 +18,8 @@ from longheads.errors import ArgumentError, TemplateError
 from longheads.eval import heads, kv, lines, needles, passkey, perplexity, picture
 from longheads.eval.prompts import Encoder
 from longheads.eval.results import Result, Results
-from longheads.eval.retrieval import Question, Row, ask_all
-from longheads.eval.settings import Setting, add_settings, said_settings
+from longheads.eval.retrieval import Question, Row, ask_all, ask_over, in_order
+from longheads.eval.settings import Setting, add_settings, parse_setting, said_settings
 from longheads.model import Model, find_model
 from longheads.options import add_machine
 from longheads.table import table
@@ -75,6 +75,9 @@ def parser() -> argparse.ArgumentParser:
         sub = add(name, task.HELP, task.__doc__)
         task.add_options(sub)
         add_chat(sub, task.CHATS)
+        sub.add_argument("--read-with", metavar="SETTING", type=parse_setting,
+                         help="read each document once under this rule, and ask the question alone under the others; "
+                              "chunk, scheme, kv_type and rope must be the same in all")  # fmt: skip
         add_common(sub, "draw hits by length and depth, a map for each setting")
     sub = add("perplexity", "how well a text is predicted, by position", perplexity.__doc__)
     perplexity.add_options(sub)
@@ -117,9 +120,12 @@ def hits_table(questions: Sequence[Question], rows: Sequence[Row]) -> str:
 def retrieval(arguments: argparse.Namespace, model: Model, settings: Sequence[Setting], results: Results) -> None:
     task = RETRIEVAL[arguments.task]
     encoder = Encoder(model.tokenizer, template_of(model, arguments.chat))
-    questions = list(task.questions(arguments, encoder))
-    rows = ask_all(arguments.task, model, arguments.model_name, questions, settings, results)
+    questions = in_order(list(task.questions(arguments, encoder)))
+    asked = (arguments.task, model, arguments.model_name, questions, settings, results)
+    reading = arguments.read_with
+    rows = ask_over(*asked, reading) if reading else ask_all(*asked)
     how = "asked through the chat template" if encoder.chats else "continued as plain text"
+    how += f"; documents read with {reading.name}, only questions under each setting" if reading else ""
     print(f"{arguments.task} of {arguments.model_name}: {task.about(arguments)}; {how}.")
     print("Hits (mean log-probability of the answer's tokens, mean seconds a case).\n")
     print(hits_table(questions, rows))

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from longheads.errors import ArgumentError
 from longheads.eval.prompts import Prompt, common_prefix
 from longheads.eval.results import Case, Result, Results, digest
-from longheads.eval.settings import Setting, rule_of
+from longheads.eval.settings import Setting, follow, rule_of
 from longheads.model import Model
 from longheads.session import Session
 
@@ -119,17 +120,73 @@ def in_order(questions: Sequence[Question]) -> list[Question]:
 def ask_all(
     task: str, model: Model, name: str, questions: Sequence[Question], settings: Sequence[Setting], results: Results
 ) -> list[Row]:
-    """Ask every question under every rule; name: of the model's file."""
-    questions = in_order(questions)
-    room = max(len(q.prompt.ids) + len(q.prompt.answer) for q in questions) + EXTRA_TOKENS
+    """Read and ask every question under every rule; name: of the model's file. Rows have the order of questions."""
     rows = []
     for setting in settings:
-        with model.session(ctx=room, **setting.options) as session:
+        with model.session(ctx=_room(questions), **setting.options) as session:
             rule = rule_of(session)
             work = [(case_of(task, name, rule, question), question.prompt) for question in questions]
             measure_all(session, work, results, f"{task}, {setting.name}")
         rows.append(Row(setting.name, [_known(results, case) for case, _ in work]))
     return rows
+
+
+def _room(questions: Sequence[Question]) -> int:
+    return max(len(q.prompt.ids) + len(q.prompt.answer) for q in questions) + EXTRA_TOKENS
+
+
+def _shape(reading: Setting, settings: Sequence[Setting]) -> Setting:
+    """A setting whose session can follow all of them: a dense one has no summaries, so it is made like the first that
+    needs some."""
+    if reading.options.get("attention") != "dense":
+        return reading
+    return next((setting for setting in settings if setting.options.get("attention") != "dense"), reading)
+
+
+def ask_over(
+    task: str,
+    model: Model,
+    name: str,
+    questions: Sequence[Question],
+    settings: Sequence[Setting],
+    results: Results,
+    reading: Setting,
+) -> list[Row]:
+    """Read every document under one rule, then ask its question under every rule over what that left in the cache.
+
+    Only what shapes the cache must be the same in all settings (see Session.set_options).
+    """
+    with model.session(ctx=_room(questions), **_shape(reading, settings).options) as session:
+        rules = []
+        for setting in (reading, *settings):
+            try:
+                follow(session, setting)
+            except ArgumentError as error:
+                raise ArgumentError(f"{setting.name!r} cannot take turns with the other settings: {error}") from None
+            rules.append(rule_of(session))
+        read_rule, *rules = rules
+        cases = {
+            setting.name: [case_of(task, name, rule | {"read_with": read_rule}, question) for question in questions]
+            for setting, rule in zip(settings, rules)
+        }
+        work = [
+            (question.prompt, [(s, cases[s.name][i]) for s in settings if results.get(cases[s.name][i]) is None])
+            for i, question in enumerate(questions)
+        ]
+        work = [(prompt, missing) for prompt, missing in work if missing]
+        total = n_to_read([prompt for prompt, _ in work])
+        label = f"{task}, read with {reading.name}"
+        with tqdm(total=total, desc=label, unit=" tokens", leave=False, dynamic_ncols=True, disable=None) as bar:
+            for prompt, missing in work:
+                follow(session, reading)
+                start = bar.n
+                session.read(prompt.ids[: prompt.n_document], progress=lambda n, _, s=start: bar.update(s + n - bar.n))
+                for setting, case in missing:
+                    follow(session, setting)
+                    results.add(case, measure(session, prompt))
+                    session.rewind(session.position - prompt.n_document)
+                bar.update(len(prompt.ids) - prompt.n_document)
+    return [Row(setting.name, [_known(results, case) for case in cases[setting.name]]) for setting in settings]
 
 
 def _known(results: Results, case: Case) -> Result:

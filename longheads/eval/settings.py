@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import re
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
+from longheads.model import Model
 from longheads.session import Session
 
 # Options of a setting, by what their values are.
@@ -65,6 +68,15 @@ def said_settings(arguments: argparse.Namespace, usage: argparse.ArgumentParser)
         if names.count(name) > 1:
             usage.error(f"two settings are called {name!r}: give each a name of its own")
     return settings
+
+
+def follow(session: Session, setting: Setting) -> None:
+    """Let a session go on under a setting; what that leaves open comes from the model, as in a new session."""
+    words = {name: inspect.signature(Model).parameters[name].default for name in WORDS}
+    opened = dict.fromkeys((*NUMBERS, *FRACTIONS)) | words | setting.options
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # caps were told when the setting was first met
+        session.set_options(**opened)
 
 
 def rule_of(session: Session) -> dict[str, Any]:
