@@ -197,8 +197,8 @@ class Model(Handle):
         return self._resolved.dense_until
 
     @property
-    def options(self) -> SessionOptions:
-        """All options of a session, with what the file makes of those that were left open."""
+    def options(self) -> dict[str, Any]:
+        """All SessionOptions, with what the file makes of those that were left open."""
         return resolved_values(self._resolved)
 
     @property

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class ProgressBar:
@@ -47,3 +50,16 @@ class ProgressBar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def token_bar(total: int, label: str) -> Any:
+    """A tqdm bar over the tokens of a whole measurement, with room for words behind it; on a terminal only."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc=label, unit=" tokens", leave=False, dynamic_ncols=True, disable=None)
+
+
+def within(bar: Any) -> Callable[[int, int], object]:
+    """The progress of a part that begins where the bar stands now."""
+    start = bar.n
+    return lambda done, _total: bar.update(start + done - bar.n)

@@ -68,13 +68,13 @@ _NAMED: dict[str, dict[str, int]] = {
 ALWAYS_SAID = ("scheme", "select_per", "attention", "kv_type")
 
 
-def resolved_values(resolved: Any) -> SessionOptions:
-    """The core's resolved options as keywords."""
+def resolved_values(resolved: Any) -> dict[str, Any]:
+    """The core's resolved options as keywords, SessionOptions without a None."""
     values: dict[str, Any] = {}
     for name in SessionOptions.__annotations__:
         value = getattr(resolved, name)
         values[name] = next(word for word, n in _NAMED[name].items() if n == value) if name in _NAMED else value
-    return cast(SessionOptions, values)
+    return values
 
 
 def resolve_options(model_handle: Any, options: SessionOptions) -> Any:
@@ -149,8 +149,8 @@ class Session(Handle):
         return self._options.ctx
 
     @property
-    def options(self) -> SessionOptions:
-        """All options, with what the model makes of those that were left open."""
+    def options(self) -> dict[str, Any]:
+        """All SessionOptions, with what the model makes of those that were left open."""
         return resolved_values(self._options)
 
     def set_options(self, **options: Unpack[SessionOptions]) -> None:
@@ -162,7 +162,7 @@ class Session(Handle):
         rope_scale; and for longheads attention in a session that was made dense.
         """
         with self._turn() as pointer:
-            resolved = resolve_options(self._model, self.options | options)
+            resolved = resolve_options(self._model, cast(SessionOptions, self.options | options))
             check(lib.lh_session_set_options(pointer, resolved))
             self._options = resolved
 

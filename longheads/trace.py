@@ -1,4 +1,4 @@
-"""Which chunks each head of each layer attends for the last token: as text, and as the picture of the paper's figure 5."""
+"""Which chunks each head of each layer attends for the last token: as text, and as the paper's figure 5 shows it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Trace:
 
     ids: NDArray[np.int32]
     chosen: NDArray[np.int32]
-    chunk: int            # tokens in a chunk
-    local: int            # chunks at the end that are always attended
-    answer: list[int]     # chunks that hold the answer, ascending; none where nobody asked
+    chunk: int  # tokens in a chunk
+    local: int  # chunks at the end that are always attended
+    answer: list[int]  # chunks that hold the answer, ascending; none where nobody asked
 
     @property
     def n_chunk(self) -> int:
@@ -54,8 +54,8 @@ class Trace:
 
     def finders(self) -> NDArray[np.bool_]:
         """(n_layer, n_head): does that head attend a chunk with the answer?"""
-        found = self.attended()[:, self.answer].any(axis=1)
-        return found.reshape(self.chosen.shape[:2])
+        found = np.any(self.attended()[:, self.answer], axis=1)
+        return np.asarray(found).reshape(self.chosen.shape[:2])
 
 
 def chunks_with(tokenizer: Tokenizer, ids: Sequence[int], answer: str, question: str, chunk: int) -> list[int]:
@@ -79,9 +79,9 @@ def chunks_with(tokenizer: Tokenizer, ids: Sequence[int], answer: str, question:
 def trace_of(session: Session, answer: str | None = None, question: str = "") -> Trace:
     """What the session's last token attended; answer: a text whose chunks are marked."""
     options, ids = session.options, session.ids
-    chunk = options["chunk"] or 1
+    chunk = options["chunk"]
     marked = [] if answer is None else chunks_with(session.tokenizer, ids.tolist(), answer, question, chunk)
-    return Trace(ids, session.selected(), chunk, options["local"] or 0, marked)
+    return Trace(ids, session.selected(), chunk, options["local"], marked)
 
 
 # --- for people --------------------------------------------------------------------------------------------------

@@ -143,7 +143,8 @@ def test_lines(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{}", "3", "nonsense", json.dumps(CASE | {"correct_line": "line z"}), json.dumps(CASE | {"prompt": 1})]
+    "content",
+    ["", "{}", "3", "nonsense", json.dumps(CASE | {"correct_line": "line z"}), json.dumps(CASE | {"prompt": 1})],
 )
 def test_lines_of_something_else(tmp_path, content):
     file = tmp_path / "cases.jsonl"

@@ -120,7 +120,14 @@ def evaluate(capsys):
     return run
 
 
-SMALL = ["--setting", "small: chunk=8,budget=64,window=128,local=2", "--setting", "all: attention=dense,chunk=8", "-t", 1]
+SMALL = [
+    "--setting",
+    "small: chunk=8,budget=64,window=128,local=2",
+    "--setting",
+    "all: attention=dense,chunk=8",
+    "-t",
+    1,
+]
 
 
 @pytest.mark.parametrize(
@@ -161,7 +168,14 @@ def test_the_command(evaluate, tiny_path, tmp_path, task):
 def test_read_with(evaluate, tiny_path, tmp_path, monkeypatch):
     """Read under a setting and asked under the same, a case comes out as always; every document is read once."""
     rule = "chunk=8,budget=64,window=128,local=2,kv_type=f32"
-    settings = ["--setting", f"a: {rule}", "--setting", f"b: {rule},budget=32", "--setting", f"d: {rule},attention=dense"]
+    settings = [
+        "--setting",
+        f"a: {rule}",
+        "--setting",
+        f"b: {rule},budget=32",
+        "--setting",
+        f"d: {rule},attention=dense",
+    ]
     task = ["needles", tiny_path, "--lengths", 250, "--seeds", 2, "--needles", 3, "--depths", "0,100", "-t", 1]
     read = []
     whole = longheads.Session.read
@@ -212,7 +226,9 @@ def test_mistakes(evaluate, tiny_path, plain_path, tmp_path, capsys):
     assert "no folder" in fails("passkey", tiny_path, "--json", tmp_path / "no" / "x.jsonl")
     assert "cannot be read" in fails("passkey", tiny_path, "--filler", tmp_path / "none")
     assert "has no chat template" in fails("kv", plain_path, "--chat")
-    assert "scheme is 'best'" in fails("passkey", tiny_path, "--lengths", 200, "--seeds", 1, "--setting", "x: scheme=best")
+    assert "scheme is 'best'" in fails(
+        "passkey", tiny_path, "--lengths", 200, "--seeds", 1, "--setting", "x: scheme=best"
+    )
     assert "cannot be opened" in fails("passkey", tmp_path / "none.gguf")
     for wrong in (["--setting", "a", "--setting", "a"], ["--lengths", "x"], ["--depths", "200"], ["--seeds", "0"]):
         with pytest.raises(SystemExit) as caught:

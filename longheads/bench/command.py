@@ -140,7 +140,7 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
         result = report.Report(
             path=path,
             model=model,
-            options=dict(model.options),
+            options=model.options,
             plan=plan,
             filled=filled,
             ceilings=measure_ceilings(model),

@@ -6,6 +6,7 @@ Tables go to standard output. Exit statuses are those of `longheads.run`.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -66,9 +67,11 @@ def parser() -> argparse.ArgumentParser:
     def add_common(task: argparse.ArgumentParser, plot: str) -> None:
         g = task.add_argument_group("settings and results")
         add_settings(g)
+        # fmt: off
         g.add_argument("--json", metavar="FILE", type=Path,
-                       help="append every result as a line of JSON; what is there already is not measured again")  # fmt: skip
+                       help="append every result as a line of JSON; what is there already is not measured again")
         g.add_argument("--plot", metavar="FILE", type=Path, help=f"{plot} (PNG, SVG, PDF)")
+        # fmt: on
         add_machine(task)
 
     for name, task in RETRIEVAL.items():
@@ -155,7 +158,7 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
     settings = said_settings(arguments, usage)
     check_outputs(arguments.json, arguments.plot)
     results = Results(arguments.json)
-    path = Path(find_model(arguments.model))
+    path = Path(os.fsdecode(find_model(arguments.model)))
     arguments.model_name = path.name
     work = {"perplexity": predict, "heads": look}.get(arguments.task, retrieval)
     with Model(path, threads=arguments.threads, device=arguments.device) as model:

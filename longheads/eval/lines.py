@@ -19,7 +19,6 @@ from longheads.eval.prompts import Encoder, Text
 from longheads.eval.retrieval import Question
 from longheads.options import count
 
-
 HELP = "LongEval's line retrieval, from files of cases"
 CHATS = True
 

@@ -14,10 +14,10 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from longheads.documents import read_text
 from longheads.errors import ContextError
@@ -26,6 +26,7 @@ from longheads.eval.settings import Setting, rule_of
 from longheads.model import Model
 from longheads.options import count
 from longheads.plot import length_label
+from longheads.progress import token_bar, within
 from longheads.session import Session
 from longheads.table import table
 
@@ -46,8 +47,8 @@ def add_options(p: argparse.ArgumentParser) -> None:
                    help="read so many stretches of the text, one behind the other, each from an empty session "
                         "(default: %(default)s)")
     p.add_argument("--buckets", metavar="N,N", type=edges,
-                   help="positions where a bucket ends and the next begins (default: powers of two from 1k on, or from a "
-                        "sixteenth of ctx where that is less)")
+                   help="positions where a bucket ends and the next begins (default: powers of two from 1k on, or from "
+                        "a sixteenth of ctx where that is less)")
     # fmt: on
 
 
@@ -85,16 +86,17 @@ def windows_of(ids: Sequence[int], ctx: int, n: int, bos: int | None, path: Path
     each = ctx - len(start)
     if len(ids) < n * each:
         raise ContextError(
-            f"{path} has {len(ids)} tokens, but {n} x {each} are wanted: take a longer text, or lower --ctx or --windows"
+            f"{path} has {len(ids)} tokens, but {n} x {each} are wanted: "
+            "take a longer text, or lower --ctx or --windows"
         )
     return [np.array([*start, *ids[i * each : (i + 1) * each]], np.int32) for i in range(n)]
 
 
-def measure(session: Session, ids: NDArray[np.int32], bounds: Sequence[int], bar: tqdm) -> Result:
+def measure(session: Session, ids: NDArray[np.int32], bounds: Sequence[int], bar: Any) -> Result:
     """Read one window. Gives for each bucket how many tokens were scored, and the sum of their log-probabilities."""
-    began, start = time.monotonic(), bar.n
+    began = time.monotonic()
     session.rewind(session.position)
-    logprobs = session.score(ids, progress=lambda done, _: bar.update(start + done - bar.n)).astype(np.float64)
+    logprobs = session.score(ids, progress=within(bar)).astype(np.float64)
     parts = [logprobs[begin:end] for begin, end in zip(bounds, bounds[1:])]
     return {
         "n": [int(np.isfinite(part).sum()) for part in parts],
@@ -129,8 +131,7 @@ def run(arguments: argparse.Namespace, model: Model, settings: Sequence[Setting]
                 rule = rule_of(session)
                 label = f"perplexity at {length_label(ctx)}, {setting.name}"
                 found = []
-                with tqdm(total=ctx * len(windows), desc=label, unit=" tokens", leave=False, dynamic_ncols=True,
-                          disable=None) as bar:  # fmt: skip
+                with token_bar(ctx * len(windows), label) as bar:
                     for window in windows:
                         parameters = {"ctx": ctx, "bounds": bounds, "digest": digest(window)}
                         case = Case("perplexity", arguments.model_name, rule, parameters)

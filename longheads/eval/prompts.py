@@ -43,8 +43,8 @@ class Prompt:
 
     ids: list[int]
     answer: list[int]  # the ids that should follow
-    key: str           # what the answer must name
-    n_document: int    # of ids, before anything that the question may change
+    key: str  # what the answer must name
+    n_document: int  # of ids, before anything that the question may change
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from longheads.errors import FormatError
 
@@ -21,8 +22,8 @@ class Case:
     """What is measured: a result belongs to it as long as all of this is the same."""
 
     task: str
-    model: str                  # name of the file
-    options: dict[str, Any]     # of the session, all of them
+    model: str  # name of the file
+    options: dict[str, Any]  # of the session, all of them
     parameters: dict[str, Any]  # of the task, the digest of the tokens among them
 
     @property
@@ -30,7 +31,7 @@ class Case:
         return json.dumps(asdict(self), sort_keys=True)
 
 
-def digest(*texts: Sequence[int]) -> str:
+def digest(*texts: Sequence[int] | NDArray[np.int32]) -> str:
     """A short name for token ids, so that a result is not taken for that of another text."""
     return hashlib.sha256(b"|".join(np.asarray(ids, "<i4").tobytes() for ids in texts)).hexdigest()[:16]
 

@@ -12,19 +12,19 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from longheads.errors import ArgumentError
 from longheads.eval.prompts import Prompt, common_prefix
 from longheads.eval.results import Case, Result, Results, digest
 from longheads.eval.settings import Setting, follow, rule_of
 from longheads.model import Model
-from longheads.session import Session
+from longheads.progress import token_bar, within
+from longheads.session import Progress, Session
 
 EXTRA_TOKENS = 4  # of the continuation: an answer may begin with a word or two before what is asked for
 
@@ -64,7 +64,7 @@ def names(text: str, key: str) -> bool:
     return re.search(rf"(?<![0-9A-Za-z]){re.escape(key)}(?![0-9A-Za-z])", text) is not None
 
 
-def measure(session: Session, prompt: Prompt, progress: Callable[[int, int], object] | None = None) -> Result:
+def measure(session: Session, prompt: Prompt, progress: Progress | None = None) -> Result:
     """Ask one question. The session may hold another prompt: what both begin with is kept.
 
     Gives: n_tokens of the prompt; n_fed of these, which the prompt before did not share; answer; hit; logprob, the mean
@@ -102,11 +102,10 @@ def measure_all(session: Session, work: Sequence[tuple[Case, Prompt]], results: 
     """Measure what results do not hold yet, behind one progress bar that counts tokens."""
     work = [(case, prompt) for case, prompt in work if results.get(case) is None]
     total = n_to_read([prompt for _, prompt in work])
-    with tqdm(total=total, desc=label, unit=" tokens", leave=False, dynamic_ncols=True, disable=None) as bar:
+    with token_bar(total, label) as bar:
         hits = 0
         for done, (case, prompt) in enumerate(work, start=1):
-            start = bar.n
-            result = measure(session, prompt, lambda n, _, start=start: bar.update(start + n - bar.n))
+            result = measure(session, prompt, within(bar))
             results.add(case, result)
             hits += result["hit"]
             bar.set_postfix_str(f"{hits} of {done} hit, last {result['logprob']:.2f}")
@@ -175,12 +174,10 @@ def ask_over(
         ]
         work = [(prompt, missing) for prompt, missing in work if missing]
         total = n_to_read([prompt for prompt, _ in work])
-        label = f"{task}, read with {reading.name}"
-        with tqdm(total=total, desc=label, unit=" tokens", leave=False, dynamic_ncols=True, disable=None) as bar:
+        with token_bar(total, f"{task}, read with {reading.name}") as bar:
             for prompt, missing in work:
                 follow(session, reading)
-                start = bar.n
-                session.read(prompt.ids[: prompt.n_document], progress=lambda n, _, s=start: bar.update(s + n - bar.n))
+                session.read(prompt.ids[: prompt.n_document], progress=within(bar))
                 for setting, case in missing:
                     follow(session, setting)
                     results.add(case, measure(session, prompt))

@@ -51,7 +51,7 @@ def parse_setting(text: str) -> Setting:
     return Setting(name.strip(), options)
 
 
-def add_settings(p: argparse.ArgumentParser) -> None:
+def add_settings(p: argparse._ActionsContainer) -> None:
     """The option that says what is compared."""
     p.add_argument(
         "--setting", metavar="SETTING", type=parse_setting, action="append", dest="settings",
@@ -73,7 +73,7 @@ def said_settings(arguments: argparse.Namespace, usage: argparse.ArgumentParser)
 def follow(session: Session, setting: Setting) -> None:
     """Let a session go on under a setting; what that leaves open comes from the model, as in a new session."""
     words = {name: inspect.signature(Model).parameters[name].default for name in WORDS}
-    opened = dict.fromkeys((*NUMBERS, *FRACTIONS)) | words | setting.options
+    opened: dict[str, Any] = dict.fromkeys((*NUMBERS, *FRACTIONS)) | words | setting.options
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # caps were told when the setting was first met
         session.set_options(**opened)
