@@ -80,6 +80,11 @@ def test_table_and_json(bench, tiny_path, tmp_path):
         assert words in out
 
 
+def test_rope_scaling_is_told(bench, tiny_path):
+    told = bench(tiny_path, "-d", "0", *QUICK, "--rope-scaling", "yarn", "--rope-scale", 2)
+    assert "rope yarn x 2, kv f16" in told and "rope" not in bench(tiny_path, "-d", "0", *QUICK)
+
+
 def test_read_and_whole(bench, tiny_path, monkeypatch):
     filled = []
     fill = longheads.Session.fill

@@ -207,6 +207,26 @@ def test_read_with(evaluate, tiny_path, tmp_path, monkeypatch):
     assert "'a' cannot take turns with the other settings: chunk shapes what a session stores" in told
 
 
+def test_ctrl_c(tiny_path, tmp_path, monkeypatch, capsys):
+    """What was measured is kept, and the next run measures the rest only."""
+    command = ["passkey", str(tiny_path), "--lengths", "200", "--seeds", "3", "--json", str(tmp_path / "r.jsonl")]
+    measure, asked = retrieval.measure, []
+
+    def interrupted(*arguments):
+        asked.append(1)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return measure(*arguments)
+
+    monkeypatch.setattr(retrieval, "measure", interrupted)
+    assert main(command) == 130
+    shown = capsys.readouterr()
+    assert shown.out == "" and f"interrupted: what was measured is in {tmp_path / 'r.jsonl'}" in shown.err
+    assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 2
+    assert main(command) == 0 and len(asked) == 4
+    assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 3
+
+
 def test_lines_and_plot(evaluate, tiny_path, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     from test_eval_prompts import CASE

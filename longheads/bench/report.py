@@ -80,7 +80,8 @@ class Others:
 
 def _settings(report: Report) -> str:
     o = report.options
-    tail = f"kv {o['kv_type']}, ctx {o['ctx']}"
+    rope = f"rope {o['rope_scaling']} x {o['rope_scale']:g}, " if o["rope_scale"] != 1 else ""
+    tail = f"{rope}kv {o['kv_type']}, ctx {o['ctx']}"
     if o["attention"] == "dense":
         return f"dense attention, {tail}"
     return (

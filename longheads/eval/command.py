@@ -14,7 +14,7 @@ from typing import Protocol
 
 from longheads import trace
 from longheads.chat import ChatTemplate
-from longheads.command import check_outputs, exit_status
+from longheads.command import check_outputs, exit_status, tell
 from longheads.errors import ArgumentError, TemplateError
 from longheads.eval import heads, kv, lines, needles, passkey, perplexity, picture
 from longheads.eval.prompts import Encoder
@@ -162,7 +162,12 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
     arguments.model_name = path.name
     work = {"perplexity": predict, "heads": look}.get(arguments.task, retrieval)
     with Model(path, threads=arguments.threads, device=arguments.device) as model:
-        work(arguments, model, settings, results)
+        try:
+            work(arguments, model, settings, results)
+        except KeyboardInterrupt:
+            kept = f": what was measured is in {arguments.json}, and the same command goes on" if arguments.json else ""
+            tell(f"interrupted{kept}")
+            raise
 
 
 def main(argv: Sequence[str] | None = None) -> int:
