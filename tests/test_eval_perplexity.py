@@ -62,6 +62,25 @@ def test_as_the_oracle_computes_it(evaluate, tmp_path, bos):  # noqa: F811
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 6
 
 
+def test_pieces(evaluate, plain_path, tmp_path):  # noqa: F811
+    """The row of pieces is what the pieces say when each is read by itself."""
+    text = "".join(np.random.default_rng(3).choice(list("abcdefghij \n"), 600))
+    (tmp_path / "text.txt").write_text(text)
+    out = evaluate("perplexity", plain_path, tmp_path / "text.txt", "--ctx", 96, "--buckets", "32", "--pieces", 40,
+                   "-t", 1, "--json", tmp_path / "out.jsonl")  # fmt: skip
+    assert list(numbers(out)) == ["pieces of 40", "defaults"]
+    with longheads.Model(plain_path, attention="dense", threads=1) as model, model.session() as session:
+        window = [model.tokenizer.bos, *model.tokenize(text, bos=False)[:95]]
+        scores: list[float] = []
+        for at in 0, 40, 80:
+            session.rewind(session.position)
+            scores += session.score(window[at : at + 40]).tolist()
+    expected = [math.exp(-np.nanmean(part)) for part in (scores[:32], scores[32:], scores)]
+    assert numbers(out)["pieces of 40"] == pytest.approx(expected, rel=1e-3)
+    first = json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])
+    assert first["result"]["n"] == [31, 62]
+
+
 def test_yarn_beside_the_others(evaluate, plain_path, tmp_path):  # noqa: F811
     """Dense attention past the trained context, with and without scaling, warns only where it must."""
     (tmp_path / "text.txt").write_text("abc " * 400)

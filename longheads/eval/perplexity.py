@@ -4,6 +4,9 @@ A window is --ctx tokens of the text, BOS among them where the model wants one, 
 but the first is scored given all before it in its window. Windows follow each other without overlap; what is left at
 the end of the text, and is less than a window, is not read. A bucket holds the tokens at the same positions of all
 windows; its perplexity is exp of their mean negative log-probability.
+
+No two places of a text are equally hard, so that a curve alone does not tell drift from content. --pieces adds what the
+same tokens cost a model that never reads far: the distance between the two curves is what reading far is worth.
 """
 
 from __future__ import annotations
@@ -49,6 +52,9 @@ def add_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--buckets", metavar="N,N", type=edges,
                    help="positions where a bucket ends and the next begins (default: powers of two from 1k on, or from "
                         "a sixteenth of ctx where that is less)")
+    p.add_argument("--pieces", metavar="N", type=count,
+                   help="add a row: the same tokens, but dense attention that begins anew every so many of them; it "
+                        "says how hard the text itself is at each position")
     # fmt: on
 
 
@@ -92,11 +98,16 @@ def windows_of(ids: Sequence[int], ctx: int, n: int, bos: int | None, path: Path
     return [np.array([*start, *ids[i * each : (i + 1) * each]], np.int32) for i in range(n)]
 
 
-def measure(session: Session, ids: NDArray[np.int32], bounds: Sequence[int], bar: Any) -> Result:
-    """Read one window. Gives for each bucket how many tokens were scored, and the sum of their log-probabilities."""
-    began = time.monotonic()
-    session.rewind(session.position)
-    logprobs = session.score(ids, progress=within(bar)).astype(np.float64)
+def measure(session: Session, ids: NDArray[np.int32], bounds: Sequence[int], piece: int, bar: Any) -> Result:
+    """Read one window, every `piece` tokens of it from an empty session.
+
+    Gives for each bucket how many tokens were scored, and the sum of their log-probabilities.
+    """
+    began, scores = time.monotonic(), []
+    for at in range(0, len(ids), piece):
+        session.rewind(session.position)
+        scores.append(session.score(ids[at : at + piece], progress=within(bar)))
+    logprobs = np.concatenate(scores).astype(np.float64)
     parts = [logprobs[begin:end] for begin, end in zip(bounds, bounds[1:])]
     return {
         "n": [int(np.isfinite(part).sum()) for part in parts],
@@ -115,37 +126,49 @@ def curve_of(name: str, results: Sequence[Result]) -> Curve:
     return Curve(name, [_perplexity(*pair) for pair in zip(logprob, n)], _perplexity(logprob.sum(), n.sum()))
 
 
+def read_windows(
+    arguments: argparse.Namespace,
+    model: Model,
+    setting: Setting,
+    piece: int,
+    bounds: Sequence[int],
+    windows: Sequence[NDArray[np.int32]],
+    results: Results,
+) -> Curve:
+    """One row: all windows under one setting. What results hold is not read again."""
+    ctx = bounds[-1]
+    piece = min(piece, ctx)
+    label = f"perplexity at {length_label(ctx)}, {setting.name}"
+    with model.session(ctx=piece, **setting.options) as session:
+        rule = rule_of(session)
+        cases = [
+            Case("perplexity", arguments.model_name, rule, {"piece": piece, "bounds": bounds, "digest": digest(window)})
+            for window in windows
+        ]
+        missing = [(case, window) for case, window in zip(cases, windows) if results.get(case) is None]
+        with token_bar(ctx * len(missing), label) as bar:
+            for case, window in missing:
+                results.add(case, measure(session, window, bounds, piece, bar))
+    return curve_of(setting.name, [result for case in cases if (result := results.get(case))])
+
+
 def run(arguments: argparse.Namespace, model: Model, settings: Sequence[Setting], results: Results) -> list[Curves]:
     tokenizer = model.tokenizer
     ids = tokenizer.encode(read_text(str(arguments.file)), bos=False, special=False)
     bos = tokenizer.bos if tokenizer.adds_bos else None
+    rows = [(setting, max(arguments.ctx)) for setting in settings]
+    if arguments.pieces:
+        rows.insert(
+            0, (Setting(f"pieces of {length_label(arguments.pieces)}", {"attention": "dense"}), arguments.pieces)
+        )
     work = [
         (ctx, bounds_of(ctx, arguments.buckets), windows_of(ids, ctx, arguments.windows, bos, arguments.file))
         for ctx in arguments.ctx
     ]
-    tables = []
-    for ctx, bounds, windows in work:
-        curves = []
-        for setting in settings:
-            with model.session(ctx=ctx, **setting.options) as session:
-                rule = rule_of(session)
-                label = f"perplexity at {length_label(ctx)}, {setting.name}"
-                found = []
-                with token_bar(ctx * len(windows), label) as bar:
-                    for window in windows:
-                        parameters = {"ctx": ctx, "bounds": bounds, "digest": digest(window)}
-                        case = Case("perplexity", arguments.model_name, rule, parameters)
-                        result = results.get(case)
-                        if result is None:
-                            result = measure(session, window, bounds, bar)
-                            results.add(case, result)
-                        else:
-                            bar.total -= ctx
-                            bar.refresh()
-                        found.append(result)
-            curves.append(curve_of(setting.name, found))
-        tables.append(Curves(ctx, bounds, curves))
-    return tables
+    return [
+        Curves(ctx, bounds, [read_windows(arguments, model, *row, bounds, windows, results) for row in rows])
+        for ctx, bounds, windows in work
+    ]
 
 
 def text(tables: Sequence[Curves], arguments: argparse.Namespace) -> Iterator[str]:
