@@ -30,7 +30,8 @@ def passkey_questions(words: Words, seeds: int, tokens: int):
     p = argparse.ArgumentParser()
     passkey.add_options(p)
     arguments = p.parse_args(["--lengths", str(tokens), "--seeds", str(seeds)])
-    return retrieval.in_order(list(passkey.questions(arguments, Encoder(words, None))))
+    questions = list(passkey.questions(arguments, Encoder(words, None)))
+    return [questions[i] for i in retrieval.reading_order(questions)]
 
 
 def test_cases_share_their_beginnings_and_resume(tmp_path):
@@ -134,10 +135,11 @@ SMALL = [
     "task",
     [
         ["passkey", "--lengths", "220,250", "--seeds", 2],
+        ["passkey", "--lengths", "250,220", "--seeds", 2],
         ["needles", "--lengths", "250", "--seeds", 1, "--needles", 2, "--depths", "0,100", "--no-chat"],
         ["kv", "--lengths", "220", "--seeds", 2, "--chat"],
     ],
-    ids=lambda task: task[0],
+    ids=lambda task: f"{task[0]}_{task[2]}",
 )
 def test_the_command(evaluate, tiny_path, tmp_path, task):
     name, *options = task

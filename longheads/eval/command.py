@@ -19,7 +19,7 @@ from longheads.errors import ArgumentError, TemplateError
 from longheads.eval import heads, kv, lines, needles, passkey, perplexity, picture
 from longheads.eval.prompts import Encoder
 from longheads.eval.results import Result, Results
-from longheads.eval.retrieval import Question, Row, ask_all, ask_over, in_order
+from longheads.eval.retrieval import Question, Row, ask_all, ask_over
 from longheads.eval.settings import Setting, add_settings, parse_setting, said_settings
 from longheads.model import Model, find_model
 from longheads.options import add_machine
@@ -123,7 +123,7 @@ def hits_table(questions: Sequence[Question], rows: Sequence[Row]) -> str:
 def retrieval(arguments: argparse.Namespace, model: Model, settings: Sequence[Setting], results: Results) -> None:
     task = RETRIEVAL[arguments.task]
     encoder = Encoder(model.tokenizer, template_of(model, arguments.chat))
-    questions = in_order(list(task.questions(arguments, encoder)))
+    questions = list(task.questions(arguments, encoder))
     asked = (arguments.task, model, arguments.model_name, questions, settings, results)
     reading = arguments.read_with
     rows = ask_over(*asked, reading) if reading else ask_all(*asked)

@@ -111,22 +111,24 @@ def measure_all(session: Session, work: Sequence[tuple[Case, Prompt]], results: 
             bar.set_postfix_str(f"{hits} of {done} hit, last {result['logprob']:.2f}")
 
 
-def in_order(questions: Sequence[Question]) -> list[Question]:
-    """So that neighbours share the most."""
-    return sorted(questions, key=lambda question: question.prompt.ids)
+def reading_order(questions: Sequence[Question]) -> list[int]:
+    """Indices of the questions, so that neighbours share the most."""
+    return sorted(range(len(questions)), key=lambda i: questions[i].prompt.ids)
 
 
 def ask_all(
     task: str, model: Model, name: str, questions: Sequence[Question], settings: Sequence[Setting], results: Results
 ) -> list[Row]:
-    """Read and ask every question under every rule; name: of the model's file. Rows have the order of questions."""
+    """Read and ask every question under every rule; name: of the model's file."""
+    order = reading_order(questions)
     rows = []
     for setting in settings:
         with model.session(ctx=_room(questions), **setting.options) as session:
             rule = rule_of(session)
-            work = [(case_of(task, name, rule, question), question.prompt) for question in questions]
+            cases = [case_of(task, name, rule, question) for question in questions]
+            work = [(cases[i], questions[i].prompt) for i in order]
             measure_all(session, work, results, f"{task}, {setting.name}")
-        rows.append(Row(setting.name, [_known(results, case) for case, _ in work]))
+        rows.append(Row(setting.name, [_known(results, case) for case in cases]))
     return rows
 
 
@@ -169,8 +171,8 @@ def ask_over(
             for setting, rule in zip(settings, rules)
         }
         work = [
-            (question.prompt, [(s, cases[s.name][i]) for s in settings if results.get(cases[s.name][i]) is None])
-            for i, question in enumerate(questions)
+            (questions[i].prompt, [(s, cases[s.name][i]) for s in settings if results.get(cases[s.name][i]) is None])
+            for i in reading_order(questions)
         ]
         work = [(prompt, missing) for prompt, missing in work if missing]
         total = n_to_read([prompt for prompt, _ in work])
