@@ -26,7 +26,7 @@ from longheads.progress import ProgressBar
 try:
     from .gguf_source import open_gguf
     from .hf_source import open_folder
-    from .recipes import ALIASES, RECIPES
+    from .recipes import ALIASES, FLOATS, RECIPES
     from .source import Source
     from .write import Plan, check_vocabulary, make_plan, write_plan
 except ModuleNotFoundError as error:
@@ -109,7 +109,7 @@ def notices(source: Source, plan: Plan) -> list[str]:
     for (wanted, kind, n_cols), n in fallen.items():
         found.append(f"{n} tensors have rows of {n_cols} values, which blocks of {wanted.name} do not divide; they are "
                      f"{kind.name}")  # fmt: skip
-    coarse = [p for p in plan.tensors if p.tensor.type.name[0] in "QI" and p.tensor.type != p.type]
+    coarse = [p for p in plan.tensors if p.tensor.type not in FLOATS and p.type not in (p.tensor.type, *FLOATS)]
     if coarse:
         found.append(f"{len(coarse)} tensors were quantised before, as {coarse[0].tensor.type.name} or so; what that lost stays lost")
     return found

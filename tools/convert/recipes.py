@@ -47,7 +47,7 @@ ALIASES = {"q3_k": "q3_k_m", "q4_k": "q4_k_m", "q5_k": "q5_k_m"}
 FLOATS = (Type.F32, Type.F16, Type.BF16)
 
 # Where a block does not divide a row: a type of about as many bits with blocks of 32.
-_SMALLER_BLOCKS = {Type.Q2_K: Type.IQ4_NL, Type.Q3_K: Type.IQ4_NL, Type.IQ4_XS: Type.IQ4_NL, Type.Q4_K: Type.Q5_0,
+_SMALLER_BLOCKS = {Type.Q2_K: Type.Q4_0, Type.Q3_K: Type.Q4_0, Type.IQ4_XS: Type.IQ4_NL, Type.Q4_K: Type.Q5_0,
                    Type.Q5_K: Type.Q5_1, Type.Q6_K: Type.Q8_0}  # fmt: skip
 
 
