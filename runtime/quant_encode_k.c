@@ -72,10 +72,11 @@ static affine_fit fit_affine(const affine *f, const float *x, const float *w, fl
     }
     double a = sum4(wq), b = sum4(wqq), c = sum4(wxq), determinant = w_sum * b - a * a;
     affine_fit fit = {0};
-    if (!(determinant > 0)) return fit;
-    fit.scale = (w_sum * c - wx_sum * a) / determinant;
-    fit.min = (a * c - b * wx_sum) / determinant;
-    if (fit.min < 0) {
+    if (determinant > 1e-6 * w_sum * b) {
+        fit.scale = (w_sum * c - wx_sum * a) / determinant;
+        fit.min = (a * c - b * wx_sum) / determinant;
+    }
+    if (!(fit.min > 0) && b > 0) {  // none, or all levels are alike and tell nothing of it
         fit.min = 0;
         fit.scale = c / b;
     }

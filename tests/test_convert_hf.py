@@ -272,7 +272,7 @@ def test_sentencepiece_as_json(tmp_path, pieces):
     with Tokenizer(out) as ours:
         assert (ours.bos, ours.eos, ours.is_control(1)) == (1, 2, True)
         for text in TEXTS:
-            assert ours.encode(text, bos=False) == pieces.encode(text)
+            assert ours.encode(text, bos=False) == theirs.encode(text, add_special_tokens=False).ids
 
 
 # --- what is not right ---------------------------------------------------------------------------------------------
