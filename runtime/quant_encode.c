@@ -1,7 +1,7 @@
 // Floats to halves and to the formats of one scale for 32 values, and the public functions around all formats.
 //
-// The formats here round exactly as the Python package gguf does, in float and operation by operation, so that a file is
-// the same whoever wrote it.
+// The formats here round exactly as the Python package gguf does, in float and operation by operation, so that a file
+// is the same whoever wrote it.
 #include "quant_encode.h"
 
 #include <math.h>
@@ -133,7 +133,7 @@ static const lh_encode_fn encoders[LH_TYPE_COUNT] = {
 
 lh_encode_fn lh_encode_get(int64_t type) { return type < 0 || type >= LH_TYPE_COUNT ? NULL : encoders[type]; }
 
-// --- public ----------------------------------------------------------------------------------------------------------
+// --- public --------------------------------------------------------------------------------------------------------
 
 static lh_status whole_blocks(int32_t type, int64_t n, const lh_type_traits **traits) {
     *traits = lh_type_get(type);
@@ -152,7 +152,8 @@ lh_status lh_quantize(int32_t type, const float *values, int64_t n, void *blocks
     for (int64_t i = 0; i < n; i++) {
         if (fabsf(values[i]) <= most) continue;
         if (!isfinite(values[i]))
-            return lh_error(LH_ERR_FORMAT, "it holds %s, expected finite weights", isnan(values[i]) ? "NaN" : "infinity");
+            return lh_error(LH_ERR_FORMAT, "it holds %s, expected finite weights",
+                            isnan(values[i]) ? "NaN" : "infinity");
         if (type != LH_TYPE_F32)
             return lh_error(LH_ERR_FORMAT, "it holds %g, which is more than %s can keep, %g", (double)values[i],
                             traits->name, (double)most);

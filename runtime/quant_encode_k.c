@@ -40,7 +40,7 @@ static int round_to(float v, int low, int high) {
     return (int)round4(all4(v), (float)low, (float)high)[0];
 }
 
-// --- formats with a min: x ~ scale * q - min, 0 <= q <= most, scale and min not negative ------------------------------
+// --- formats with a min: x ~ scale * q - min, 0 <= q <= most, scale and min not negative ----------------------------
 
 typedef struct affine {
     int n_runs, run_len;

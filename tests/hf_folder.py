@@ -1,5 +1,6 @@
-"""Small Hugging Face folders with random weights, and the model that they describe computed in float64 in the conventions
-of Hugging Face: heads in half-split order, as `modeling_llama` of transformers has them. Nothing here knows of GGUF.
+"""Small Hugging Face folders with random weights, and the model that they describe computed in float64 in the
+conventions of Hugging Face: heads in half-split order, as `modeling_llama` of transformers has them. Nothing here
+knows of GGUF.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ def make_tensors(config: dict[str, Any], dtype: str = "F32", seed: int = 0) -> d
     rng = np.random.default_rng(seed)
     e, f, d = config["hidden_size"], config["intermediate_size"], head_dim(config)
     q, kv = config["num_attention_heads"] * d, config["num_key_value_heads"] * d
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config["vocab_size"], e), "model.norm.weight": (e,)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (config["vocab_size"], e),
+        "model.norm.weight": (e,),
+    }
     if not config["tie_word_embeddings"]:
         shapes["lm_head.weight"] = (config["vocab_size"], e)
     for i in range(config["num_hidden_layers"]):
@@ -41,7 +45,9 @@ def make_tensors(config: dict[str, Any], dtype: str = "F32", seed: int = 0) -> d
                  "mlp.gate_proj": (f, e), "mlp.up_proj": (f, e), "mlp.down_proj": (e, f)}  # fmt: skip
         shapes |= {f"model.layers.{i}.{name}.weight": shape for name, shape in layer.items()}
         if config.get("attention_bias"):
-            shapes |= {f"model.layers.{i}.{name}.bias": layer[name][:1] for name in layer if name.startswith("self_attn")}
+            shapes |= {
+                f"model.layers.{i}.{name}.bias": layer[name][:1] for name in layer if name.startswith("self_attn")
+            }
     tensors = {}
     for name, shape in shapes.items():
         scale = 1.5 / math.sqrt(shape[-1]) if len(shape) > 1 else 0.3
@@ -57,11 +63,15 @@ def rounded(x: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def save(path: Path, tensors: dict[str, np.ndarray], dtype: str | None = None) -> None:
-    """A safetensors file, by the package; BF16, which NumPy does not have, goes through it as 16-bit integers whose name in
-    the header is then put right. dtype None: as the arrays are."""
-    numpy = pytest.importorskip("safetensors.numpy", reason="the package safetensors, which writes test models, is missing")
+    """A safetensors file, by the package; BF16, which NumPy does not have, goes through it as 16-bit integers whose
+    name in the header is then put right. dtype None: as the arrays are."""
+    numpy = pytest.importorskip(
+        "safetensors.numpy", reason="the package safetensors, which writes test models, is missing"
+    )
     if dtype == "BF16":
-        tensors = {name: (np.ascontiguousarray(x).view(np.uint32) >> 16).astype(np.uint16) for name, x in tensors.items()}
+        tensors = {
+            name: (np.ascontiguousarray(x).view(np.uint32) >> 16).astype(np.uint16) for name, x in tensors.items()
+        }
     elif dtype:
         tensors = {name: x.astype(_DTYPES[dtype]) for name, x in tensors.items()}
     numpy.save_file(tensors, path)
@@ -125,7 +135,9 @@ def frequencies(config: dict[str, Any]) -> tuple[np.ndarray, float]:
         low = max(math.floor(correction(scaling.get("beta_fast", 32))), 0)
         high = min(math.ceil(correction(scaling.get("beta_slow", 1))), d - 1)
         ramp = np.clip((np.arange(d // 2) - low) / max(high - low, 0.001), 0, 1)
-        return inverse / factor * ramp + inverse * (1 - ramp), scaling.get("attention_factor") or 0.1 * math.log(factor) + 1
+        return inverse / factor * ramp + inverse * (1 - ramp), scaling.get("attention_factor") or 0.1 * math.log(
+            factor
+        ) + 1
     return inverse, 1.0
 
 

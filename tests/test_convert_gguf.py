@@ -100,7 +100,9 @@ def test_every_type_is_near_and_runs(tied, tmp_path, name):
     worst = {"f": 1e-3, "b": 4e-3, "q8": 6e-3, "q6": 0.025, "q5": 0.05, "q4": 0.1, "iq": 0.1, "q3": 0.2, "q2": 0.35}
     limit = next(limit for start, limit in worst.items() if name.startswith(start))
     for key, x in before.items():
-        assert np.sqrt(np.mean((after[key] - x) ** 2)) <= limit * x.std() if x.ndim > 1 else np.array_equal(after[key], x)
+        assert (
+            np.sqrt(np.mean((after[key] - x) ** 2)) <= limit * x.std() if x.ndim > 1 else np.array_equal(after[key], x)
+        )
     with Model(out, ctx=64) as a, a.session() as session:
         session.feed([1, 2, 3])
         assert np.isfinite(session.logits).all()
@@ -117,7 +119,11 @@ def test_floats_are_exact_where_the_type_allows(tmp_path):
 
 
 def test_metadata_survives(tmp_path):
-    odd = {"test.bytes": ([b"\xff\xfe", b""], Value.STRING), "test.i64": (-5, Value.INT64), "test.flag": (True, Value.BOOL)}
+    odd = {
+        "test.bytes": ([b"\xff\xfe", b""], Value.STRING),
+        "test.i64": (-5, Value.INT64),
+        "test.flag": (True, Value.BOOL),
+    }
     source = write_model(tmp_path / "in.gguf", change=odd)
     assert convert(source, "-o", tmp_path / "out.gguf", "--type", "f16") == 0
     before, after = gguf.GGUFReader(source).fields, gguf.GGUFReader(tmp_path / "out.gguf").fields
@@ -183,7 +189,10 @@ def test_dry_run_writes_nothing(tied, tmp_path, capsys):
         (lambda f: f / "cut.gguf", "is no whole GGUF file"),
         (lambda f: f / "text.gguf", "is no whole GGUF file"),
         (lambda f: f / "other.gguf", "'falcon', expected 'llama'"),
-        (lambda f: f / "nan.gguf", "the tensor blk.1.ffn_up.weight is damaged or does not suit this type: it holds NaN"),
+        (
+            lambda f: f / "nan.gguf",
+            "the tensor blk.1.ffn_up.weight is damaged or does not suit this type: it holds NaN",
+        ),
         (lambda f: f / "huge.gguf", "it holds 70000, which is more than F16 can keep"),
     ],
 )
@@ -195,7 +204,9 @@ def test_bad_sources(tmp_path, capsys, change, sentence):
     for name, bad in (("nan", np.nan), ("huge", 70000)):
         values = np.zeros((64, 32), np.float32)
         values[40, 7] = bad
-        write_model(tmp_path / f"{name}.gguf", values={"blk.1.ffn_up.weight": values}, types={"ffn_up.weight": Type.F32})
+        write_model(
+            tmp_path / f"{name}.gguf", values={"blk.1.ffn_up.weight": values}, types={"ffn_up.weight": Type.F32}
+        )
     before = sorted(tmp_path.iterdir())
     assert convert(change(tmp_path), "-o", tmp_path / "out.gguf", "--type", "f16") == 1
     said = capsys.readouterr().err
@@ -242,8 +253,8 @@ def test_interrupted(large, tmp_path, how):
 def test_full_disk(large, tmp_path):
     """A limit on the size of files stands in for it: writes fail the same way."""
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 22, 1 << 22))  # noqa: E731
-    done = subprocess.run([*CONVERT, large, "-o", tmp_path / "out.gguf", "--type", "q8_0"], capture_output=True, text=True,
-                          preexec_fn=limit)  # fmt: skip
+    command_line = [*CONVERT, large, "-o", tmp_path / "out.gguf", "--type", "q8_0"]
+    done = subprocess.run(command_line, capture_output=True, text=True, preexec_fn=limit)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert f"cannot write {tmp_path / 'out.gguf'}: File too large; nothing was kept" in done.stderr
     assert list(tmp_path.iterdir()) == []
@@ -254,8 +265,8 @@ def test_memory(large, tmp_path):
     code = ("import resource, sys; sys.path.insert(0, sys.argv.pop(1)); from convert.command import main; "
             "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10; before = peak(); "
             "status = main(sys.argv[1:]); print(peak() - before); sys.exit(status)")  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", code, ROOT / "tools", large, "-o", tmp_path / "out.gguf", "--type", "f32",
-                           "-t", "2"], capture_output=True, text=True, check=True)  # fmt: skip
+    arguments = [ROOT / "tools", large, "-o", tmp_path / "out.gguf", "--type", "f32", "-t", "2"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
     largest = max(int(np.prod(t.shape)) * 4 for t in gguf.GGUFReader(tmp_path / "out.gguf").tensors)
     assert (tmp_path / "out.gguf").stat().st_size > 10 * largest
     assert int(done.stdout) < max(2 * largest, 64 << 20)

@@ -1,5 +1,5 @@
-"""python tools/convert on Hugging Face folders: logits against float64 in their own conventions, vocabularies against the
-libraries that made them, and folders that are not right."""
+"""python tools/convert on Hugging Face folders: logits against float64 in their own conventions, vocabularies against
+the libraries that made them, and folders that are not right."""
 
 import json
 import shutil
@@ -25,7 +25,13 @@ TOLERANCE = 3e-4
 PEER_TOLERANCE = 2e-2
 
 IDS = [1, 7, 30, 4, 4, 19, 2, 11] * 6
-TEXTS = ["Hello, world!", "  two  spaces, 12345 and 1st\n\n\tnext line's \u20ac \u00e9\u4e2d\U0001f642", CORPUS, "a", " "]
+TEXTS = [
+    "Hello, world!",
+    "  two  spaces, 12345 and 1st\n\n\tnext line's \u20ac \u00e9\u4e2d\U0001f642",
+    CORPUS,
+    "a",
+    " ",
+]
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
           r"|\s+(?!\S)|\s+")  # fmt: skip
 
@@ -36,10 +42,15 @@ def convert(*arguments) -> int:
 
 def byte_level(folder, steps: str = "llama3", size: int = 500):
     """A tokenizer.json of byte-level BPE, trained here; returns the tokenizer."""
-    tokenizers = pytest.importorskip("tokenizers", reason="the package tokenizers, which makes vocabularies, is missing")
+    tokenizers = pytest.importorskip(
+        "tokenizers", reason="the package tokenizers, which makes vocabularies, is missing"
+    )
     pre = tokenizers.pre_tokenizers
     parts = {
-        "llama3": [pre.Split(tokenizers.Regex(LLAMA3), "isolated"), pre.ByteLevel(add_prefix_space=False, use_regex=False)],
+        "llama3": [
+            pre.Split(tokenizers.Regex(LLAMA3), "isolated"),
+            pre.ByteLevel(add_prefix_space=False, use_regex=False),
+        ],
         "smollm": [pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False)],
         "gpt-2": [pre.ByteLevel(add_prefix_space=False)],
         "odd": [pre.Whitespace(), pre.ByteLevel(add_prefix_space=False)],
@@ -152,8 +163,8 @@ def test_shards_and_exact_floats(tmp_path, dtype):
         return gguf.quants.dequantize(found[name].data, found[name].tensor_type)
 
     for i in range(2):
-        for ours, theirs in {"attn_v": "self_attn.v_proj", "ffn_down": "mlp.down_proj", "ffn_norm": "post_attention_layernorm",
-                             "attn_q": "self_attn.q_proj"}.items():  # fmt: skip
+        for ours, theirs in {"attn_v": "self_attn.v_proj", "ffn_down": "mlp.down_proj", "attn_q": "self_attn.q_proj",
+                             "ffn_norm": "post_attention_layernorm"}.items():  # fmt: skip
             x = tensors[f"model.layers.{i}.{theirs}.weight"]
             if ours == "attn_q":  # head by head: component j is followed by its partner
                 x = np.concatenate([h[[0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15]] for h in np.split(x, 4)])
@@ -259,8 +270,12 @@ def test_sentencepiece_as_json(tmp_path, pieces):
     merges = []
     for i in sorted(usable, key=pieces.GetScore, reverse=True):
         piece = pieces.IdToPiece(i)
-        merges += [(piece[:cut], piece[cut:]) for cut in range(1, len(piece)) if piece[:cut] in vocab and piece[cut:] in vocab]
-    theirs = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+        merges += [
+            (piece[:cut], piece[cut:]) for cut in range(1, len(piece)) if piece[:cut] in vocab and piece[cut:] in vocab
+        ]
+    theirs = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    )
     theirs.normalizer = tokenizers.normalizers.Sequence(
         [tokenizers.normalizers.Prepend("\u2581"), tokenizers.normalizers.Replace(" ", "\u2581")]
     )
@@ -314,25 +329,25 @@ def missing_shard(folder):
 BAD_FOLDERS = {
     "no config": (lambda f: (f / "config.json").unlink(), "config.json is missing"),
     "no json": (lambda f: (f / "config.json").write_text("{"), "is no JSON"),
-    "architecture": (lambda f: edit_config(f, architectures=["FalconForCausalLM"]), "the architecture is FalconForCausalLM"),
+    "architecture": (lambda f: edit_config(f, architectures=["FalconForCausalLM"]), "is FalconForCausalLM"),
     "number": (lambda f: edit_config(f, hidden_size=None), "hidden_size in"),
     "text": (lambda f: edit_config(f, num_hidden_layers="two"), "is 'two', expected a positive number"),
     "scaling": (lambda f: edit_config(f, rope_scaling={"type": "longrope"}), "is longrope, expected linear, yarn"),
-    "scaling half": (lambda f: edit_config(f, rope_scaling={"type": "yarn"}), "factor of the rope scaling yarn is None"),
+    "scaling half": (lambda f: edit_config(f, rope_scaling={"type": "yarn"}), "the rope scaling yarn is None"),
     "quantised": (lambda f: edit_config(f, quantization_config={"quant_method": "gptq"}), "weights quantised by gptq"),
     "shape": (lambda f: edit_config(f, intermediate_size=128), "has the shape 96 x 64, expected 128 x 64"),
     "vocabulary": (lambda f: edit_config(f, vocab_size=300), "the tokenizer in"),
-    "layers": (lambda f: edit_config(f, num_hidden_layers=3), "the tensor model.layers.2.input_layernorm.weight is missing"),
+    "layers": (lambda f: edit_config(f, num_hidden_layers=3), "model.layers.2.input_layernorm.weight is missing"),
     "fewer layers": (lambda f: edit_config(f, num_hidden_layers=1), "is no part of a dense LLaMA"),
     "untied": (lambda f: edit_config(f, tie_word_embeddings=False), "the tensor lm_head.weight is missing"),
     "bin": (only_bin, "pytorch_model.bin is a pickle"),
     "nothing": (lambda f: (f / "model.safetensors").unlink(), "holds no model.safetensors"),
-    "nan": (nan_weight, "the tensor model.layers.1.self_attn.k_proj.weight is damaged or does not suit this type: it holds NaN"),
+    "nan": (nan_weight, "layers.1.self_attn.k_proj.weight is damaged or does not suit this type: it holds NaN"),
     "cut": (cut, "is no whole safetensors file"),
     "garbage": (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 64), "is no whole safetensors file"),
     "shard": (missing_shard, "model-00002-of-00003.safetensors of 3 shards is missing"),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "has neither tokenizer.model nor tokenizer.json"),
-    "unigram": (lambda f: edit_json(f / "tokenizer.json", lambda t: t.update(model={"type": "Unigram"})), "is of the kind Unigram"),
+    "unigram": (lambda f: edit_json(f / "tokenizer.json", lambda t: t["model"].update(type="Unigram")), "kind Unigram"),
     "no merges": (lambda f: edit_json(f / "tokenizer.json", lambda t: t["model"].pop("merges")), "is damaged"),
     "bad pieces": (lambda f: ((f / "tokenizer.json").unlink(), (f / "tokenizer.model").write_bytes(b"\x0a\xff\xff")),
                    "is no SentencePiece model"),

@@ -137,7 +137,8 @@ EXACT = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"]
 SEARCHED = ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"]
 # Largest error of what a search finds, as a share of the values' deviation, for normal values: what the formats' own
 # quantiser in ggml reaches, and 2% for chance.
-REACHED = {"Q2_K": 0.303, "Q3_K": 0.154, "Q4_K": 0.0728, "Q5_K": 0.0369, "Q6_K": 0.0182, "IQ4_NL": 0.0777, "IQ4_XS": 0.0783}
+REACHED = {"Q2_K": 0.303, "Q3_K": 0.154, "Q4_K": 0.0728, "Q5_K": 0.0369, "Q6_K": 0.0182, "IQ4_NL": 0.0777,
+           "IQ4_XS": 0.0783}  # fmt: skip
 
 
 def hostile_rows() -> dict[str, np.ndarray]:
@@ -171,8 +172,9 @@ def test_encode_is_exact(quant, name, rows):
 
 @pytest.mark.parametrize("name", EXACT)
 def test_encode_tiny_and_large(quant, name):
-    """Where scales leave the range of a half: values up to the largest half, and small ones. Of those that are subnormal as
-    floats the inverse of the scale overflows, and levels, times a scale of zero, mean nothing: only values are compared."""
+    """Where scales leave the range of a half: values up to the largest half, and small ones. Of those that are
+    subnormal as floats the inverse of the scale overflows, and levels, times a scale of zero, mean nothing: only values
+    are compared."""
     rng = np.random.default_rng(2)
     x = rng.normal(size=(64, 256)).astype(np.float32)
     large = (x / np.abs(x).max() * 65504).astype(np.float32)
@@ -184,7 +186,8 @@ def test_encode_tiny_and_large(quant, name):
             expected = gguf.quants.quantize(values, kind)
         got = encode(quant, name, values)
         if values is subnormal:
-            assert np.array_equal(gguf.quants.dequantize(got, kind), gguf.quants.dequantize(expected.view(np.uint8), kind))
+            values_of = gguf.quants.dequantize
+            assert np.array_equal(values_of(got, kind), values_of(expected.view(np.uint8), kind))
         else:
             assert np.array_equal(got, expected.view(np.uint8).reshape(64, -1))
 
@@ -200,7 +203,7 @@ def test_search_reaches(quant, name):
 @pytest.mark.parametrize("rows", hostile_rows())
 @pytest.mark.parametrize("name", SEARCHED)
 def test_search_is_never_lost(quant, name, rows):
-    """Whatever the values, the error is less than that of the coarsest sensible grid: steps between the extremes of 256."""
+    """Whatever the values, the error is less than a step of the coarsest grid that makes sense, one for all 256."""
     x = hostile_rows()[rows].astype(np.float64)
     blocks = encode(quant, name, x.astype(np.float32))
     got = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType[name]).astype(np.float64)
@@ -229,7 +232,7 @@ def test_encode_of_anything(quant, name):
 
 @pytest.mark.parametrize("name", SEARCHED)
 def test_search_beats_ggml(quant, name):
-    """Not worse than the quantiser of llama.cpp by more than 3%, on weights with the heavy tails that real ones have."""
+    """Not worse than the quantiser of llama.cpp by more than 3%, on weights with heavy tails, as real ones have."""
     llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python, to compare with, is not installed")
     [library] = list(Path(llama_cpp.__file__).parent.glob("lib/libggml-base.so"))
     ggml = ctypes.CDLL(str(library))

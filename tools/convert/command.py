@@ -3,8 +3,8 @@
     python tools/convert path/to/hf-model -o model.gguf --type q4_k_m
     python tools/convert model-f16.gguf -o model-q8_0.gguf --type q8_0 --split-size 4G
 
-Floats are kept exact where the type allows. Memory does not grow with the model: rows are read, converted by all threads and
-written a few megabytes at a time. The output appears under its name when it is whole.
+Floats are kept exact where the type allows. Memory does not grow with the model: rows are read, converted by all
+threads and written a few megabytes at a time. The output appears under its name when it is whole.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from pathlib import Path
 
 from longheads.command import exit_status, tell
 from longheads.errors import ArgumentError, FileError
+from longheads.model import find_model
+from longheads.options import count
 from longheads.progress import ProgressBar
 
 try:
@@ -49,26 +51,23 @@ def parse_type(text: str) -> str:
     return name
 
 
-def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
         prog="longheads-convert", description="Convert a Hugging Face LLaMA folder, or a GGUF file, to a GGUF file."
     )
-    parser.add_argument("source", type=Path, metavar="SRC",
-                        help="a folder with config.json, safetensors and a tokenizer; or a GGUF file")  # fmt: skip
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the GGUF file to write")
-    parser.add_argument("--type", type=parse_type, metavar="TYPE",
-                        help="of the weights; default: as the source has them, where those are floats. One of "
-                        + ", ".join([*RECIPES, *ALIASES]))  # fmt: skip
-    parser.add_argument("--split-size", type=parse_size, metavar="SIZE",
-                        help="write several files of at most so many bytes of weights each, such as 4G")  # fmt: skip
-    parser.add_argument("--pre", metavar="NAME", help="the pre-tokenizer, where that of tokenizer.json is not recognised")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be written, and write nothing")
-    parser.add_argument("--sha256", action="store_true", help="print the SHA-256 of each file that is written")
-    parser.add_argument("-t", "--threads", type=int, metavar="N", help="default: as many as the process may use")
-    options = parser.parse_args(arguments)
-    if options.threads is not None and options.threads < 1:
-        parser.error(f"--threads is {options.threads}, expected at least 1")
-    return options
+    p.add_argument("source", type=Path, metavar="SRC",
+                   help="a folder with config.json, safetensors and a tokenizer; a GGUF file; or smollm2")  # fmt: skip
+    p.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the GGUF file to write")
+    p.add_argument("--type", type=parse_type, metavar="TYPE",
+                   help="of the weights; default: as the source has them, where those are floats. One of "
+                   + ", ".join([*RECIPES, *ALIASES]))  # fmt: skip
+    p.add_argument("--split-size", type=parse_size, metavar="SIZE",
+                   help="write several files of at most so many bytes of weights each, such as 4G")  # fmt: skip
+    p.add_argument("--pre", metavar="NAME", help="the pre-tokenizer, where that of tokenizer.json is not recognised")
+    p.add_argument("--dry-run", action="store_true", help="say what would be written, and write nothing")
+    p.add_argument("--sha256", action="store_true", help="print the SHA-256 of each file that is written")
+    p.add_argument("-t", "--threads", type=count, metavar="N", help="default: as many as the process may use")
+    return p
 
 
 def open_source(path: Path, pre: str | None) -> Source:
@@ -111,7 +110,9 @@ def notices(source: Source, plan: Plan) -> list[str]:
                      f"{kind.name}")  # fmt: skip
     coarse = [p for p in plan.tensors if p.tensor.type not in FLOATS and p.type not in (p.tensor.type, *FLOATS)]
     if coarse:
-        found.append(f"{len(coarse)} tensors were quantised before, as {coarse[0].tensor.type.name} or so; what that lost stays lost")
+        found.append(
+            f"{len(coarse)} tensors were quantised already ({coarse[0].tensor.type.name}); what that lost stays lost"
+        )
     return found
 
 
@@ -126,13 +127,14 @@ def show(plan: Plan, out: Path) -> None:
         print(f"{path}: {sum(p.size for p in part) / 1e6:.1f} MB of weights")
         for p in part:
             shape = " x ".join(map(str, p.tensor.shape))
-            print(f"  {p.tensor.name:<32} {shape:>16}  {p.tensor.type.name:>6} -> {p.type.name:<6} {p.size / 1e6:10.2f} MB")
+            types = f"{p.tensor.type.name:>6} -> {p.type.name:<6}"
+            print(f"  {p.tensor.name:<32} {shape:>16}  {types} {p.size / 1e6:10.2f} MB")
     print(f"{len(plan.tensors)} tensors, {plan.size / 1e6:.1f} MB, {bits(plan):.2f} bits a weight")
 
 
 def run(options: argparse.Namespace) -> None:
     began = time.monotonic()
-    source = open_source(options.source, options.pre)
+    source = open_source(Path(find_model(options.source)), options.pre)
     plan = make_plan(source, type_for(source, options.type), options.split_size)
     check_output(source, plan, options.output)
     check_vocabulary(plan.metadata)
@@ -153,7 +155,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = parse_arguments(arguments)
+    options = parser().parse_args(arguments)
     # A polite kill clears up as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     return exit_status(lambda: run(options))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from gguf import GGMLQuantizationType as Type
 from longheads._native import ffi, lib
-from longheads.errors import LongHeadsError, check
+
+from longheads.errors import FormatError, check
 
 SUPPORTED = (Type.F32, Type.F16, Type.BF16, Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0, Type.Q2_K, Type.Q3_K,
              Type.Q4_K, Type.Q5_K, Type.Q6_K, Type.IQ4_NL, Type.IQ4_XS)  # fmt: skip
@@ -32,21 +33,14 @@ def encode(values: np.ndarray, kind: Type, size: int) -> np.ndarray:
 def recode(raw: np.ndarray, source: Type, target: Type, n: int, size: int, name: str) -> np.ndarray:
     """n values from blocks of one type to blocks of another, `size` bytes. Blocks that stay what they are stay exact.
 
-    name: of the tensor, for messages.
+    name: of the tensor, for the sentence of what is raised.
     """
     values = decode(raw, source, n)
-    if source == target:
+    try:
+        if source != target:
+            return encode(values, target, size)
         if np.isfinite(values).all():
             return raw
-        what = "NaN" if np.isnan(values).any() else "infinity"
-        raise _named(name, f"it holds {what}, expected finite weights")
-    try:
-        return encode(values, target, size)
-    except LongHeadsError as error:
-        raise _named(name, str(error), type(error)) from None
-
-
-def _named(name: str, sentence: str, kind: type[LongHeadsError] | None = None) -> LongHeadsError:
-    from longheads.errors import FormatError
-
-    return (kind or FormatError)(f"the tensor {name} is damaged or does not suit this type: {sentence}")
+        raise FormatError(f"it holds {'NaN' if np.isnan(values).any() else 'infinity'}, expected finite weights")
+    except FormatError as error:
+        raise FormatError(f"the tensor {name} is damaged or does not suit this type: {error}") from None

@@ -8,6 +8,7 @@ from pathlib import Path
 import gguf
 from gguf import GGMLQuantizationType as Type
 from gguf import GGUFValueType as Value
+
 from longheads.errors import FileError, FormatError, UnsupportedError
 
 from .encode import SUPPORTED
@@ -69,7 +70,9 @@ def open_gguf(path: Path) -> Source:
     source = Source(_metadata(reader), [])
     architecture = source.metadata.get("general.architecture", (b"", None))[0]
     if architecture != b"llama":
-        raise UnsupportedError(f"{path} has the architecture {architecture.decode(errors='replace')!r}, expected 'llama'")
+        raise UnsupportedError(
+            f"{path} has the architecture {architecture.decode(errors='replace')!r}, expected 'llama'"
+        )
     for part in _parts(path, reader):
         reader = reader if part == path else _open(part)
         for t in reader.tensors:

@@ -1,4 +1,4 @@
-"""config.json of a Hugging Face folder: numbers of the model as GGUF keys, and its frequencies where they are scaled."""
+"""config.json of a Hugging Face folder: the model's numbers as GGUF keys, and how its rotations are scaled."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from gguf import GGUFValueType as Value
+
 from longheads.errors import FileError, FormatError, UnsupportedError
 
 from .source import Metadata
@@ -99,8 +100,10 @@ def read_config(folder: Path) -> Config:
         scaling={} if scaling.get("rope_type", scaling.get("type", "default")) == "default" else scaling,
     )
     if config.head_dim % 2 or config.n_head % config.n_head_kv:
-        raise FormatError(f"{path} says {config.n_head} heads of {config.head_dim} dimensions on {config.n_head_kv} KV heads; "
-                          "expected even heads, a multiple of the KV heads")  # fmt: skip
+        raise FormatError(
+            f"{path} says {config.n_head} heads of {config.head_dim} dimensions on {config.n_head_kv} KV heads; "
+            "expected even dimensions, and a multiple of the KV heads"
+        )
     return config
 
 
@@ -125,12 +128,18 @@ def rope_keys(config: Config) -> tuple[Metadata, np.ndarray | None, list[str]]:
         value = scaling.get(key)
         value = default if value is None else value
         if not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0:
-            raise FormatError(f"{key} of the rope scaling {kind} is {value!r} in config.json, expected a positive number")
+            raise FormatError(
+                f"{key} of the rope scaling {kind} is {value!r} in config.json, expected a positive number"
+            )
         return float(value)
 
     prefix = "llama.rope.scaling"
     if kind == "linear":
-        return {f"{prefix}.type": ("linear", Value.STRING), f"{prefix}.factor": (number("factor"), Value.FLOAT32)}, None, []
+        return (
+            {f"{prefix}.type": ("linear", Value.STRING), f"{prefix}.factor": (number("factor"), Value.FLOAT32)},
+            None,
+            [],
+        )
     if kind == "llama3":
         names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
         values = {name: number(name) for name in names}
@@ -142,7 +151,9 @@ def rope_keys(config: Config) -> tuple[Metadata, np.ndarray | None, list[str]]:
         usual = 0.1 * math.log(factor) + 1  # what readers take by themselves
         attention = scaling.get("attention_factor")
         if attention is None and scaling.get("mscale") and scaling.get("mscale_all_dim"):
-            attention = (0.1 * number("mscale") * math.log(factor) + 1) / (0.1 * number("mscale_all_dim") * math.log(factor) + 1)
+            attention = (0.1 * number("mscale") * math.log(factor) + 1) / (
+                0.1 * number("mscale_all_dim") * math.log(factor) + 1
+            )
         original = int(number("original_max_position_embeddings", config.ctx))
         keys: Metadata = {
             f"{prefix}.type": ("yarn", Value.STRING),

@@ -1,4 +1,4 @@
-"""A Hugging Face folder as a source: its tensors under GGUF's names, q and k in GGUF's order, its vocabulary and card."""
+"""A Hugging Face folder as a source: tensors under GGUF's names, q and k in GGUF's order, vocabulary and card."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gguf import GGMLQuantizationType as Type
 from gguf import GGUFValueType as Value
+
 from longheads.errors import FormatError, UnsupportedError
 
 from .hf_config import Config, config_keys, read_config, rope_keys
@@ -42,7 +43,10 @@ def _expected(config: Config, stored: dict[str, Stored]) -> list[tuple[str, str,
     wanted = [("token_embd.weight", "model.embed_tokens.weight", (config.n_vocab, e), 0)]
     for i in range(config.n_layer):
         for name, shape in _shapes(config).items():
-            origin, head_dim = f"model.layers.{i}.{_LAYER[name]}", config.head_dim if name in ("attn_q", "attn_k") else 0
+            origin, head_dim = (
+                f"model.layers.{i}.{_LAYER[name]}",
+                config.head_dim if name in ("attn_q", "attn_k") else 0,
+            )
             wanted.append((f"blk.{i}.{name}.weight", f"{origin}.weight", shape, head_dim))
             if f"{origin}.bias" in stored and name in ("attn_q", "attn_k", "attn_v", "attn_output"):
                 wanted.append((f"blk.{i}.{name}.bias", f"{origin}.bias", shape[:1], head_dim))
@@ -53,12 +57,14 @@ def _expected(config: Config, stored: dict[str, Stored]) -> list[tuple[str, str,
 
 
 def _tensors(config: Config, stored: dict[str, Stored], folder: Path) -> list[Tensor]:
-    """Raises FormatError where one is missing or of another shape, UnsupportedError for those that nobody would read."""
+    """Raises FormatError where one is missing or has another shape, UnsupportedError for one that nobody would read."""
     tensors = []
     wanted = _expected(config, stored)
     for name, origin, shape, head_dim in wanted:
         if origin not in stored:
-            raise FormatError(f"the tensor {origin} is missing in {folder}, though config.json asks for it; fetch the folder again")
+            raise FormatError(
+                f"the tensor {origin} is missing in {folder}, though config.json asks for it; fetch the folder again"
+            )
         t = stored[origin]
         if t.shape != shape:
             raise FormatError(
@@ -70,10 +76,12 @@ def _tensors(config: Config, stored: dict[str, Stored], folder: Path) -> list[Te
                                    "give the folder of the original weights")  # fmt: skip
         tensors.append(Tensor(name, shape, DTYPES[t.dtype], t.path, t.offset, origin, head_dim))
     # The frequencies that some files carry follow from config.json, and a tied output is the embedding.
-    extra = [name for name in stored if name not in {origin for _, origin, _, _ in wanted}
-             and not name.endswith("rotary_emb.inv_freq") and not (config.tied and name == "lm_head.weight")]  # fmt: skip
+    needless = {origin for _, origin, _, _ in wanted} | ({"lm_head.weight"} if config.tied else set())
+    extra = [name for name in stored if name not in needless and not name.endswith("rotary_emb.inv_freq")]
     if extra:
-        raise UnsupportedError(f"the tensor {sorted(extra)[0]} in {folder} is no part of a dense LLaMA; this variant is not supported")
+        raise UnsupportedError(
+            f"the tensor {sorted(extra)[0]} in {folder} is no part of a dense LLaMA; this variant is not supported"
+        )
     return tensors
 
 
@@ -106,5 +114,7 @@ def open_folder(folder: Path, pre: str | None = None) -> Source:
     vocab, more = read_vocab(folder, config, pre)
     tensors = _tensors(config, stored, folder)
     if divisors is not None:
-        tensors.insert(1, Tensor("rope_freqs.weight", divisors.shape, Type.F32, folder, 0, "rope_freqs", values=divisors))
+        tensors.insert(
+            1, Tensor("rope_freqs.weight", divisors.shape, Type.F32, folder, 0, "rope_freqs", values=divisors)
+        )
     return Source(metadata | vocab, tensors, notes + more)

@@ -1,7 +1,7 @@
 """Which pre-tokenizer a tokenizer.json describes, by the name that GGUF files call it.
 
-The description is reduced to steps, each a regular expression or one of the library's own, and looked up. Names whose rules
-are the same as another's are left out: any of them says the same to a reader.
+The description is reduced to steps, each a regular expression or one of the library's own, and looked up. Names whose
+rules are the same as another's are left out: any of them says the same to a reader.
 """
 
 from __future__ import annotations
@@ -75,6 +75,6 @@ def recognise(tokenizer: dict[str, Any]) -> str:
         raise UnsupportedError(
             f"the pre-tokenizer of tokenizer.json is none that is known: {' then '.join(found) or 'none'}"
             f"{' (ignoring merges)' if tokenizer['model'].get('ignore_merges') else ''}; if it does the same as "
-            f"one of {', '.join(sorted(set(_KNOWN.values())))} or another that the runtime knows, say so with --pre NAME"
+            f"one of {', '.join(sorted(set(_KNOWN.values())))} or another that the runtime knows, say --pre NAME"
         )
     return name

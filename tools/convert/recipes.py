@@ -17,8 +17,8 @@ from gguf import GGMLQuantizationType as Type
 class Recipe:
     """A type of file."""
 
-    base: Type       # of most matrices
-    file_type: int   # general.file_type
+    base: Type  # of most matrices
+    file_type: int  # general.file_type
 
 
 RECIPES = {
@@ -56,8 +56,8 @@ class Model:
     """What the rules ask of a model."""
 
     n_layer: int
-    n_group: int   # query heads to a KV head
-    tied: bool     # the embedding is the output, too
+    n_group: int  # query heads to a KV head
+    tied: bool  # the embedding is the output, too
 
 
 def fitting(kind: Type, n_cols: int) -> Type:

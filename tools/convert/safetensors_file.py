@@ -1,7 +1,7 @@
 """Headers of safetensors files: which tensors lie where. The numbers themselves are read later, a few rows at a time.
 
-A file is the length of a header (u64), the header (JSON: name -> dtype, shape, first and last byte), and the bytes. It is
-read here and not by the package safetensors because NumPy, into which that reads, has no BF16.
+A file is the length of a header (u64), the header (JSON: name -> dtype, shape, first and last byte), and the bytes.
+It is read here and not by the package safetensors because NumPy, into which that reads, has no BF16.
 Format: https://github.com/huggingface/safetensors
 """
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gguf import GGMLQuantizationType as Type
+
 from longheads.errors import FormatError
 
 DTYPES = {"F32": Type.F32, "F16": Type.F16, "BF16": Type.BF16}
@@ -23,10 +24,10 @@ _WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2
 class Stored:
     """A tensor of a file."""
 
-    dtype: str               # as the format writes it
+    dtype: str  # as the format writes it
     shape: tuple[int, ...]
     path: Path
-    offset: int              # bytes from the start of the file
+    offset: int  # bytes from the start of the file
 
 
 def _damaged(path: Path, what: str) -> FormatError:
@@ -79,7 +80,9 @@ def read_folder(folder: Path) -> dict[str, Stored]:
     elif files := sorted(folder.glob("*.safetensors")):
         where = None
         if len(files) > 1:
-            raise FormatError(f"{folder} has {len(files)} safetensors files and no {index.name} that says which is what")
+            raise FormatError(
+                f"{folder} has {len(files)} safetensors files and no {index.name} that says which is what"
+            )
     elif found := [*folder.glob("*.bin"), *folder.glob("*.pth"), *folder.glob("*.pt")]:
         raise FormatError(
             f"{found[0].name} is a pickle, which runs whatever code it holds when it is read, and is refused; save the "
@@ -91,5 +94,7 @@ def read_folder(folder: Path) -> dict[str, Stored]:
     for file in files:
         tensors |= read_header(file)
     if where is not None and (lost := sorted(set(where) - set(tensors))):
-        raise FormatError(f"the tensor {lost[0]} is in no shard, though {index.name} names one for it; fetch them again")
+        raise FormatError(
+            f"the tensor {lost[0]} is in no shard, though {index.name} names one for it; fetch them again"
+        )
     return tensors

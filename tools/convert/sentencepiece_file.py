@@ -46,7 +46,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """(number, value) of a message: an int for varints, bytes for all else. Raises ValueError, IndexError for damage."""
+    """(number, value) of a message: an int for varints, else bytes. Raises ValueError or IndexError for damage."""
     at = 0
     while at < len(data):
         key, at = _varint(data, at)

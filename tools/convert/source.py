@@ -12,6 +12,7 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Type
 from gguf import GGUFValueType as Value
+
 from longheads.errors import FormatError
 
 # A key's value and its type. A list is an array of that type; strings may be bytes.
@@ -30,11 +31,11 @@ class Tensor:
 
     name: str
     shape: tuple[int, ...]  # (rows, columns) or (n,)
-    type: Type              # of what lies in the file
+    type: Type  # of what lies in the file
     path: Path
-    offset: int             # bytes from the start of the file
-    origin: str             # its name in the source, for messages
-    head_dim: int = 0       # > 0: rows of q or k in half-split order, to become interleaved
+    offset: int  # bytes from the start of the file
+    origin: str  # its name in the source, for messages
+    head_dim: int = 0  # > 0: rows of q or k in half-split order, to become interleaved
     values: np.ndarray | None = None  # computed, not read: (n,) float32
 
     @property

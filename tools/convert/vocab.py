@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gguf import GGUFValueType as Value
+
 from longheads.errors import FormatError, UnsupportedError
 
 from .hf_config import Config, read_json
@@ -26,7 +27,7 @@ class Vocab:
     tokens: list[str | bytes | None]
     types: list[int]
     scores: list[float] = field(default_factory=list)  # llama
-    merges: list[str] = field(default_factory=list)    # gpt2
+    merges: list[str] = field(default_factory=list)  # gpt2
     pre: str = "default"
     ids: dict[str, int] = field(default_factory=dict)  # special tokens, by the folder's names
     add_space_prefix: bool = True
@@ -83,10 +84,12 @@ def _from_json(tokenizer: dict[str, Any], path: Path, pre: str | None) -> Vocab:
         tokens[id_] = text
     pairs = _merges(model)
     if not model.get("byte_fallback"):
-        vocab = Vocab("gpt2", tokens, [NORMAL if t is not None else UNUSED for t in tokens], pre=pre or recognise(tokenizer))
+        vocab = Vocab(
+            "gpt2", tokens, [NORMAL if t is not None else UNUSED for t in tokens], pre=pre or recognise(tokenizer)
+        )
         vocab.merges = [f"{left} {right}" for left, right in pairs]
         return vocab
-    # SentencePiece's BPE in another form. Merges are in the order of the scores of what they make, so their ranks will do.
+    # SentencePiece's BPE in another form. Merges are in the order of the scores of what they make: their ranks will do.
     ranks: dict[str, int] = {}
     for rank, (left, right) in enumerate(pairs):
         ranks.setdefault(left + right, rank)
@@ -97,17 +100,21 @@ def _from_json(tokenizer: dict[str, Any], path: Path, pre: str | None) -> Vocab:
     if unknown is not None and (id_ := vocab.find(unknown)) is not None:
         vocab.types[id_] = UNKNOWN
         vocab.ids["unk"] = id_
-    vocab.add_space_prefix = '"Prepend"' in _text_of(tokenizer, "normalizer") or (
-        '"Metaspace"' in _text_of(tokenizer, "pre_tokenizer")
-        and (tokenizer["pre_tokenizer"].get("prepend_scheme", "always") != "never")
+    steps = [*_flat(tokenizer.get("normalizer")), *_flat(tokenizer.get("pre_tokenizer"))]
+    vocab.add_space_prefix = any(
+        step.get("type") == "Prepend"
+        or (step.get("type") == "Metaspace" and step.get("prepend_scheme", "always") != "never")
+        for step in steps
     )
     return vocab
 
 
-def _text_of(tokenizer: dict[str, Any], key: str) -> str:
-    import json
-
-    return json.dumps(tokenizer.get(key))
+def _flat(step: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The steps of a normalizer or pre-tokenizer, which may be sequences of sequences."""
+    if not step:
+        return []
+    parts = step.get("normalizers", step.get("pretokenizers"))
+    return [step] if parts is None else [inner for part in parts for inner in _flat(part)]
 
 
 def _read(folder: Path, pre: str | None) -> tuple[Vocab, dict[str, Any]]:
@@ -144,7 +151,9 @@ def _add_tokens(vocab: Vocab, folder: Path, tokenizer: dict[str, Any], settings:
         for id_, token in (settings.get("added_tokens_decoder") or {}).items():
             found[int(id_)] = (token["content"], bool(token.get("special")))
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise FormatError(f"the added tokens of the tokenizer in {folder} are damaged; fetch the folder again") from None
+        raise FormatError(
+            f"the added tokens of the tokenizer in {folder} are damaged; fetch the folder again"
+        ) from None
     for id_, (text, special) in sorted(found.items()):
         if not 0 <= id_ < len(vocab.tokens) + len(found) + 100_000:
             raise FormatError(f"the added token {text!r} in {folder} has the id {id_}, far past the vocabulary")
@@ -165,7 +174,7 @@ def _find_specials(vocab: Vocab, folder: Path, settings: dict[str, Any], config:
 
 
 def _adds(tokenizer: dict[str, Any], settings: dict[str, Any], name: str, vocab: Vocab, default: bool) -> bool:
-    """Does the folder's tokenizer put this token around a text? tokenizer.json's processor is what runs, so it decides."""
+    """Does the folder's tokenizer put this token around a text? tokenizer.json's processor runs, so it decides."""
     if name not in vocab.ids:
         return False
     processor = tokenizer.get("post_processor") or {}

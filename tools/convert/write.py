@@ -12,10 +12,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from gguf import GGMLQuantizationType as Type
 from gguf import GGUFValueType as Value
+
 from longheads import Tokenizer
 from longheads.errors import ArgumentError, FileError
 
@@ -149,6 +151,28 @@ def _metadata_of(plan: Plan, part: int) -> Metadata:
     }
 
 
+def _write_file(
+    file: IO[bytes], plan: Plan, part: int, pool: ThreadPoolExecutor, ahead: int, report: Callable[[int], object],
+    sha256: bool,
+) -> str:  # fmt: skip
+    """One whole file; returns its SHA-256, or "". report: of bytes as they are written."""
+    digest = hashlib.sha256() if sha256 else None
+
+    def write(data: bytes | np.ndarray) -> None:
+        file.write(data)
+        if digest:
+            digest.update(data)
+
+    infos = [(p.tensor.name, p.tensor.shape, p.type, p.size) for p in plan.parts[part]]
+    write(header(_metadata_of(plan, part), infos))
+    for planned in plan.parts[part]:
+        for blocks in _converted(planned, pool, ahead):
+            write(blocks)
+            report(blocks.nbytes)
+        write(bytes(padded(planned.size) - planned.size))
+    return digest.hexdigest() if digest else ""
+
+
 def write_plan(
     plan: Plan, out: Path, n_threads: int, progress: Callable[[int, int], object], sha256: bool = False
 ) -> list[tuple[Path, str]]:
@@ -163,29 +187,21 @@ def write_plan(
         raise FileError(f"{out} will take {plan.size / 1e9:.2f} GB, but {out.parent} has only {free / 1e9:.2f} GB free")
     partials = [path.with_name(f".{path.name}.{os.getpid()}.partial") for path in paths]
     digests, done = [], 0
+
+    def report(n_bytes: int) -> None:
+        nonlocal done
+        done += n_bytes
+        progress(done, plan.size)
+
     try:
         with ThreadPoolExecutor(n_threads) as pool:
-            for i, (part, partial) in enumerate(zip(plan.parts, partials)):
-                digest = hashlib.sha256() if sha256 else None
+            for i, partial in enumerate(partials):
                 with partial.open("wb") as file:
-
-                    def write(data: bytes | np.ndarray) -> None:
-                        file.write(data)  # noqa: B023
-                        if digest:  # noqa: B023
-                            digest.update(data)  # noqa: B023
-
-                    infos = [(p.tensor.name, p.tensor.shape, p.type, p.size) for p in part]
-                    write(header(_metadata_of(plan, i), infos))
-                    for planned in part:
-                        for blocks in _converted(planned, pool, 2 * n_threads):
-                            write(blocks)
-                            done += blocks.nbytes
-                            progress(done, plan.size)
-                        write(bytes(padded(planned.size) - planned.size))
+                    digest = _write_file(file, plan, i, pool, 2 * n_threads, report, sha256)
                     file.flush()
                     os.fsync(file.fileno())
-                digests.append(digest.hexdigest() if digest else "")
-        for partial, path in reversed(list(zip(partials, paths))):
+                digests.append(digest)
+        for partial, path in reversed(list(zip(partials, paths, strict=True))):
             os.replace(partial, path)
     except OSError as error:
         if isinstance(error, FileError) or error.strerror is None:
@@ -194,4 +210,4 @@ def write_plan(
     finally:
         for partial in partials:
             partial.unlink(missing_ok=True)
-    return list(zip(paths, digests))
+    return list(zip(paths, digests, strict=True))
