@@ -214,6 +214,23 @@ def test_bad_sources(tmp_path, capsys, change, sentence):
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_big_endian(tmp_path, capsys):
+    writer = gguf.GGUFWriter(tmp_path / "big.gguf", "llama", endianess=gguf.GGUFEndian.BIG)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert convert(tmp_path / "big.gguf", "-o", tmp_path / "out.gguf", "--type", "f16") == 1
+    assert "is big-endian" in capsys.readouterr().err
+
+
+def test_without_gguf():
+    code = "import sys; sys.modules['gguf'] = None; sys.path.insert(0, sys.argv[1]); import convert.command"
+    done = subprocess.run([sys.executable, "-c", code, ROOT / "tools"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "longheads: the converter needs the package gguf: pip install 'longheads[convert]'\n"
+
+
 def test_bad_requests(tied, tmp_path, capsys):
     source = write_model(tmp_path / "q8_0.gguf")
     for arguments, sentence in [

@@ -21,11 +21,14 @@ _DROPPED = {"general.file_type", "general.quantization_version", "general.alignm
 
 def _open(path: Path) -> gguf.GGUFReader:
     try:
-        return gguf.GGUFReader(path)
+        reader = gguf.GGUFReader(path)
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror or error}") from None
     except Exception as error:  # the reader checks little: damage comes out as whatever NumPy makes of it
         raise FormatError(f"{path} is no whole GGUF file ({error}); fetch or convert it again") from None
+    if reader.endianess == gguf.GGUFEndian.BIG:
+        raise UnsupportedError(f"{path} is big-endian, expected little-endian; convert the original weights instead")
+    return reader
 
 
 def _metadata(reader: gguf.GGUFReader) -> Metadata:
