@@ -5,7 +5,7 @@
 // block's scale, each to whichever neighbour leaves the least error. Last, with all small integers fixed, the block's
 // own scale (and scale of mins) has a closed solution; it is taken where it helps after everything is rounded again.
 //
-// Large weights matter more than their number says: the error of a value counts by its size, see weigh_*.
+// Large weights matter more than their number says: the error of a value counts by its size, see weigh.
 #include <float.h>
 #include <math.h>
 #include <string.h>
@@ -123,46 +123,59 @@ static float error_affine(const affine *f, const float *x, const float *w, float
     return sum4(sum);
 }
 
-// Rounds the runs' scales and mins to multiples of b's halves, and all values; returns the error.
-static double round_affine(const affine *f, const float *x, const float *w, const affine_fit *runs, affine_block *b) {
-    float d = lh_half(b->d), dmin = lh_half(b->dmin);
-    double error = 0;
+// Rounds a run's scale and min to multiples of b's halves.
+static void round_run_affine(const affine *f, const float *x, const float *w, affine_fit fit, affine_block *b, int r) {
+    float d = lh_half(b->d), dmin = lh_half(b->dmin), least = INFINITY;
+    int scale = d > 0 ? round_to((float)fit.scale / d, 0, f->scale_most) : 0;
+    int min = dmin > 0 ? round_to((float)fit.min / dmin, 0, f->scale_most) : 0;
+    for (int s = scale - 1; s <= scale + 1; s++)
+        for (int m = min - 1; m <= min + 1; m++) {
+            if (s < 0 || m < 0 || s > f->scale_most || m > f->scale_most) continue;
+            float e = error_affine(f, x, w, d * (float)s, dmin * (float)m);
+            if (!(e < least)) continue;
+            least = e;
+            b->scale[r] = (uint8_t)s;
+            b->min[r] = (uint8_t)m;
+        }
+}
+
+// Rounds all values at b's scales and mins; returns the error.
+static double round_values_affine(const affine *f, const float *x, const float *w, affine_block *b) {
+    f4 error = all4(0);
     for (int r = 0; r < f->n_runs; r++) {
-        const float *xr = x + r * f->run_len, *wr = w + r * f->run_len;
-        int scale = d > 0 ? round_to((float)runs[r].scale / d, 0, f->scale_most) : 0;
-        int min = dmin > 0 ? round_to((float)runs[r].min / dmin, 0, f->scale_most) : 0, best_scale = 0, best_min = 0;
-        float least = INFINITY;
-        for (int s = scale - 1; s <= scale + 1; s++)
-            for (int m = min - 1; m <= min + 1; m++) {
-                if (s < 0 || m < 0 || s > f->scale_most || m > f->scale_most) continue;
-                float e = error_affine(f, xr, wr, d * (float)s, dmin * (float)m);
-                if (!(e < least)) continue;
-                least = e;
-                best_scale = s;
-                best_min = m;
-            }
-        b->scale[r] = (uint8_t)best_scale;
-        b->min[r] = (uint8_t)best_min;
-        float inverse = d * (float)best_scale > 0 ? 1 / (d * (float)best_scale) : 0, m = dmin * (float)best_min;
-        for (int i = 0; i < f->run_len; i++)
-            b->q[r * f->run_len + i] = (uint8_t)round_to((xr[i] + m) * inverse, 0, f->most);
-        error += least;
+        float scale = lh_half(b->d) * (float)b->scale[r], min = lh_half(b->dmin) * (float)b->min[r];
+        float inverse = scale > 0 ? 1 / scale : 0;
+        for (int i = r * f->run_len; i < (r + 1) * f->run_len; i += 4) {
+            f4 v = load4(x + i) + all4(min), q = round4(v * all4(inverse), 0, (float)f->most);
+            f4 e = all4(scale) * q - v;
+            error += load4(w + i) * e * e;
+            for (int j = 0; j < 4; j++) b->q[i + j] = (uint8_t)q[j];
+        }
     }
-    return error;
+    return sum4(error);
 }
 
 // The d and dmin that suit b's integers best.
 static void refit_affine(const affine *f, const float *x, const float *w, affine_block *b) {
     double aa = 0, ab = 0, bb = 0, ax = 0, bx = 0;  // of a = scale * q and b = min, weighted
-    for (int r = 0; r < f->n_runs; r++)
-        for (int i = r * f->run_len; i < (r + 1) * f->run_len; i++) {
-            double p = b->scale[r] * b->q[i], m = b->min[r];
-            aa += w[i] * p * p;
-            ab += w[i] * p * m;
-            bb += w[i] * m * m;
-            ax += w[i] * p * x[i];
-            bx += w[i] * m * x[i];
+    for (int r = 0; r < f->n_runs; r++) {
+        f4 wq = all4(0), wqq = all4(0), wqx = all4(0), wx = all4(0), w1 = all4(0);
+        for (int i = r * f->run_len; i < (r + 1) * f->run_len; i += 4) {
+            const uint8_t *p = b->q + i;
+            f4 q = {(float)p[0], (float)p[1], (float)p[2], (float)p[3]}, v = load4(x + i), u = load4(w + i), t = u * q;
+            w1 += u;
+            wx += u * v;
+            wq += t;
+            wqq += t * q;
+            wqx += t * v;
         }
+        double s = b->scale[r], m = b->min[r];
+        aa += s * s * sum4(wqq);
+        ab += s * m * sum4(wq);
+        bb += m * m * sum4(w1);
+        ax += s * sum4(wqx);
+        bx += m * sum4(wx);
+    }
     double determinant = aa * bb - ab * ab, d = 0, dmin = 0;
     if (determinant > 0) {
         d = (ax * bb - bx * ab) / determinant;
@@ -185,11 +198,13 @@ static void encode_affine(const affine *f, const float *x, const float *w, affin
     *best = (affine_block){0};
     best->d = lh_f32_to_f16((float)(scale / f->scale_most));
     best->dmin = lh_f32_to_f16((float)(min / f->scale_most));
-    double error = round_affine(f, x, w, runs, best);
+    for (int r = 0; r < f->n_runs; r++)
+        round_run_affine(f, x + r * f->run_len, w + r * f->run_len, runs[r], best, r);
+    double error = round_values_affine(f, x, w, best);
     affine_block b = *best;
     for (int again = 0; again < 2; again++) {
         refit_affine(f, x, w, &b);
-        double e = round_affine(f, x, w, runs, &b);
+        double e = round_values_affine(f, x, w, &b);
         if (!(e < error)) break;
         error = e;
         *best = b;
@@ -268,26 +283,29 @@ static float error_symmetric(const symmetric *f, const float *x, const float *w,
     return sum4(sum);
 }
 
-static double round_symmetric(const symmetric *f, const float *x, const float *w, const float *runs,
-                              symmetric_block *b) {
-    float d = lh_half(b->d);
-    double error = 0;
-    for (int r = 0; r < f->n_runs; r++) {
-        const float *xr = x + r * f->run_len, *wr = w + r * f->run_len;
-        int high = -f->scale_low - 1, scale = d != 0 ? round_to(runs[r] / d, f->scale_low, high) : 0, best = 0;
-        float least = INFINITY;
-        for (int s = scale - 1; s <= scale + 1; s++) {
-            float e = s < f->scale_low || s > high ? INFINITY : error_symmetric(f, xr, wr, d * (float)s);
-            if (!(e < least)) continue;
-            least = e;
-            best = s;
-        }
-        b->scale[r] = (int8_t)best;
-        float inverse = d * (float)best != 0 ? 1 / (d * (float)best) : 0;
-        for (int i = 0; i < f->run_len; i++) b->q[r * f->run_len + i] = (int8_t)nearest4(f, all4(xr[i] * inverse))[0];
-        error += least;
+static void round_run_symmetric(const symmetric *f, const float *x, const float *w, float fit, symmetric_block *b,
+                                int r) {
+    float d = lh_half(b->d), least = INFINITY;
+    int high = -f->scale_low - 1, scale = d != 0 ? round_to(fit / d, f->scale_low, high) : 0;
+    for (int s = scale - 1; s <= scale + 1; s++) {
+        float e = s < f->scale_low || s > high ? INFINITY : error_symmetric(f, x, w, d * (float)s);
+        if (!(e < least)) continue;
+        least = e;
+        b->scale[r] = (int8_t)s;
     }
-    return error;
+}
+
+static double round_values_symmetric(const symmetric *f, const float *x, const float *w, symmetric_block *b) {
+    f4 error = all4(0);
+    for (int r = 0; r < f->n_runs; r++) {
+        float scale = lh_half(b->d) * (float)b->scale[r], inverse = scale != 0 ? 1 / scale : 0;
+        for (int i = r * f->run_len; i < (r + 1) * f->run_len; i += 4) {
+            f4 v = load4(x + i), q = nearest4(f, v * all4(inverse)), e = all4(scale) * q - v;
+            error += load4(w + i) * e * e;
+            for (int j = 0; j < 4; j++) b->q[i + j] = (int8_t)q[j];
+        }
+    }
+    return sum4(error);
 }
 
 static void encode_symmetric(const symmetric *f, const float *x, const float *w, symmetric_block *best) {
@@ -298,7 +316,9 @@ static void encode_symmetric(const symmetric *f, const float *x, const float *w,
     }
     *best = (symmetric_block){0};
     best->d = lh_f32_to_f16(far / (float)f->scale_low);
-    double error = round_symmetric(f, x, w, runs, best);
+    for (int r = 0; r < f->n_runs; r++)
+        round_run_symmetric(f, x + r * f->run_len, w + r * f->run_len, runs[r], best, r);
+    double error = round_values_symmetric(f, x, w, best);
     symmetric_block b = *best;
     for (int again = 0; again < 2; again++) {
         double ax = 0, aa = 0;  // of a = scale * q, weighted
@@ -308,7 +328,7 @@ static void encode_symmetric(const symmetric *f, const float *x, const float *w,
             aa += w[i] * a * a;
         }
         b.d = lh_f32_to_f16(aa > 0 ? (float)(ax / aa) : 0);
-        double e = round_symmetric(f, x, w, runs, &b);
+        double e = round_values_symmetric(f, x, w, &b);
         if (!(e < error)) break;
         error = e;
         *best = b;
@@ -317,18 +337,14 @@ static void encode_symmetric(const symmetric *f, const float *x, const float *w,
 
 // --- what an error counts --------------------------------------------------------------------------------------------
 
-// The value's size and that of its run, both.
-static void weigh_mixed(const float *x, int n, int run_len, float *w) {
+// The value's size and that of its run, both: size alone would give up the small ones.
+static void weigh(const float *x, int n, int run_len, float *w) {
     for (int r = 0; r < n; r += run_len) {
         float squares = 0;
         for (int i = r; i < r + run_len; i++) squares += x[i] * x[i];
         float size = sqrtf(squares / (float)run_len);
         for (int i = r; i < r + run_len; i++) w[i] = size + fabsf(x[i]);
     }
-}
-
-static void weigh_squares(const float *x, int n, float *w) {
-    for (int i = 0; i < n; i++) w[i] = x[i] * x[i];
 }
 
 // --- layouts ---------------------------------------------------------------------------------------------------------
@@ -362,7 +378,7 @@ static void block_q2_k(const float *x, lh_block_q2_k *b) {
     static const affine format = {16, 16, 3, 15, 16, -0.5f};
     affine_block a;
     float w[BLOCK];
-    weigh_mixed(x, BLOCK, format.run_len, w);
+    weigh(x, BLOCK, format.run_len, w);
     encode_affine(&format, x, w, &a);
     b->d = a.d;
     b->dmin = a.dmin;
@@ -374,7 +390,7 @@ static void block_q4_k(const float *x, lh_block_q4_k *b) {
     static const affine format = {8, 32, 15, 63, 20, -1};
     affine_block a;
     float w[BLOCK];
-    weigh_mixed(x, BLOCK, format.run_len, w);
+    weigh(x, BLOCK, format.run_len, w);
     encode_affine(&format, x, w, &a);
     b->d = a.d;
     b->dmin = a.dmin;
@@ -383,10 +399,10 @@ static void block_q4_k(const float *x, lh_block_q4_k *b) {
 }
 
 static void block_q5_k(const float *x, lh_block_q5_k *b) {
-    static const affine format = {8, 32, 31, 63, 16, -0.5f};
+    static const affine format = {8, 32, 31, 63, 10, -0.5f};
     affine_block a;
     float w[BLOCK];
-    weigh_mixed(x, BLOCK, format.run_len, w);
+    weigh(x, BLOCK, format.run_len, w);
     encode_affine(&format, x, w, &a);
     b->d = a.d;
     b->dmin = a.dmin;
@@ -401,7 +417,7 @@ static void block_q3_k(const float *x, lh_block_q3_k *b) {
     symmetric_block s;
     float w[BLOCK];
     uint8_t q[BLOCK];
-    weigh_squares(x, BLOCK, w);
+    weigh(x, BLOCK, format.run_len, w);
     encode_symmetric(&format, x, w, &s);
     b->d = s.d;
     memset(b->scales, 0, sizeof b->scales);
@@ -419,10 +435,10 @@ static void block_q3_k(const float *x, lh_block_q3_k *b) {
 }
 
 static void block_q6_k(const float *x, lh_block_q6_k *b) {
-    static const symmetric format = {16, 16, -32, 31, NULL, -128, 9};
+    static const symmetric format = {16, 16, -32, 31, NULL, -128, 6};
     symmetric_block s;
     float w[BLOCK];
-    weigh_squares(x, BLOCK, w);
+    weigh(x, BLOCK, format.run_len, w);
     encode_symmetric(&format, x, w, &s);
     b->d = s.d;
     memcpy(b->scales, s.scale, sizeof b->scales);
@@ -447,7 +463,7 @@ static void block_iq4_nl(const float *x, lh_block_iq4_nl *b) {
     static const symmetric format = {1, 32, -127, 113, lh_iq4_values, -1, 7};
     int8_t q[32];
     float w[32];
-    weigh_squares(x, 32, w);
+    weigh(x, 32, 32, w);
     b->d = lh_f32_to_f16(search_symmetric(&format, x, w));
     float d = lh_half(b->d), inverse = d != 0 ? 1 / d : 0;
     for (int i = 0; i < 32; i++) q[i] = (int8_t)nearest4(&format, all4(x[i] * inverse))[0];
@@ -458,7 +474,7 @@ static void block_iq4_xs(const float *x, lh_block_iq4_xs *b) {
     static const symmetric format = {8, 32, -127, 113, lh_iq4_values, -32, 7};
     symmetric_block s;
     float w[BLOCK];
-    weigh_squares(x, BLOCK, w);
+    weigh(x, BLOCK, format.run_len, w);
     encode_symmetric(&format, x, w, &s);
     b->d = s.d;
     uint16_t high = 0;
