@@ -254,10 +254,16 @@ def large(tmp_path_factory):
     return make_model(path, n_layer=4, n_embd=1024, n_ff=4096, n_head=8, n_vocab=2000, type="bf16")
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted(large, tmp_path, how):
-    with subprocess.Popen([*CONVERT, large, "-o", tmp_path / "out.gguf", "--type", "q5_k", "-t", "1"],
-                          stderr=subprocess.PIPE, text=True) as process:  # fmt: skip
+@pytest.mark.parametrize("how, background", [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGTERM, True)])
+def test_interrupted(large, tmp_path, how, background):
+    """Shells have what runs in the background ignore SIGINT; SIGTERM stops it all the same."""
+
+    def start_in_background() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    command_line = [*CONVERT, large, "-o", tmp_path / "out.gguf", "--type", "q5_k", "-t", "1"]
+    begin = start_in_background if background else None
+    with subprocess.Popen(command_line, stderr=subprocess.PIPE, text=True, preexec_fn=begin) as process:
         while process.poll() is None and not left_behind(tmp_path):
             time.sleep(0.01)
         assert left_behind(tmp_path), "it was over before it could be stopped"

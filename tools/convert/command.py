@@ -154,8 +154,14 @@ def run(options: argparse.Namespace) -> None:
             print(f"{digest}  {path}")
 
 
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    # A polite kill clears up as Ctrl-C does.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    return exit_status(lambda: run(options))
+    before = signal.signal(signal.SIGTERM, _stop)  # a polite kill clears up as Ctrl-C does
+    try:
+        return exit_status(lambda: run(options))
+    finally:
+        signal.signal(signal.SIGTERM, before)
