@@ -231,7 +231,7 @@ def test_without_gguf():
     assert done.stderr == "longheads: the converter needs the package gguf: pip install 'longheads[convert]'\n"
 
 
-def test_bad_requests(tied, tmp_path, capsys):
+def test_bad_requests(tmp_path, capsys):
     source = write_model(tmp_path / "q8_0.gguf")
     for arguments, sentence in [
         ([source, "-o", tmp_path / "out.gguf"], "quantised already (q8_0); say with --type"),

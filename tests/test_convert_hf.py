@@ -13,11 +13,12 @@ gguf = pytest.importorskip("gguf", reason="the converter needs the package gguf"
 
 sys.path.insert(0, str(ROOT / "tools"))
 
-from convert import command  # noqa: E402
+from convert import command, pretokenizer  # noqa: E402
 from hf_folder import forward, make_config, make_tensors, save, write_folder  # noqa: E402
 from make_model import CORPUS  # noqa: E402
 
 from longheads import Model, Tokenizer  # noqa: E402
+from longheads.errors import UnsupportedError  # noqa: E402
 
 # Largest difference of logits that spread over a few units; float32 against float64.
 TOLERANCE = 3e-4
@@ -206,6 +207,32 @@ def test_byte_level(tmp_path, steps):
         for text in [*TEXTS, "a userword<|turn|>b<|end|>"]:
             assert ours.encode(text, bos=False) == theirs.encode(text, add_special_tokens=False).ids
             assert ours.encode(text) == theirs.encode(text).ids
+
+
+@pytest.mark.parametrize(
+    "name, ignore_merges, regex",
+    [
+        ("smaug-bpe", False, LLAMA3),
+        ("qwen2", False, LLAMA3.replace("{1,3}", "").replace("(?i:'s|'t|'re|'ve|'m|'ll|'d)",
+                                                             "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])")),
+        ("tekken", True, r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?"
+                         r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|"
+                         r"\s*[\r\n]+|\s+(?!\S)|\s+"),
+        (None, True, LLAMA3.replace("{1,3}", "{1,2}")),
+    ],
+)  # fmt: skip
+def test_recognised_by_expression(name, ignore_merges, regex):
+    """Either way in which files say "what the expression matches"; and nothing that is only like a known one."""
+    for behaviour, invert in (("Isolated", False), ("Removed", True)):
+        split = {"type": "Split", "pattern": {"Regex": regex}, "behavior": behaviour, "invert": invert}
+        level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+        tokenizer = {"model": {"ignore_merges": ignore_merges},
+                     "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, level]}}  # fmt: skip
+        if name:
+            assert pretokenizer.recognise(tokenizer) == name
+        else:
+            with pytest.raises(UnsupportedError, match="none that is known: .*1,2"):
+                pretokenizer.recognise(tokenizer)
 
 
 def test_unknown_pretokenizer(tmp_path, capsys):

@@ -74,7 +74,7 @@ def _merges(model: dict[str, Any]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _from_json(tokenizer: dict[str, Any], path: Path, pre: str | None) -> Vocab:
+def _from_json(tokenizer: dict[str, Any], pre: str | None) -> Vocab:
     model = tokenizer["model"]
     size = max(model["vocab"].values()) + 1
     if size > 2 * len(model["vocab"]) + 1000:
@@ -130,7 +130,7 @@ def _read(folder: Path, pre: str | None) -> tuple[Vocab, dict[str, Any]]:
     if model.get("type") != "BPE":
         raise UnsupportedError(f"the tokenizer in {path} is of the kind {model.get('type')}, expected BPE")
     try:
-        return _from_json(tokenizer, path, pre), tokenizer
+        return _from_json(tokenizer, pre), tokenizer
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         if isinstance(error, UnsupportedError):
             raise
