@@ -44,10 +44,12 @@ def test_options_that_are_named_exist():
     from longheads.bench import command as bench
     from longheads.eval import command as evaluation
 
-    known = run.parser().format_help() + bench.parser().format_help()
+    sys.path.insert(0, str(ROOT / "tools"))
+    convert = pytest.importorskip("convert.command", reason="the converter needs the package gguf")
     usage = evaluation.parser()
     [tasks] = [action.choices for action in usage._actions if isinstance(action, argparse._SubParsersAction)]
-    known += "".join(task.format_help() for task in tasks.values())
+    parsers = [run.parser(), bench.parser(), convert.parser(), *tasks.values()]
+    known = "".join(parser.format_help() for parser in parsers)
     for text in blocks("sh") + [README]:
         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text):
             assert option in known or option in ("--no-deps", "--no-build-isolation"), option

@@ -216,6 +216,13 @@ LH_API lh_status lh_sampler_accept(lh_sampler *s, int32_t id);
 // logits (n_vocab,). logprob (may be NULL): ln softmax of the untouched logits at the chosen id.
 LH_API lh_status lh_sampler_sample(lh_sampler *s, const float *logits, int32_t *id, float *logprob);
 
+// --- weights ---------------------------------------------------------------------------------------------------
+
+// n values to blocks of a GGUF tensor type, and back; n is a multiple of the values in a block. quantize refuses NaN,
+// infinity and what the type cannot hold, with half a sentence that follows the tensor's name.
+LH_API lh_status lh_quantize(int32_t type, const float *values, int64_t n, void *blocks);
+LH_API lh_status lh_dequantize(int32_t type, const void *blocks, int64_t n, float *values);
+
 #ifdef __cplusplus
 }
 #endif

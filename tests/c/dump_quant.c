@@ -1,6 +1,7 @@
 // What quant.c makes of a type, for test_quant.py.
 //
 //   dump_quant decode TYPE < blocks > floats
+//   dump_quant encode TYPE < floats > blocks
 //   dump_quant unpack TYPE < blocks > floats     through unpack: scale * q (+ min)
 //   dump_quant f16 < halves > floats             f16_from < floats > halves, bf16 < halves > floats
 //   dump_quant types                             number, name, block_len and block_size of the supported types
@@ -10,6 +11,7 @@
 #include <string.h>
 
 #include "quant.h"
+#include "quant_encode.h"
 
 static void *read_all(size_t *size) {
     size_t capacity = 1 << 16;
@@ -48,6 +50,18 @@ static void decode(const lh_type_traits *traits, bool through_unpack) {
     free(blocks);
 }
 
+static void encode(int64_t type) {
+    const lh_type_traits *traits = lh_type_get(type);
+    size_t size;
+    float *values = (float *)read_all(&size);
+    size_t n_blocks = size / sizeof *values / (size_t)traits->block_len;
+    uint8_t *blocks = malloc(n_blocks * (size_t)traits->block_size + 1);
+    lh_encode_get(type)(values, blocks, (int64_t)n_blocks * traits->block_len);
+    fwrite(blocks, (size_t)traits->block_size, n_blocks, stdout);
+    free(blocks);
+    free(values);
+}
+
 static void convert(const char *what) {
     size_t size;
     void *data = read_all(&size);
@@ -77,6 +91,8 @@ int main(int argc, char **argv) {
         printf("%s\n", lh_type_name(atoll(argv[2])));
     } else if ((strcmp(command, "decode") == 0 || strcmp(command, "unpack") == 0) && argc == 3) {
         decode(lh_type_get(atoll(argv[2])), command[0] == 'u');
+    } else if (strcmp(command, "encode") == 0 && argc == 3) {
+        encode(atoll(argv[2]));
     } else {
         convert(command);
     }

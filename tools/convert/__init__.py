@@ -1,0 +1,1 @@
+"""Hugging Face folders and GGUF files to GGUF files of the type that is asked for; see command.py."""
