@@ -104,7 +104,7 @@ class Model(Handle):
         budget: int | None = _BUDGET,
         window: int | None = None,
         local: int | None = _LOCAL,
-        scheme: Literal["bounds", "paper"] = "bounds",
+        scheme: Literal["bounds", "paper", "peak"] = "bounds",
         select_per: Literal["head", "kv_head"] = "head",
         dense_until: int | None = None,
         attention: Literal["longheads", "dense"] = "longheads",

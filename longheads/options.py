@@ -32,7 +32,7 @@ def add_reading(p: argparse.ArgumentParser, ctx: str = "the trained context") ->
     g.add_argument("--local", metavar="N", type=count, help="chunks at the end that are always attended (default: 4)")
     g.add_argument("--dense-until", metavar="N", type=count,
                    help="attend everything below this position (default: budget)")
-    g.add_argument("--scheme", choices=["bounds", "paper"], default="bounds",
+    g.add_argument("--scheme", choices=["peak", "bounds", "paper"], default="bounds",
                    help="how chunks are judged (default: %(default)s)")
     g.add_argument("--select-per", choices=["head", "kv_head"], default="head",
                    help="who chooses chunks (default: %(default)s)")

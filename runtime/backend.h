@@ -26,6 +26,7 @@ typedef struct lh_project {
     const lh_tensor *w[3];   // (w[i]->n_rows, n_cols)
     const float *bias[3];    // (w[i]->n_rows) or NULL; host memory, like norm
     float *y[3];             // (n, w[i]->n_rows)
+    int64_t y_stride;        // floats between tokens of y; 0: w[i]->n_rows
     bool add;                // y[0] += ...: the residual stream (n_out is 1 then)
 } lh_project;
 
@@ -41,8 +42,9 @@ typedef struct lh_attention {
     void *v;                        // (n_head_kv, n_chunk, chunk) rows
     lh_scheme scheme;
     int32_t n_summary, summary_dim;
-    lh_kv_type summary_type;
-    void *summary;                  // (n_summary, n_chunk) rows of summary_dim values
+    lh_kv_type summary_type;        // of schemes whose summaries are vectors, as summary_dim is
+    size_t summary_size;            // bytes
+    void *summary;                  // (n_summary, n_chunk) summaries
     float *queries;  // (chunk, n_head, head_dim): q of the tokens of the unfinished chunk; NULL: not needed
     // rotations, see rope.h
     const float *rope_offset;       // (chunk, 2, head_dim): by 0, 1, ..., chunk-1 tokens

@@ -4,10 +4,8 @@ static size_t side_bytes(const lh_kv_shape *s) {
     return (size_t)s->n_head_kv * s->n_chunk * s->chunk * lh_kv_row_size(s->type, s->head_dim);
 }
 
-static size_t summary_row(const lh_kv_shape *s) { return lh_kv_row_size(lh_summary_type(s->type), s->summary_dim); }
-
 static size_t layer_summary_bytes(const lh_kv_shape *s) {
-    return (size_t)s->n_summary * s->n_chunk * summary_row(s);
+    return (size_t)s->n_summary * s->n_chunk * s->summary_size;
 }
 
 static size_t layer_query_bytes(const lh_kv_shape *s) {
@@ -54,7 +52,7 @@ void lh_kv_free(lh_kv *kv) {
 lh_status lh_kv_each(const lh_kv *kv, int64_t position, lh_kv_visit visit, void *arg) {
     const lh_kv_shape *s = &kv->shape;
     size_t row = lh_kv_row_size(s->type, s->head_dim), head = (size_t)s->n_chunk * s->chunk * row;
-    size_t summary_head = (size_t)s->n_chunk * summary_row(s);
+    size_t summary_head = (size_t)s->n_chunk * s->summary_size;
     size_t complete = (size_t)lh_chunk_of(position, s->chunk), offset = (size_t)lh_offset_of(position, s->chunk);
     for (int i = 0; i < s->n_layer; i++) {
         for (size_t h = 0; h < (size_t)s->n_head_kv; h++) {
@@ -62,7 +60,7 @@ lh_status lh_kv_each(const lh_kv *kv, int64_t position, lh_kv_visit visit, void 
             LH_TRY(visit(arg, (char *)kv->v[i] + h * head, (size_t)position * row));
         }
         for (size_t h = 0; h < (size_t)s->n_summary; h++)
-            LH_TRY(visit(arg, (char *)kv->summary[i] + h * summary_head, complete * summary_row(s)));
+            LH_TRY(visit(arg, (char *)kv->summary[i] + h * summary_head, complete * s->summary_size));
         if (kv->queries[i]) LH_TRY(visit(arg, kv->queries[i], offset * s->n_head * s->head_dim * sizeof(float)));
     }
     return LH_OK;

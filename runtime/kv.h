@@ -8,7 +8,9 @@ typedef struct lh_kv_shape {
     int32_t n_layer, n_head, n_head_kv, head_dim;
     int32_t chunk, n_chunk;          // tokens a chunk, chunks
     lh_kv_type type;
-    int32_t n_summary, summary_dim;  // summaries a chunk and layer, values each
+    int32_t n_summary;               // summaries a chunk and layer
+    int32_t summary_dim;             // values of one, where it is a vector
+    size_t summary_size;             // bytes of one
     bool keep_queries;               // of the unfinished chunk
 } lh_kv_shape;
 
@@ -18,7 +20,7 @@ typedef struct lh_kv {
     lh_backend *backend;
     int64_t position;                // tokens stored
     void **k, **v;                   // (n_layer) of (n_head_kv, n_chunk, chunk) rows
-    void **summary;                  // (n_layer) of (n_summary, n_chunk) rows of summary_dim values
+    void **summary;                  // (n_layer) of (n_summary, n_chunk) summaries
     void **queries;                  // (n_layer) of (chunk, n_head, head_dim) floats, or of NULL
 } lh_kv;
 

@@ -1,8 +1,11 @@
 #include "longheads_impl.h"
 
+#include "peak.h"
+
 static const lh_scheme_traits schemes[] = {
     [LH_SCHEME_BOUNDS] = {.vectors = 2},
     [LH_SCHEME_PAPER] = {.vectors = 1, .per_query_head = true, .needs_queries = true},
+    [LH_SCHEME_PEAK] = {0},
 };
 
 const lh_scheme_traits *lh_scheme_get(lh_scheme scheme) {
@@ -32,6 +35,8 @@ lh_kv_shape lh_kv_shape_of(const lh_config *c, const lh_session_options *o) {
     if (o->attention == LH_ATTENTION_DENSE) return shape;
     shape.n_summary = scheme->per_query_head ? c->n_head : c->n_head_kv;
     shape.summary_dim = LH_ROUND_UP(scheme->vectors * c->head_dim, LH_SUMMARY_BLOCK);
+    shape.summary_size = scheme->vectors ? lh_kv_row_size(lh_summary_type(o->kv_type), shape.summary_dim)
+                                         : lh_peak_size(c->head_dim, o->chunk);
     shape.keep_queries = scheme->needs_queries;
     return shape;
 }
@@ -91,6 +96,7 @@ static lh_attention attention_of(const lh_longheads *lh, const lh_kv *kv, int32_
         .n_summary = s->n_summary,
         .summary_dim = s->summary_dim,
         .summary_type = lh_summary_type(s->type),
+        .summary_size = s->summary_size,
         .summary = kv->summary[layer],
         .queries = kv->queries[layer],
         .rope_offset = lh->rope_offset,

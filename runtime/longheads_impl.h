@@ -8,7 +8,7 @@
 // One row a scheme: what its summaries look like. How they are filled and scored is a row in each backend's table.
 typedef struct lh_scheme_traits {
     bool per_query_head;   // a summary for every query head, else for every KV head
-    int32_t vectors;       // vectors of head_dim in a summary
+    int32_t vectors;       // vectors of head_dim in a summary; 0: what peak.h says
     bool needs_queries;    // the summary is made from the chunk's queries too
 } lh_scheme_traits;
 

@@ -213,7 +213,7 @@ static lh_status check_header(const lh_session *s, const char *path, const heade
         int32_t found, expected, n;
         const char *names[LH_KV_TYPES];
     } choices[] = {
-        {"scheme", h->scheme, own.scheme, 2, {"bounds", "paper"}},
+        {"scheme", h->scheme, own.scheme, 3, {"bounds", "paper", "peak"}},
         {"select_per", h->select_per, own.select_per, 2, {"head", "kv_head"}},
         {"attention", h->attention, own.attention, 2, {"longheads", "dense"}},
         {"kv_type", h->kv_type, own.kv_type, LH_KV_TYPES,

@@ -30,7 +30,7 @@ class Plan:
     window: int | None = None       # None: budget, as in the paper
     local: int = 2
     dense_until: int | None = None  # None: budget
-    scheme: str = "bounds"          # bounds, paper
+    scheme: str = "bounds"          # bounds, paper, peak
     select_per: str = "head"        # head, kv_head
     attention: str = "longheads"    # longheads, dense
 
@@ -203,7 +203,12 @@ class Attention:
         self.summary: tuple[Floats, ...] = ()
         if plan.attention != "dense":
             complete = slice(0, self.n // l)
-            self.summary = self.bounds(complete) if plan.scheme == "bounds" else self.paper(complete, in_chunks(q))
+            if plan.scheme == "bounds":
+                self.summary = self.bounds(complete)
+            elif plan.scheme == "paper":
+                self.summary = self.paper(complete, in_chunks(q))
+            else:
+                self.summary = self.peak(complete)
 
     # --- schemes: a chunk's summary, and a query's scores ---
 
@@ -219,8 +224,18 @@ class Attention:
         a = interleave(a, self.rope.dim)
         return ((softmax(a @ kc.swapaxes(-1, -2) * self.scale) @ kc)[:, :, 0],)
 
-    def scores(self, q: Floats, candidates: slice) -> Floats:
-        """How much each candidate matters to q (H, d): (H, candidates)."""
+    def peak(self, complete: slice) -> tuple[Floats]:
+        """The slow components of the keys, as they lie from the mean key of chunk 0: (G, C, l, dims)."""
+        slow = self.kc[:, complete, :, -min(self.d, max(16, self.d // 4)) :]
+        return (slow - slow[:, :1].mean(axis=2, keepdims=True),)
+
+    def scores(self, p: int, candidates: slice) -> Floats:
+        """How much each candidate matters to the token at p: (H, candidates)."""
+        q, l = self.q[p], self.plan.chunk
+        if self.plan.scheme == "peak":  # as if all candidates lay at the far end of the window
+            slow = self.summary[0][self.kv_of][:, candidates]
+            far = self.rope.rotate(q, self.plan.window - l + p % l)[:, -slow.shape[-1] :] * self.scale
+            return np.einsum("hcld,hd->hcl", slow, far).max(axis=-1)
         if self.plan.scheme == "bounds":
             low, high = (bound[self.kv_of][:, candidates] for bound in self.summary)
             return np.maximum(q[:, None] * low, q[:, None] * high).sum(axis=-1)
@@ -233,9 +248,11 @@ class Attention:
         l, local, k = self.plan.chunk, self.plan.local, self.plan.budget // self.plan.chunk
         c = p // l
         last = np.arange(c - local + 1, c + 1)
-        scores = self.scores(self.q[p], slice(1, c - local + 1))  # of chunks 1, 2, ..., c - local
+        scores = self.scores(p, slice(1, c - local + 1))  # of chunks 1, 2, ..., c - local
         if self.plan.select_per == "kv_head":
-            scores = scores.reshape(-1, self.group, scores.shape[1]).sum(axis=1).repeat(self.group, axis=0)
+            together = scores.reshape(-1, self.group, scores.shape[1])
+            together = together.max(axis=1) if self.plan.scheme == "peak" else together.sum(axis=1)
+            scores = together.repeat(self.group, axis=0)
         n_best = k - 1 - local
         chosen = np.empty((self.n_head, k), dtype=np.int64)
         margin = np.full(self.n_head, math.inf)

@@ -78,7 +78,7 @@ def test_dense_equals_llama_cpp(tmp_path, shape):
     assert np.abs(ours - theirs.scores[: len(ids)]).max() < tolerance
 
 
-@pytest.mark.parametrize("scheme", ["paper", "bounds"])
+@pytest.mark.parametrize("scheme", ["paper", "bounds", "peak"])
 def test_longheads_with_room_for_everything_is_dense(tmp_path, scheme):
     """With as many chunks in the budget as in the text, all are attended, and at their true distances."""
     model = Reference(make_model(tmp_path / "model.gguf", n_head_kv=2))

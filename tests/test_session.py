@@ -211,7 +211,7 @@ def test_stats(model, session):
 
 
 @pytest.mark.filterwarnings("ignore:dense attention past the trained context")
-@pytest.mark.parametrize("scheme", ["bounds", "paper"])
+@pytest.mark.parametrize("scheme", ["bounds", "paper", "peak"])
 @pytest.mark.parametrize("kv_type", ["f16", "f32"])
 @pytest.mark.parametrize("attention", ["longheads", "dense"])
 def test_fill(model, ids, tmp_path, scheme, kv_type, attention):
@@ -348,7 +348,7 @@ def test_model_dropped_first(tiny_path, ids):
 # --- files -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scheme", ["bounds", "paper"])
+@pytest.mark.parametrize("scheme", ["bounds", "paper", "peak"])
 def test_save_and_load_in_a_new_process(tiny_path, model, ids, tmp_path, scheme):
     saved, result = tmp_path / "session", tmp_path / "logits.npy"
     with model.session(scheme=scheme) as session:

@@ -31,7 +31,7 @@ def after(model, ids, options) -> np.ndarray:
         return session.logits
 
 
-@pytest.mark.parametrize("scheme", ["bounds", "paper"])
+@pytest.mark.parametrize("scheme", ["bounds", "paper", "peak"])
 @pytest.mark.parametrize(("first", "then"), [(RULE, OTHER), (OTHER, RULE), (RULE, DENSE)])
 def test_where_rules_agree_changing_them_is_no_change(model, ids, first, then, scheme):
     """Below dense_until all rules attend alike, so that the rule of the beginning leaves no trace."""

@@ -2,10 +2,27 @@
 // The vectors come first: the kernels are written in them.
 #include "attention_simd.h"
 
+typedef __m512i vs;
+static inline vs vs_load(const void *p) { return _mm512_loadu_si512(p); }
+static inline vs vs_set1(int16_t a) { return _mm512_set1_epi16(a); }
+static inline vs vs_set1_pair(int32_t twice) { return _mm512_set1_epi32(twice); }
+static inline vs vs_dot(vs codes, vs q) { return _mm512_maddubs_epi16(codes, q); }
+static inline vs vs_add(vs a, vs b) { return _mm512_add_epi16(a, b); }
+static inline vs vs_max(vs a, vs b) { return _mm512_max_epi16(a, b); }
+static inline int32_t vs_top(vs a) {
+    __m256i half = _mm256_max_epi16(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
+    __m128i quarter = _mm_max_epi16(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+    // The processor finds the least of unsigned words.
+    __m128i least = _mm_minpos_epu16(_mm_sub_epi16(_mm_set1_epi16(INT16_MAX), quarter));
+    return INT16_MAX - (_mm_cvtsi128_si32(least) & 0xffff);
+}
+#include "peak_simd.h"
+
 const lh_attention_kernels lh_attention_kernels_avx512 = {
     .rotate = rotate_simd,
     .store = store_simd,
     .load = load_simd,
     .attend = attend_simd,
     .top = top_simd,
+    .peak = peak_simd,
 };

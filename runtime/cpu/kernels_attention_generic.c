@@ -100,9 +100,24 @@ static void top_generic(const float *scores, int32_t n, int32_t k, int32_t first
     }
 }
 
+static void peak_generic(const uint8_t *codes, int32_t n_keys, int32_t dims, const int32_t *q, int32_t rows,
+                         int32_t *out) {
+    for (int32_t i = 0; i < rows; i++, q += dims / 2) {
+        out[i] = INT32_MIN;
+        for (int32_t j = 0; j < n_keys; j++) {
+            int32_t sum = 0;
+            for (int32_t x = 0; x < dims / 2; x++) {
+                const uint8_t *pair = codes + ((size_t)x * n_keys + j) * 2;
+                sum += pair[0] * (int8_t)(q[x] & 0xff) + pair[1] * (int8_t)(q[x] >> 8 & 0xff);
+            }
+            out[i] = sum > out[i] ? sum : out[i];
+        }
+    }
+}
+
 const lh_attention_kernels lh_attention_kernels_generic = {
     .rotate = rotate_generic, .store = store_generic, .load = load_generic, .attend = attend_generic,
-    .top = top_generic,
+    .top = top_generic, .peak = peak_generic,
 };
 
 void lh_attention_kernels_select(unsigned features, lh_attention_kernels *out) {

@@ -40,6 +40,9 @@ static lh_act_row act_row_in(void *memory, int64_t n_cols, bool integer) {
     return row;
 }
 
+// Floats between tokens of y[i].
+static int64_t y_stride(const lh_project *p, int i) { return p->y_stride ? p->y_stride : p->w[i]->n_rows; }
+
 static bool has_prologue(const lh_project *p) { return p->norm || p->gate; }
 
 // Token t of p as it lies, or will lie, in act_row_size bytes of memory.
@@ -81,7 +84,7 @@ static void stream_rows(const stream_job *job, int i, const lh_act_row *rows, in
         for (int32_t t = 0; t < p->n; t++) {
             float out[DOT_ROWS];
             dot(lh_type_get(w->type), data, w->row_size, n_rows, w->n_cols, &rows[t], out);
-            float *y = p->y[i] + t * w->n_rows + r;
+            float *y = p->y[i] + t * y_stride(p, i) + r;
             const float *bias = p->bias[i] ? p->bias[i] + r : NULL;
             for (int64_t j = 0; j < n_rows; j++) {
                 float value = bias ? out[j] + bias[j] : out[j];
@@ -185,14 +188,14 @@ static void multiply_panel(const panel_job *job, int i, int64_t panel, int64_t s
         int64_t n_cols = LH_MIN(s->max_cols, w->n_cols - col);
         k->pack(w, row, col, n_cols, memory);
         lh_tile_out out = {
-            .stride = w->n_rows,
+            .stride = y_stride(p, i),
             .n_rows = (int32_t)LH_MIN(k->rows, w->n_rows - row),
             .bias = p->bias[i] && col == 0 ? p->bias[i] + row : NULL,
             .add = p->add || col > 0,
         };
         for (int64_t tile = first; tile < end; tile++) {
             int64_t token = tile * k->tokens;
-            out.y = p->y[i] + token * w->n_rows + row;
+            out.y = p->y[i] + token * out.stride + row;
             out.n_tokens = (int32_t)LH_MIN(k->tokens, p->n - token);
             k->multiply(traits, memory, s->tiles + (size_t)tile * s->tile_size, col, n_cols, &out);
         }

@@ -93,7 +93,7 @@ LH_API lh_status lh_model_probe(const lh_model *m, double seconds, lh_ceilings *
 
 // --- session ---------------------------------------------------------------------------------------------------
 
-typedef enum lh_scheme { LH_SCHEME_BOUNDS = 0, LH_SCHEME_PAPER = 1 } lh_scheme;
+typedef enum lh_scheme { LH_SCHEME_BOUNDS = 0, LH_SCHEME_PAPER = 1, LH_SCHEME_PEAK = 2 } lh_scheme;
 typedef enum lh_select_per { LH_PER_HEAD = 0, LH_PER_KV_HEAD = 1 } lh_select_per;
 typedef enum lh_attention_kind { LH_ATTENTION_LONGHEADS = 0, LH_ATTENTION_DENSE = 1 } lh_attention_kind;
 typedef enum lh_kv_type { LH_KV_F16 = 0, LH_KV_F32 = 1, LH_KV_BF16 = 2, LH_KV_Q8_0 = 3 } lh_kv_type;

@@ -9,6 +9,7 @@
 #include "cpu/attention_kernels.h"
 #include "cpu/features.h"
 #include "kv_type.h"
+#include "peak.h"
 #include "quant.h"
 
 // Float against double over a few hundred terms of size 1.
@@ -200,6 +201,33 @@ static void test_attend(const char *name, const lh_attention_kernels *k, int32_t
     lh_free(q);
 }
 
+// Exact, so every table says the same; codes and queries of any value within their range.
+static void test_peak(const char *name, const lh_attention_kernels *k, int32_t dims, int32_t n_keys, int32_t rows,
+                      bool extreme) {
+    int32_t levels = lh_peak_query_levels(dims), half = dims / 2, most = LH_PEAK_ZERO + LH_PEAK_LEVELS;
+    uint8_t *codes = lh_alloc((size_t)dims * n_keys, 1);
+    int32_t *q = lh_alloc((size_t)rows * half, 4), *out = lh_alloc((size_t)rows, 4), *same = lh_alloc((size_t)rows, 4);
+    for (int32_t i = 0; i < dims * n_keys; i++)
+        codes[i] = (uint8_t)(extreme ? most : 1 + (int32_t)((uniform() + 1) / 2 * (float)(most - 1)));
+    for (int32_t i = 0; i < rows * half; i++) {
+        int32_t pair[2];
+        for (int x = 0; x < 2; x++)
+            pair[x] = extreme ? (i / half % 2 ? levels : -levels) : (int32_t)(uniform() * (float)levels);
+        uint32_t both = (uint32_t)(uint8_t)pair[0] | (uint32_t)(uint8_t)pair[1] << 8;
+        q[i] = (int32_t)(both | both << 16);
+    }
+    k->peak(codes, n_keys, dims, q, rows, out);
+    lh_attention_kernels_generic.peak(codes, n_keys, dims, q, rows, same);
+    for (int32_t i = 0; i < rows; i++) {
+        expect_near(name, "peak", out[i], same[i], 0);
+        if (extreme) expect_near(name, "peak at its bound", same[i], (i % 2 ? 1 : -1) * levels * most * dims, 0);
+    }
+    lh_free(same);
+    lh_free(out);
+    lh_free(q);
+    lh_free(codes);
+}
+
 int main(void) {
     const struct {
         const char *name;
@@ -230,6 +258,11 @@ int main(void) {
                 }
             }
         }
+        static const int32_t peak_dims[] = {2, 8, 16, 32, 64, 128};
+        for (size_t d = 0; d < sizeof peak_dims / sizeof *peak_dims; d++)
+            for (size_t r = 0; r < sizeof row_counts / sizeof *row_counts; r++)
+                for (int32_t n = 1; n <= 3; n++)
+                    test_peak(tables[i].name, &k, peak_dims[d], n * LH_PEAK_KEYS, row_counts[r], n == 3 && r % 2);
         for (size_t n = 0; n < sizeof lengths / sizeof *lengths; n++)
             for (int32_t best = 0; best <= lengths[n]; best += 1 + lengths[n] / 9)
                 for (int values = 0; values < 4; values++) test_top(tables[i].name, &k, lengths[n], best, values);

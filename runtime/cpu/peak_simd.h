@@ -1,0 +1,45 @@
+// The kernel of scheme `peak` over vectors of 16-bit words: part of kernels_attention_{avx2,avx512,neon}.c, which define
+// `vs` and its operations first. vs_dot(codes, q): of each key, the products of two components.
+#include "peak.h"
+
+#define PEAK_VECS (LH_PEAK_KEYS * 2 / (int)sizeof(vs))
+#if defined(__x86_64__)
+#define VS_PIN(v) __asm__("" : "+x"(v))
+#else
+#define VS_PIN(v) __asm__("" : "+w"(v))
+#endif
+#define PEAK_ROWS (8 / PEAK_VECS)  // with their maxima, what registers hold
+
+INLINE void peak_rows(const uint8_t *codes, int32_t n_keys, int32_t dims, const int32_t *q, int rows, int32_t *out) {
+    vs best[PEAK_ROWS];
+    for (int r = 0; r < rows; r++) best[r] = vs_set1(INT16_MIN);
+    for (int32_t first = 0; first < n_keys; first += LH_PEAK_KEYS) {
+        vs sum[PEAK_ROWS][PEAK_VECS];
+        for (int r = 0; r < rows; r++)
+            for (int v = 0; v < PEAK_VECS; v++) sum[r][v] = vs_set1(0);
+        for (int32_t x = 0; x < dims / 2; x++) {
+            const uint8_t *at = codes + ((size_t)x * n_keys + first) * 2;
+            vs key[PEAK_VECS];
+            for (int v = 0; v < PEAK_VECS; v++) key[v] = vs_load(at + (size_t)v * sizeof(vs));
+            for (int r = 0; r < rows; r++) {
+                vs pair = vs_set1_pair(q[r * (dims / 2) + x]);
+                // Unpinned, all products would be computed before they are added, and spilled.
+                for (int v = 0; v < PEAK_VECS; v++) {
+                    sum[r][v] = vs_add(sum[r][v], vs_dot(key[v], pair));
+                    VS_PIN(sum[r][v]);
+                }
+            }
+        }
+        for (int r = 0; r < rows; r++)
+            for (int v = 0; v < PEAK_VECS; v++) best[r] = vs_max(best[r], sum[r][v]);
+    }
+    for (int r = 0; r < rows; r++) out[r] = vs_top(best[r]);
+}
+
+static void peak_simd(const uint8_t *codes, int32_t n_keys, int32_t dims, const int32_t *q, int32_t rows,
+                      int32_t *out) {
+    int32_t i = 0;
+    for (; i + PEAK_ROWS <= rows; i += PEAK_ROWS)
+        peak_rows(codes, n_keys, dims, q + (size_t)i * (dims / 2), PEAK_ROWS, out + i);
+    for (; i < rows; i++) peak_rows(codes, n_keys, dims, q + (size_t)i * (dims / 2), 1, out + i);
+}

@@ -1,0 +1,32 @@
+// How chunks are summarised and scored on the CPU: one row a scheme.
+#ifndef LH_CPU_SCHEME_H
+#define LH_CPU_SCHEME_H
+
+#include "cpu.h"
+
+// Which scores are wanted: of n tokens of the batch from `token` on, against chunks [first, end).
+typedef struct lh_scoring {
+    int32_t chooser;     // 0..n_select-1
+    int32_t token, n;
+    int32_t first, end;
+    float *out;          // (n, stride): out[i * stride + s - first]
+    int64_t stride;
+} lh_scoring;
+
+typedef struct lh_cpu_scheme {
+    // Summary number `s` of a complete chunk into out (summary_size bytes). scratch: summarize_bytes.
+    void (*summarize)(const lh_attention_kernels *k, const lh_attention *a, int32_t s, int32_t chunk, void *out,
+                      void *scratch);
+    size_t (*summarize_bytes)(const lh_attention *a);
+    // scratch: score_bytes, which are as many or more for more tokens or chunks.
+    void (*score)(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, void *scratch);
+    size_t (*score_bytes)(const lh_cpu *c, const lh_attention *a, const lh_scoring *s);
+} lh_cpu_scheme;
+
+extern const lh_cpu_scheme lh_cpu_bounds, lh_cpu_paper, lh_cpu_peak;
+
+static inline char *lh_summary_at(const lh_attention *a, int32_t s, int32_t chunk) {
+    return (char *)a->summary + ((size_t)s * a->n_chunk + chunk) * a->summary_size;
+}
+
+#endif

@@ -1,0 +1,170 @@
+// Schemes whose score is a product of vectors: `bounds` and `paper`. All chunks are scored by one matrix product.
+#include <math.h>
+#include <string.h>
+
+#include "scheme.h"
+
+#define TILE_ROWS 64  // queries of a chunk that are run at once when it is summarised
+
+// The query of a head at a position of the batch, or of the unfinished chunk before it.
+static const float *query_at(const lh_attention *a, int64_t position, int32_t head) {
+    const float *base = position >= a->pos
+                            ? a->q + (size_t)(position - a->pos) * a->n_head * a->head_dim
+                            : a->queries + (size_t)lh_offset_of(position, a->plan.chunk) * a->n_head * a->head_dim;
+    return base + (size_t)head * a->head_dim;
+}
+
+// Bounds (after Quest, arXiv 2406.10774): the largest and the smallest value of every channel of the unrotated keys.
+// q . key <= sum_i max(q_i hi_i, q_i lo_i) = max(q, 0) . hi + min(q, 0) . lo.
+static void summarize_bounds(const lh_attention_kernels *k, const lh_attention *a, int32_t s, int32_t chunk, void *out,
+                             void *scratch) {
+    int32_t dim = a->head_dim;
+    float *made = scratch, *hi = made, *lo = made + dim, *stored = made + a->summary_dim, *key = stored + dim;
+    memset(made, 0, (size_t)a->summary_dim * sizeof *made);
+    const char *keys = lh_cpu_chunk(a, a->k, s, chunk);
+    for (int32_t i = 0; i < dim; i++) {
+        hi[i] = -INFINITY;
+        lo[i] = INFINITY;
+    }
+    for (int32_t o = 0; o < a->plan.chunk; o++) {
+        k->load(keys + o * lh_kv_row_size(a->kv_type, a->head_dim), dim, a->kv_type, stored);
+        k->rotate(stored, a->rope_offset + 2 * (size_t)dim * o, -1, 1, dim, key);
+        for (int32_t i = 0; i < dim; i++) {
+            hi[i] = key[i] > hi[i] ? key[i] : hi[i];
+            lo[i] = key[i] < lo[i] ? key[i] : lo[i];
+        }
+    }
+    k->store(made, a->summary_dim, a->summary_type, out);
+}
+
+static void feature_bounds(const float *q, int32_t dim, float *out) {
+    for (int32_t i = 0; i < dim; i++) {
+        out[i] += q[i] > 0 ? q[i] : 0;
+        out[dim + i] += q[i] < 0 ? q[i] : 0;
+    }
+}
+
+static size_t bounds_bytes(const lh_attention *a) {
+    return ((size_t)a->summary_dim + 2 * (size_t)a->head_dim) * sizeof(float);
+}
+
+// One softmax state for `rows` queries, run over all keys of a chunk against `values`.
+static void run_rows(const lh_attention_kernels *k, const lh_attention *a, const char *keys, const char *values,
+                     lh_tile *t, float *scratch) {
+    for (int32_t i = 0; i < t->rows; i++) {
+        t->top[i] = -INFINITY;
+        t->sum[i] = 0;
+    }
+    memset(t->acc, 0, (size_t)t->rows * t->stride * sizeof *t->acc);
+    for (int32_t first = 0; first < a->plan.chunk; first += LH_TILE_KEYS) {
+        t->n_keys = LH_MIN(LH_TILE_KEYS, a->plan.chunk - first);
+        t->k = keys + first * lh_kv_row_size(a->kv_type, a->head_dim);
+        t->v = values + first * lh_kv_row_size(a->kv_type, a->head_dim);
+        k->attend(t, scratch);
+    }
+}
+
+// The paper (section 3.2): attention inside the chunk, its mean over the queries, and what that mean attends to.
+//   A = softmax(Qc Kc^T) V, a = mean of A's rows, summary = softmax(a Kc^T) Kc
+static void summarize_paper(const lh_attention_kernels *k, const lh_attention *a, int32_t s, int32_t chunk, void *out,
+                            void *scratch) {
+    int32_t dim = a->head_dim, stride = LH_ROUND_UP(dim, LH_PAD), l = a->plan.chunk, head = s;
+    float *q = scratch, *acc = q + (size_t)TILE_ROWS * stride, *top = acc + (size_t)TILE_ROWS * stride;
+    float *sum = top + TILE_ROWS, *mean = sum + TILE_ROWS, *made = mean + stride;
+    float *tile_scratch = made + LH_ROUND_UP(a->summary_dim, LH_PAD);
+    int32_t row[TILE_ROWS];
+    for (int32_t i = 0; i < TILE_ROWS; i++) row[i] = i;
+    const char *keys = lh_cpu_chunk(a, a->k, head / (a->n_head / a->n_head_kv), chunk);
+    const char *values = lh_cpu_chunk(a, a->v, head / (a->n_head / a->n_head_kv), chunk);
+    lh_tile t = {
+        .dim = dim, .stride = stride, .type = a->kv_type, .q = q, .row = row, .top = top, .sum = sum, .acc = acc};
+
+    memset(q, 0, (size_t)TILE_ROWS * stride * sizeof *q);
+    memset(mean, 0, (size_t)stride * sizeof *mean);
+    for (int32_t first = 0; first < l; first += TILE_ROWS) {
+        t.rows = LH_MIN(TILE_ROWS, l - first);
+        for (int32_t i = 0; i < t.rows; i++)
+            k->rotate(query_at(a, (int64_t)chunk * l + first + i, head), a->rope_offset + 2 * (size_t)dim * (first + i),
+                      1, a->scale, dim, q + (size_t)i * stride);
+        run_rows(k, a, keys, values, &t, tile_scratch);
+        for (int32_t i = 0; i < t.rows; i++)
+            for (int32_t x = 0; x < dim; x++) mean[x] += acc[(size_t)i * stride + x] / (sum[i] * (float)l);
+    }
+    // `mean` lives in value space and is dotted with keys, so it must be in their order of components. The authors pair
+    // it with keys whose rotated pairs are (i, i + half); here they are (2i, 2i + 1).
+    int32_t half = a->rope_dim / 2;
+    for (int32_t x = 0; x < dim; x++) {
+        int32_t at = x < half ? 2 * x : x < 2 * half ? 2 * (x - half) + 1 : x;
+        q[at] = mean[x] * a->scale;
+    }
+    t.rows = 1;
+    run_rows(k, a, keys, keys, &t, tile_scratch);
+    memset(made, 0, (size_t)a->summary_dim * sizeof *made);
+    for (int32_t x = 0; x < dim; x++) made[x] = acc[x] / sum[0];
+    k->store(made, a->summary_dim, a->summary_type, out);
+}
+
+static void feature_paper(const float *q, int32_t dim, float *out) {
+    for (int32_t i = 0; i < dim; i++) out[i] += q[i];
+}
+
+static size_t paper_bytes(const lh_attention *a) {
+    size_t stride = LH_ROUND_UP((size_t)a->head_dim, LH_PAD);
+    return sizeof(float) * (TILE_ROWS * (2 * stride + 2) + stride + LH_ROUND_UP((size_t)a->summary_dim, LH_PAD) +
+                            lh_tile_scratch(TILE_ROWS, (int32_t)stride));
+}
+
+// --- score ------------------------------------------------------------------------------------------------------
+
+// What of a query is multiplied with summaries, added to out (summary_dim).
+typedef void (*feature_fn)(const float *q, int32_t dim, float *out);
+
+// The product of features with the summaries of a scoring's chunks; w: where to describe these.
+static lh_project product_of(const lh_attention *a, const lh_scoring *s, int32_t summary, const float *features,
+                             lh_tensor *w) {
+    *w = (lh_tensor){
+        .type = lh_kv_formats[a->summary_type].type, .n_rows = s->end - s->first, .n_cols = a->summary_dim,
+        .data = lh_summary_at(a, summary, s->first), .row_size = a->summary_size,
+    };
+    return (lh_project){
+        .n = s->n, .n_cols = a->summary_dim, .x = features, .n_out = 1, .w = {w}, .y = {s->out}, .y_stride = s->stride,
+    };
+}
+
+static size_t features_bytes(const lh_attention *a, const lh_scoring *s) {
+    return LH_ROUND_UP((size_t)s->n * a->summary_dim * sizeof(float), (size_t)LH_ALIGN);
+}
+
+static size_t score_bytes(const lh_cpu *c, const lh_attention *a, const lh_scoring *s) {
+    lh_tensor w;
+    lh_project p = product_of(a, s, 0, NULL, &w);
+    return features_bytes(a, s) + lh_cpu_multiply_size(c, &p);
+}
+
+static void score(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, feature_fn feature, void *scratch) {
+    int32_t together = a->n_head / a->n_select, sharing = a->n_head / a->n_summary;
+    float *features = scratch;
+    // Query heads that share a summary are added up before the product, not after.
+    int32_t step = LH_MIN(together, sharing);
+    for (int32_t head = s->chooser * together; head < (s->chooser + 1) * together; head += step) {
+        memset(features, 0, (size_t)s->n * a->summary_dim * sizeof *features);
+        for (int32_t i = 0; i < s->n * step; i++)
+            feature(a->q + ((size_t)(s->token + i / step) * a->n_head + head + i % step) * a->head_dim, a->head_dim,
+                    features + (size_t)(i / step) * a->summary_dim);
+        lh_tensor w;
+        lh_project p = product_of(a, s, head / sharing, features, &w);
+        p.add = head != s->chooser * together;
+        lh_cpu_multiply(c, &p, (char *)scratch + features_bytes(a, s));
+    }
+}
+
+static void score_bounds(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, void *scratch) {
+    score(c, a, s, feature_bounds, scratch);
+}
+
+static void score_paper(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, void *scratch) {
+    score(c, a, s, feature_paper, scratch);
+}
+
+const lh_cpu_scheme lh_cpu_bounds = {summarize_bounds, bounds_bytes, score_bounds, score_bytes};
+const lh_cpu_scheme lh_cpu_paper = {summarize_paper, paper_bytes, score_paper, score_bytes};
