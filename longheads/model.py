@@ -35,7 +35,7 @@ class _Default(int):
     """A default, which gives way silently where a model is too small for it; the same number from a caller does not."""
 
 
-_CHUNK, _BUDGET, _LOCAL = _Default(64), _Default(2048), _Default(4)
+_CHUNK, _BUDGET, _LOCAL = _Default(64), _Default(1024), _Default(4)
 
 
 def find_model(name: StrPath) -> StrPath:
@@ -74,7 +74,8 @@ class Model(Handle):
         of it.
     local: chunks at the end, own included, that are always attended.
     dense_until: positions below it attend everything before them; between budget and window. None: budget.
-    scheme: how chunks are judged: "bounds" (Quest, arXiv 2406.10774) or "paper" (LongHeads, arXiv 2402.10685).
+    scheme: how chunks are judged: by their best key in a head's slow components ("peak", see docs/selection.md), by
+        the "bounds" of their keys (Quest, arXiv 2406.10774), or as the "paper" does (LongHeads, arXiv 2402.10685).
     select_per: every query "head" chooses its own chunks, or the heads of a "kv_head" choose together.
     attention: "longheads", or "dense" for ordinary attention, which is good up to the trained context.
     rope_scaling: positions stretched, as llama.cpp does it, over more tokens than the model was trained on: "none",
@@ -104,8 +105,8 @@ class Model(Handle):
         budget: int | None = _BUDGET,
         window: int | None = None,
         local: int | None = _LOCAL,
-        scheme: Literal["bounds", "paper", "peak"] = "bounds",
-        select_per: Literal["head", "kv_head"] = "head",
+        scheme: Literal["peak", "bounds", "paper"] = "peak",
+        select_per: Literal["head", "kv_head"] = "kv_head",
         dense_until: int | None = None,
         attention: Literal["longheads", "dense"] = "longheads",
         rope_scaling: RopeScaling | None = None,

@@ -42,7 +42,7 @@ class SessionOptions(TypedDict, total=False):
     local: int | None
     dense_until: int | None
     batch: int | None
-    scheme: Literal["bounds", "paper", "peak"]
+    scheme: Literal["peak", "bounds", "paper"]
     select_per: Literal["head", "kv_head"]
     attention: Literal["longheads", "dense"]
     kv_type: KVType
@@ -51,7 +51,7 @@ class SessionOptions(TypedDict, total=False):
 
 
 _NAMED: dict[str, dict[str, int]] = {
-    "scheme": {"bounds": lib.LH_SCHEME_BOUNDS, "paper": lib.LH_SCHEME_PAPER, "peak": lib.LH_SCHEME_PEAK},
+    "scheme": {"peak": lib.LH_SCHEME_PEAK, "bounds": lib.LH_SCHEME_BOUNDS, "paper": lib.LH_SCHEME_PAPER},
     "select_per": {"head": lib.LH_PER_HEAD, "kv_head": lib.LH_PER_KV_HEAD},
     "attention": {"longheads": lib.LH_ATTENTION_LONGHEADS, "dense": lib.LH_ATTENTION_DENSE},
     "kv_type": {

@@ -5,7 +5,7 @@
 #include "model.h"
 
 #define DEFAULT_CHUNK 64
-#define DEFAULT_BUDGET 2048
+#define DEFAULT_BUDGET 1024
 #define DEFAULT_LOCAL 4
 #define DEFAULT_BATCH 1024
 #define MAX_CTX ((int64_t)1 << 28)
@@ -111,7 +111,7 @@ lh_status lh_session_options_resolve(const lh_model *m, lh_session_options *inou
     o.rope_scale = c.rope_factor;
     int32_t trained = (int32_t)LH_MIN(c.trained_ctx, INT32_MAX);
     if (!lh_scheme_get(o.scheme)) return lh_error(LH_ERR_ARGUMENT, "scheme %d is not known", (int)o.scheme);
-    LH_TRY(in_range("select_per", o.select_per, LH_PER_HEAD, LH_PER_KV_HEAD));
+    LH_TRY(in_range("select_per", o.select_per, LH_PER_KV_HEAD, LH_PER_HEAD));
     LH_TRY(in_range("attention", o.attention, LH_ATTENTION_LONGHEADS, LH_ATTENTION_DENSE));
     LH_TRY(in_range("kv_type", o.kv_type, 0, LH_KV_TYPES - 1));
     if (o.ctx == 0) o.ctx = LH_MIN(c.trained_ctx, MAX_CTX);

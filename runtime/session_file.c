@@ -213,8 +213,8 @@ static lh_status check_header(const lh_session *s, const char *path, const heade
         int32_t found, expected, n;
         const char *names[LH_KV_TYPES];
     } choices[] = {
-        {"scheme", h->scheme, own.scheme, 3, {"bounds", "paper", "peak"}},
-        {"select_per", h->select_per, own.select_per, 2, {"head", "kv_head"}},
+        {"scheme", h->scheme, own.scheme, 3, {"peak", "bounds", "paper"}},
+        {"select_per", h->select_per, own.select_per, 2, {"kv_head", "head"}},
         {"attention", h->attention, own.attention, 2, {"longheads", "dense"}},
         {"kv_type", h->kv_type, own.kv_type, LH_KV_TYPES,
          {lh_kv_formats[0].name, lh_kv_formats[1].name, lh_kv_formats[2].name, lh_kv_formats[3].name}},

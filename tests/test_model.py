@@ -47,11 +47,11 @@ def test_signature():
     expected = dict(
         ctx=None,
         chunk=64,
-        budget=2048,
+        budget=1024,
         window=None,
         local=4,
-        scheme="bounds",
-        select_per="head",
+        scheme="peak",
+        select_per="kv_head",
         dense_until=None,
         attention="longheads",
         kv_type="f16",
@@ -82,7 +82,7 @@ def test_capped_options_say_so(tiny_path):
     "options, words",
     [
         (dict(chunk=32, budget=100), "budget.*100.*32"),
-        (dict(scheme="best"), "scheme.*best.*bounds.*paper"),
+        (dict(scheme="best"), "scheme.*best.*peak.*bounds.*paper"),
         (dict(ctx=-1), "ctx.*-1"),
         (dict(ctx=10**30), "ctx"),
         (dict(kv_type="q3"), "kv_type"),

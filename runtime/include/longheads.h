@@ -93,8 +93,8 @@ LH_API lh_status lh_model_probe(const lh_model *m, double seconds, lh_ceilings *
 
 // --- session ---------------------------------------------------------------------------------------------------
 
-typedef enum lh_scheme { LH_SCHEME_BOUNDS = 0, LH_SCHEME_PAPER = 1, LH_SCHEME_PEAK = 2 } lh_scheme;
-typedef enum lh_select_per { LH_PER_HEAD = 0, LH_PER_KV_HEAD = 1 } lh_select_per;
+typedef enum lh_scheme { LH_SCHEME_PEAK = 0, LH_SCHEME_BOUNDS = 1, LH_SCHEME_PAPER = 2 } lh_scheme;
+typedef enum lh_select_per { LH_PER_KV_HEAD = 0, LH_PER_HEAD = 1 } lh_select_per;
 typedef enum lh_attention_kind { LH_ATTENTION_LONGHEADS = 0, LH_ATTENTION_DENSE = 1 } lh_attention_kind;
 typedef enum lh_kv_type { LH_KV_F16 = 0, LH_KV_F32 = 1, LH_KV_BF16 = 2, LH_KV_Q8_0 = 3 } lh_kv_type;
 // How positions are stretched over more tokens than the model was trained on; rope_freqs of llama3 come on top.
@@ -110,7 +110,7 @@ typedef enum lh_rope_scaling {
 typedef struct lh_session_options {
     int64_t ctx;          // capacity (0: trained_ctx)
     int32_t chunk;        // l (0: 64)
-    int32_t budget;       // k*l, a multiple of chunk (0: 2048, at most the window)
+    int32_t budget;       // k*l, a multiple of chunk (0: 1024, at most the window)
     int32_t window;       // W, a multiple of chunk (0: three quarters of trained_ctx)
     int32_t local;        // forced last chunks, own included (0: 4, or what the budget leaves room for)
     int32_t dense_until;  // positions below attend densely (0: budget)
