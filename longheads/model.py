@@ -35,7 +35,7 @@ class _Default(int):
     """A default, which gives way silently where a model is too small for it; the same number from a caller does not."""
 
 
-_CHUNK, _BUDGET, _LOCAL = _Default(64), _Default(1024), _Default(4)
+_CHUNK, _BUDGET, _LOCAL = _Default(64), _Default(1024), _Default(8)
 
 
 def find_model(name: StrPath) -> StrPath:

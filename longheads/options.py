@@ -29,7 +29,7 @@ def add_reading(p: argparse.ArgumentParser, ctx: str = "the trained context") ->
     g.add_argument("--window", metavar="N", type=count,
                    help="positions that distances are mapped into (default: three quarters of the trained context)")
     g.add_argument("--chunk", metavar="N", type=count, help="tokens in a chunk (default: 64)")
-    g.add_argument("--local", metavar="N", type=count, help="chunks at the end that are always attended (default: 4)")
+    g.add_argument("--local", metavar="N", type=count, help="chunks at the end that are always attended (default: 8)")
     g.add_argument("--dense-until", metavar="N", type=count,
                    help="attend everything below this position (default: budget)")
     g.add_argument("--scheme", choices=["peak", "bounds", "paper"], default="peak",

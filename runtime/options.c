@@ -6,7 +6,7 @@
 
 #define DEFAULT_CHUNK 64
 #define DEFAULT_BUDGET 1024
-#define DEFAULT_LOCAL 4
+#define DEFAULT_LOCAL 8
 #define DEFAULT_BATCH 1024
 #define MAX_CTX ((int64_t)1 << 28)
 #define MAX_CHUNK 4096

@@ -49,7 +49,7 @@ def test_signature():
         chunk=64,
         budget=1024,
         window=None,
-        local=4,
+        local=8,
         scheme="peak",
         select_per="kv_head",
         dense_until=None,

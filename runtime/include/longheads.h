@@ -112,7 +112,7 @@ typedef struct lh_session_options {
     int32_t chunk;        // l (0: 64)
     int32_t budget;       // k*l, a multiple of chunk (0: 1024, at most the window)
     int32_t window;       // W, a multiple of chunk (0: three quarters of trained_ctx)
-    int32_t local;        // forced last chunks, own included (0: 4, or what the budget leaves room for)
+    int32_t local;        // forced last chunks, own included (0: 8, or what the budget leaves room for)
     int32_t dense_until;  // positions below attend densely (0: budget)
     int32_t batch;        // most tokens computed at once (0: 1024)
     lh_scheme scheme;
