@@ -187,9 +187,14 @@ def test_prompt_operations(tiny_path):
 @pytest.mark.filterwarnings("ignore:dense attention past the trained context")
 @pytest.mark.parametrize("select_per", ["head", "kv_head"])
 @pytest.mark.parametrize("attention", ["longheads", "dense"])
-def test_token_bytes(tiny_path, attention, select_per):
+@pytest.mark.parametrize(("scheme", "size"), [
+    ("bounds", 34),                          # two vectors of 16 values, as a block of q8_0
+    ("peak", -(-(16 * 32 + 4) // 64) * 64),  # 16 components of 16 keys, which are filled up to 32, and a step
+])  # fmt: skip
+def test_token_bytes(tiny_path, attention, select_per, scheme, size):
     weights = sum(t.n_bytes for t in gguf.GGUFReader(tiny_path).tensors if t.name != "token_embd.weight")
-    options = dict(ctx=512, chunk=16, budget=64, window=128, local=2, attention=attention, select_per=select_per)
+    options = dict(ctx=512, chunk=16, budget=64, window=128, local=2, attention=attention, select_per=select_per,
+                   scheme=scheme)  # fmt: skip
     with longheads.Model(tiny_path, **options) as model, model.session() as session:
         session.fill(300)
         session.feed([5])
@@ -199,8 +204,8 @@ def test_token_bytes(tiny_path, attention, select_per):
                 chunks = set(group.ravel().tolist()) - {-1}
                 rows += sum(min(16, 301 - 16 * chunk) for chunk in chunks)
         assert rows == 4 * 301 if attention == "dense" else 4 * 60 < rows < 4 * 128
-        # 18 complete chunks, judged by two vectors of 16 floats for each of 2 KV heads in 2 layers
-        summaries = 0 if attention == "dense" else 2 * 2 * 18 * 34
+        # 18 complete chunks, for each of 2 KV heads in 2 layers
+        summaries = 0 if attention == "dense" else 2 * 2 * 18 * size
         row_of_embedding = 64 * 4
         assert cost.token_bytes(model, session) == weights + row_of_embedding + rows * 2 * 16 * 2 + summaries
 

@@ -17,7 +17,7 @@ from test_eval_retrieval import evaluate  # noqa: E402, F401
 from longheads.eval import perplexity  # noqa: E402
 
 CTX = 96
-RULE = "chunk=8,budget=32,window=64,local=2,kv_type=f32"
+RULE = "scheme=bounds,select_per=head,chunk=8,budget=32,window=64,local=2,kv_type=f32"
 
 
 def numbers(out: str) -> dict[str, list[float]]:
