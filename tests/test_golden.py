@@ -34,6 +34,7 @@ def model(golden):
         local=2,
         dense_until=meta["begin_selective_length"],
         scheme=meta["behaviour"],
+        select_per="head",
         kv_type="f32",
     ) as model:
         yield model
