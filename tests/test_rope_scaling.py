@@ -15,7 +15,7 @@ from longheads.run import main  # noqa: E402
 
 TRAINED, FACTOR = 64, 4.0
 LOGITS = 1e-4  # of float32 models with a standard deviation of 2, as in test_longheads.py
-PLAN = {"chunk": 8, "budget": 40, "local": 2, "kv_type": "f32", "threads": 1}
+PLAN = {"chunk": 8, "budget": 40, "local": 2, "scheme": "bounds", "select_per": "head", "kv_type": "f32", "threads": 1}
 
 
 @pytest.fixture(scope="module")
