@@ -8,7 +8,8 @@
 //
 // A summary: for every two components, the pair of codes of each key; behind all of them the step, a float.
 //   k[x] ~ centre[x] + step * (code[x] - LH_PEAK_ZERO)
-// The centre is the mean of the keys of chunk 0, the same for all chunks: q . centre does not bear on their order.
+// The centre is the mean of the keys of chunk 0, the same for all chunks: q . centre does not bear on the
+// order of one head, and between heads that choose together it is left out, so that none wins by a large offset.
 #ifndef LH_PEAK_H
 #define LH_PEAK_H
 
@@ -17,7 +18,7 @@
 
 #include "base.h"
 
-#define LH_PEAK_LEVELS 31  // of a code to either side of
+#define LH_PEAK_LEVELS 31  // of a code, to either side of
 #define LH_PEAK_ZERO 32
 #define LH_PEAK_KEYS 32    // keys lie in whole runs of so many; the last one of a chunk is repeated
 #define LH_PEAK_MIN_DIMS 16

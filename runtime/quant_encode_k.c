@@ -40,6 +40,16 @@ static int round_to(float v, int low, int high) {
     return (int)round4(all4(v), (float)low, (float)high)[0];
 }
 
+// The value's size and that of its run, both: size alone would give up the small ones.
+static void weigh(const float *x, int n, int run_len, float *w) {
+    for (int r = 0; r < n; r += run_len) {
+        float squares = 0;
+        for (int i = r; i < r + run_len; i++) squares += x[i] * x[i];
+        float size = sqrtf(squares / (float)run_len);
+        for (int i = r; i < r + run_len; i++) w[i] = size + fabsf(x[i]);
+    }
+}
+
 // --- formats with a min: x ~ scale * q - min, 0 <= q <= most, scale and min not negative ----------------------------
 
 typedef struct affine {
@@ -187,7 +197,9 @@ static void refit_affine(const affine *f, const float *x, const float *w, affine
     b->dmin = lh_f32_to_f16((float)fmax(0, dmin));
 }
 
-static void encode_affine(const affine *f, const float *x, const float *w, affine_block *best) {
+static void encode_affine(const affine *f, const float *x, affine_block *best) {
+    float w[BLOCK];
+    weigh(x, BLOCK, f->run_len, w);
     affine_fit runs[MAX_RUNS];
     double scale = 0, min = 0;
     for (int r = 0; r < f->n_runs; r++) {
@@ -308,7 +320,9 @@ static double round_values_symmetric(const symmetric *f, const float *x, const f
     return sum4(error);
 }
 
-static void encode_symmetric(const symmetric *f, const float *x, const float *w, symmetric_block *best) {
+static void encode_symmetric(const symmetric *f, const float *x, symmetric_block *best) {
+    float w[BLOCK];
+    weigh(x, BLOCK, f->run_len, w);
     float runs[MAX_RUNS], far = 0;
     for (int r = 0; r < f->n_runs; r++) {
         runs[r] = search_symmetric(f, x + r * f->run_len, w + r * f->run_len);
@@ -336,16 +350,6 @@ static void encode_symmetric(const symmetric *f, const float *x, const float *w,
 }
 
 // --- what an error counts --------------------------------------------------------------------------------------------
-
-// The value's size and that of its run, both: size alone would give up the small ones.
-static void weigh(const float *x, int n, int run_len, float *w) {
-    for (int r = 0; r < n; r += run_len) {
-        float squares = 0;
-        for (int i = r; i < r + run_len; i++) squares += x[i] * x[i];
-        float size = sqrtf(squares / (float)run_len);
-        for (int i = r; i < r + run_len; i++) w[i] = size + fabsf(x[i]);
-    }
-}
 
 // --- layouts ---------------------------------------------------------------------------------------------------------
 
@@ -377,9 +381,7 @@ static void pack_pairs_k(const uint8_t *q, uint8_t *qs) {
 static void block_q2_k(const float *x, lh_block_q2_k *b) {
     static const affine format = {16, 16, 3, 15, 16, -0.5f};
     affine_block a;
-    float w[BLOCK];
-    weigh(x, BLOCK, format.run_len, w);
-    encode_affine(&format, x, w, &a);
+    encode_affine(&format, x, &a);
     b->d = a.d;
     b->dmin = a.dmin;
     for (int j = 0; j < 16; j++) b->scales[j] = (uint8_t)(a.scale[j] | a.min[j] << 4);
@@ -389,9 +391,7 @@ static void block_q2_k(const float *x, lh_block_q2_k *b) {
 static void block_q4_k(const float *x, lh_block_q4_k *b) {
     static const affine format = {8, 32, 15, 63, 20, -1};
     affine_block a;
-    float w[BLOCK];
-    weigh(x, BLOCK, format.run_len, w);
-    encode_affine(&format, x, w, &a);
+    encode_affine(&format, x, &a);
     b->d = a.d;
     b->dmin = a.dmin;
     pack_scales_4_5_k(&a, b->scales);
@@ -401,9 +401,7 @@ static void block_q4_k(const float *x, lh_block_q4_k *b) {
 static void block_q5_k(const float *x, lh_block_q5_k *b) {
     static const affine format = {8, 32, 31, 63, 10, -0.5f};
     affine_block a;
-    float w[BLOCK];
-    weigh(x, BLOCK, format.run_len, w);
-    encode_affine(&format, x, w, &a);
+    encode_affine(&format, x, &a);
     b->d = a.d;
     b->dmin = a.dmin;
     pack_scales_4_5_k(&a, b->scales);
@@ -415,10 +413,8 @@ static void block_q5_k(const float *x, lh_block_q5_k *b) {
 static void block_q3_k(const float *x, lh_block_q3_k *b) {
     static const symmetric format = {16, 16, -4, 3, NULL, -32, 9};
     symmetric_block s;
-    float w[BLOCK];
     uint8_t q[BLOCK];
-    weigh(x, BLOCK, format.run_len, w);
-    encode_symmetric(&format, x, w, &s);
+    encode_symmetric(&format, x, &s);
     b->d = s.d;
     memset(b->scales, 0, sizeof b->scales);
     for (int j = 0; j < 16; j++) {
@@ -437,9 +433,7 @@ static void block_q3_k(const float *x, lh_block_q3_k *b) {
 static void block_q6_k(const float *x, lh_block_q6_k *b) {
     static const symmetric format = {16, 16, -32, 31, NULL, -128, 6};
     symmetric_block s;
-    float w[BLOCK];
-    weigh(x, BLOCK, format.run_len, w);
-    encode_symmetric(&format, x, w, &s);
+    encode_symmetric(&format, x, &s);
     b->d = s.d;
     memcpy(b->scales, s.scale, sizeof b->scales);
     for (int h = 0; h < 2; h++)
@@ -473,9 +467,7 @@ static void block_iq4_nl(const float *x, lh_block_iq4_nl *b) {
 static void block_iq4_xs(const float *x, lh_block_iq4_xs *b) {
     static const symmetric format = {8, 32, -127, 113, lh_iq4_values, -32, 7};
     symmetric_block s;
-    float w[BLOCK];
-    weigh(x, BLOCK, format.run_len, w);
-    encode_symmetric(&format, x, w, &s);
+    encode_symmetric(&format, x, &s);
     b->d = s.d;
     uint16_t high = 0;
     memset(b->scales_l, 0, sizeof b->scales_l);

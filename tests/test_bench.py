@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ import pytest
 longheads = pytest.importorskip("longheads", reason="longheads is not installed")
 gguf = pytest.importorskip("gguf", reason="the gguf package, which writes test models, is not installed")
 
-from helpers import ModelSpec  # noqa: E402, I001  (it puts the tools on the path)
+from helpers import ModelSpec, runner  # noqa: E402, I001  (it puts the tools on the path)
 import make_shape  # noqa: E402
 
 from longheads.bench import cost, measure, report, shapes  # noqa: E402
@@ -36,17 +35,7 @@ def quick(monkeypatch):
 
 @pytest.fixture
 def bench(capsys):
-    """Run the command; gives its standard output, or its one sentence where it fails."""
-
-    def run(*arguments, status: int = 0) -> str:
-        assert main([str(a) for a in arguments]) == status, capsys.readouterr().err
-        shown = capsys.readouterr()
-        if status == 0:
-            return shown.out
-        assert shown.out == "" and re.fullmatch("longheads: .+\n", shown.err), shown
-        return shown.err
-
-    return run
+    return runner(main, capsys)
 
 
 def cells(out: str) -> list[list[str]]:

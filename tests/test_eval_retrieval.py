@@ -12,6 +12,7 @@ import pytest
 longheads = pytest.importorskip("longheads", reason="longheads is not installed")
 
 from eval_fakes import Reader, Words  # noqa: E402
+from helpers import runner  # noqa: E402
 
 from longheads.eval import passkey, picture, retrieval  # noqa: E402
 from longheads.eval.command import main  # noqa: E402
@@ -108,17 +109,7 @@ def test_rows_of_a_map():
 
 @pytest.fixture
 def evaluate(capsys):
-    """Run the command; gives its standard output, or its one sentence where it fails."""
-
-    def run(*arguments, status: int = 0) -> str:
-        assert main([str(a) for a in arguments]) == status, capsys.readouterr().err
-        shown = capsys.readouterr()
-        if status == 0:
-            return shown.out
-        assert shown.out == "" and re.fullmatch("longheads: .+\n", shown.err), shown
-        return shown.err
-
-    return run
+    return runner(main, capsys)
 
 
 SMALL = [

@@ -3,6 +3,7 @@
 #define LH_MATMUL_TILE_H
 
 #include "matmul_kernels.h"
+#include "simd_pin.h"
 
 #define LH_INLINE static inline __attribute__((always_inline))
 // Register tiles live in registers only where every loop over them is unrolled.
@@ -12,13 +13,6 @@
 #else
 #define LH_UNROLL _Pragma("GCC unroll 64")
 #define LH_NO_UNROLL _Pragma("GCC unroll 1")
-#endif
-
-// The compiler may not move what makes a vector past this.
-#if defined(__x86_64__)
-#define LH_PIN(v) __asm__("" : "+x"(v))
-#else
-#define LH_PIN(v) __asm__("" : "+w"(v))
 #endif
 
 // Weights are read once, from end to end, by arithmetic that keeps up with memory only where memory knows early what is

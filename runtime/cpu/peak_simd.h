@@ -1,13 +1,9 @@
 // The kernel of scheme `peak` over vectors of 16-bit words: part of kernels_attention_{avx2,avx512,neon}.c, which define
 // `vs` and its operations first. vs_dot(codes, q): of each key, the products of two components.
 #include "peak.h"
+#include "simd_pin.h"
 
 #define PEAK_VECS (LH_PEAK_KEYS * 2 / (int)sizeof(vs))
-#if defined(__x86_64__)
-#define VS_PIN(v) __asm__("" : "+x"(v))
-#else
-#define VS_PIN(v) __asm__("" : "+w"(v))
-#endif
 #define PEAK_ROWS (8 / PEAK_VECS)  // with their maxima, what registers hold
 
 INLINE void peak_rows(const uint8_t *codes, int32_t n_keys, int32_t dims, const int32_t *q, int rows, int32_t *out) {
@@ -26,7 +22,7 @@ INLINE void peak_rows(const uint8_t *codes, int32_t n_keys, int32_t dims, const 
                 // Unpinned, all products would be computed before they are added, and spilled.
                 for (int v = 0; v < PEAK_VECS; v++) {
                     sum[r][v] = vs_add(sum[r][v], vs_dot(key[v], pair));
-                    VS_PIN(sum[r][v]);
+                    LH_PIN(sum[r][v]);
                 }
             }
         }
