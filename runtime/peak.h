@@ -22,6 +22,7 @@
 #define LH_PEAK_ZERO 32
 #define LH_PEAK_KEYS 32    // keys lie in whole runs of so many; the last one of a chunk is repeated
 #define LH_PEAK_MIN_DIMS 16
+#define LH_PEAK_TINY 1e-35f  // keys and queries of nothing larger are zeros
 
 // The components that are compared: the last so many of a head. Files order pairs from fast to slow.
 LH_INLINE int32_t lh_peak_dims(int32_t head_dim) {

@@ -125,6 +125,48 @@ static __device__ __forceinline__ void lh_mma_f16(float d[4], const uint32_t a[4
 #endif
 }
 
+// The same with bytes: D (16, 8) int32 += A (16, 32) int8 . B (32, 8) int8. A lane has
+//   a[0]: A[g][4t..]     a[1]: A[g + 8][4t..]     a[2]: A[g][4t + 16..]     a[3]: A[g + 8][4t + 16..]   (four bytes each)
+//   b[0]: B[4t..][g]     b[1]: B[4t + 16..][g]                                                         (four bytes each)
+// and d as above.
+#ifndef __CUDACC__
+struct lh_mma_s8_args {
+    int32_t *d;
+    const uint32_t *a, *b;
+};
+
+inline void lh_mma_s8_emulated(void *args[32]) {
+    int a[16][32], b[32][8];
+    for (int lane = 0; lane < 32; lane++) {
+        auto *m = (lh_mma_s8_args *)args[lane];
+        if (!m) lh_emulator_fail("mma without lane %d", lane);
+        int g = lane / 4, t = lane % 4;
+        for (int i = 0; i < 4; i++)
+            for (int j = 0; j < 4; j++) a[g + i % 2 * 8][4 * t + i / 2 * 16 + j] = (int8_t)(m->a[i] >> (8 * j));
+        for (int i = 0; i < 2; i++)
+            for (int j = 0; j < 4; j++) b[4 * t + i * 16 + j][g] = (int8_t)(m->b[i] >> (8 * j));
+    }
+    for (int lane = 0; lane < 32; lane++)
+        for (int i = 0; i < 4; i++) {
+            int sum = 0;
+            for (int k = 0; k < 32; k++) sum += a[lane / 4 + i / 2 * 8][k] * b[k][lane % 4 * 2 + i % 2];
+            ((lh_mma_s8_args *)args[lane])->d[i] += sum;
+        }
+}
+#endif
+
+static __device__ __forceinline__ void lh_mma_s8(int32_t d[4], const uint32_t a[4], const uint32_t b[2]) {
+#ifdef __CUDACC__
+    asm volatile(
+        "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
+        : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    lh_mma_s8_args m = {d, a, b};
+    lh_emulator_warp(LH_ALL_LANES, lh_mma_s8_emulated, &m);
+#endif
+}
+
 // Four 8 x 8 matrices of halves from shared memory: lane i gives the address of row i % 8 of matrix i / 8 (16 bytes, 16-byte
 // aligned); out[m] of a lane is matrix m at row lane / 4, columns 2 * (lane % 4)... With trans each matrix is
 // transposed on the way.
