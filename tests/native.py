@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("LONGHEADS_DATA", ROOT.parent / "shared" / "data"))
 
 WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wpointer-arith", "-Werror"]
-CXX_WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Werror"]
+CXX_WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wno-unknown-pragmas", "-Werror"]
 OPTIMISED = ["-O2", "-g"]
 SANITIZED = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
 

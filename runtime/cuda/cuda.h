@@ -33,7 +33,8 @@ typedef enum lh_cuda_slot {
     LH_CUDA_SLOTS,
 } lh_cuda_slot;
 
-struct lh_cuda_list;  // commands that wait, and graphs: backend_cuda.cu
+struct lh_cuda_constants;  // backend_cuda.cu
+struct lh_cuda_list;  // commands that wait, and graphs: commands.cu
 struct lh_cublas;     // cublas.cu
 
 typedef struct lh_cuda {
@@ -49,8 +50,12 @@ typedef struct lh_cuda {
         void *data;
         size_t size;
     } scratch[LH_CUDA_SLOTS];
+    struct lh_cuda_constants *constants;  // (n_constants): see lh_cuda_constant
+    int32_t n_constants, max_constants;
     bool lost;                 // nothing works any more
     char lost_why[160];
+    bool failed;               // at the end of a turn, when nobody could be told
+    char failed_why[256];
     pthread_mutex_t turn;      // held from begin to end
     struct lh_cuda_list *list;
     struct lh_cublas *cublas;  // NULL: own kernels
@@ -80,6 +85,7 @@ lh_status lh_cuda_append(lh_cuda *c, const lh_attention *a);
 lh_status lh_cuda_summarize(lh_cuda *c, const lh_attention *a);
 lh_status lh_cuda_select(lh_cuda *c, const lh_attention *a);
 lh_status lh_cuda_attend(lh_cuda *c, const lh_attention *a);
+lh_status lh_cuda_probe(lh_cuda *c, double seconds, lh_ceilings *out);                                 // probe.cu
 
 extern "C" lh_status lh_backend_open_cuda(int32_t index, lh_backend **out);
 
