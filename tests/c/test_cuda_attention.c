@@ -82,7 +82,7 @@ static void *fetched(side *s, const void *from, size_t bytes) {
     return host;
 }
 
-static side open_side(const test_case *c, lh_backend *b, int32_t tokens, int32_t n_chunk) {
+static side open_side(const test_case *c, lh_backend *b, int32_t n_chunk) {
     side s = {.b = b};
     int32_t d = c->head_dim, l = c->plan.chunk, most = 1;
     for (int i = 0; c->batches[i]; i++) most = LH_MAX(most, c->batches[i]);
@@ -122,7 +122,6 @@ static side open_side(const test_case *c, lh_backend *b, int32_t tokens, int32_t
     s.table = (lh_tensor){.type = LH_TYPE_F32, .n_rows = 2, .n_cols = 32, .data = weights, .row_size = 128};
     TRY(b->ops->upload(b, &s.table));
     s.x = device(&s, 32 * sizeof(float));
-    (void)tokens;
     return s;
 }
 
@@ -264,7 +263,9 @@ static void check_out(const test_case *c, side *cpu, side *gpu, float largest) {
 
 static void make_tokens(const test_case *c, int64_t position, int32_t n, float *q, float *k, float *v) {
     int32_t d = c->head_dim;
-    float size = c->data == LARGE ? 3e5f : c->data == NOTHING ? 0 : 1;
+    // Beyond the range of halves where the cache keeps halves, and these saturate; within it elsewhere, because many tokens
+    // meet as halves whatever the cache keeps.
+    float size = c->data == LARGE ? c->type == LH_KV_F16 ? 3e5f : 3e4f : c->data == NOTHING ? 0 : 1;
     for (int32_t t = 0; t < n; t++) {
         // A text whose chunks come again and again: their scores are equal, and the lower index is to be chosen.
         if (c->data == REPEATED) state = 99 + (uint64_t)((position + t) % (3 * c->plan.chunk));
@@ -329,11 +330,12 @@ static void run_case(const test_case *c, lh_backend *cpu_backend, lh_backend *gp
     int32_t n_chunk = (tokens + l - 1) / l + 1;  // one more than is used
     uint64_t found[3] = {0};
     int before = failures;
-    for (int order = 0; order < (lh_emulator_order ? 3 : 1); order++) {
+    int orders = lh_emulator_order && tokens <= 300 ? 3 : 1;  // the emulator takes its time
+    for (int order = 0; order < orders; order++) {
         if (lh_emulator_order) lh_emulator_order(order);
         state = 7;
         digest = 14695981039346656037u;
-        side cpu = open_side(c, cpu_backend, tokens, n_chunk), gpu = open_side(c, gpu_backend, tokens, n_chunk);
+        side cpu = open_side(c, cpu_backend, n_chunk), gpu = open_side(c, gpu_backend, n_chunk);
         int64_t position = 0;
         for (int i = 0; c->batches[i]; i++) {
             run_batch(c, &cpu, &gpu, position, c->batches[i]);
@@ -363,10 +365,10 @@ static const struct group {
     test_case cases[14];
 } groups[] = {
     {"schemes", {
-        {"peak, kv head", 8, 2, 64, {16, 6, 16, 2, 6}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {90, 33, 70, 5}, 40, 0},
-        {"peak, head", 8, 2, 64, {16, 6, 16, 2, 6}, LH_SCHEME_PEAK, true, LH_KV_F16, RANDOM, {200}, 20, 0},
+        {"peak, kv head", 8, 2, 64, {16, 6, 8, 2, 6}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {90, 33, 70, 5}, 40, 0},
+        {"peak, head", 8, 2, 64, {16, 6, 6, 2, 6}, LH_SCHEME_PEAK, true, LH_KV_F16, RANDOM, {200}, 20, 0},
         {"bounds, kv head", 6, 2, 32, {16, 6, 16, 2, 7}, LH_SCHEME_BOUNDS, false, LH_KV_F16, RANDOM, {100, 90, 17}, 20, 0},
-        {"bounds, head", 6, 2, 32, {16, 6, 16, 2, 7}, LH_SCHEME_BOUNDS, true, LH_KV_F32, RANDOM, {210}, 10, 0},
+        {"bounds, head", 6, 2, 32, {16, 6, 7, 2, 7}, LH_SCHEME_BOUNDS, true, LH_KV_F32, RANDOM, {210}, 10, 0},
         {"paper, kv head", 4, 2, 32, {16, 5, 5, 2, 5}, LH_SCHEME_PAPER, false, LH_KV_F16, RANDOM, {70, 1, 90, 3}, 20, 0},
         {"paper, head", 4, 2, 32, {16, 5, 5, 2, 5}, LH_SCHEME_PAPER, true, LH_KV_Q8_0, RANDOM, {170}, 20, 0},
         {"paper, half rotated", 2, 2, 32, {8, 5, 8, 1, 5}, LH_SCHEME_PAPER, true, LH_KV_F32, RANDOM, {83}, 3, 16},
@@ -391,6 +393,7 @@ static const struct group {
         {"dense", 4, 2, 32, DENSE, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {100, 3, 60}, 6, 0},
         {"forty heads", 40, 1, 16, {16, 4, 8, 1, 4}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {90}, 3, 0},
         {"many chunks", 2, 1, 16, {4, 20, 60, 2, 20}, LH_SCHEME_PEAK, true, LH_KV_F16, RANDOM, {300, 300}, 5, 0},
+        {"many choosers", 64, 4, 8, {4, 20, 30, 2, 20}, LH_SCHEME_PEAK, true, LH_KV_F16, RANDOM, {180}, 5, 0},
         {"many chunks, bounds", 2, 1, 16, {4, 20, 60, 2, 20}, LH_SCHEME_BOUNDS, true, LH_KV_F16, RANDOM, {300, 300}, 5, 0},
     }},
     {"ties", {
@@ -405,7 +408,7 @@ static const struct group {
         {"large, f32", 4, 2, 32, {8, 5, 20, 2, 5}, LH_SCHEME_PEAK, false, LH_KV_F32, LARGE, {100}, 6, 0},
     }},
     {"budget", {
-        {"budget of 4096", 2, 1, 32, {64, 64, 90, 8, 64}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {4000, 500, 100}, 3, 0},
+        {"budget of 4096", 1, 1, 16, {64, 64, 90, 8, 64}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {4000, 300, 500}, 3, 0},
     }},
 };
 
