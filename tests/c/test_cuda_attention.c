@@ -393,7 +393,7 @@ static const struct group {
         {"dense", 4, 2, 32, DENSE, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {100, 3, 60}, 6, 0},
         {"forty heads", 40, 1, 16, {16, 4, 8, 1, 4}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {90}, 3, 0},
         {"many chunks", 2, 1, 16, {4, 20, 60, 2, 20}, LH_SCHEME_PEAK, true, LH_KV_F16, RANDOM, {300, 300}, 5, 0},
-        {"many choosers", 64, 4, 8, {4, 20, 30, 2, 20}, LH_SCHEME_PEAK, true, LH_KV_F16, RANDOM, {180}, 5, 0},
+        {"many choosers", 64, 4, 8, {4, 20, 30, 2, 20}, LH_SCHEME_PEAK, true, LH_KV_F16, RANDOM, {110}, 4, 0},
         {"many chunks, bounds", 2, 1, 16, {4, 20, 60, 2, 20}, LH_SCHEME_BOUNDS, true, LH_KV_F16, RANDOM, {300, 300}, 5, 0},
     }},
     {"ties", {
