@@ -8,9 +8,9 @@
 
 // Functions in headers that every backend shares: on the host, and where CUDA compiles them on the device, too.
 #ifdef __CUDACC__
-#define LH_EVERYWHERE static inline __host__ __device__
+#define LH_SHARED_FN static inline __host__ __device__
 #else
-#define LH_EVERYWHERE static inline
+#define LH_SHARED_FN static inline
 #endif
 
 // Remember the sentence for this thread and return the status, so that `return lh_error(LH_ERR_FORMAT, "...", ...)` is

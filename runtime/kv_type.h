@@ -30,7 +30,7 @@ static inline size_t lh_kv_row_size(lh_kv_type type, int32_t dim) {
 
 // Of the summaries beside such keys. Scores grow with the text, so they have to be cheap to compute; a choice among
 // chunks bears the rounding that keys and values bear, too.
-LH_EVERYWHERE lh_kv_type lh_summary_type(lh_kv_type type) { return type == LH_KV_F32 ? LH_KV_F32 : LH_KV_Q8_0; }
+LH_SHARED_FN lh_kv_type lh_summary_type(lh_kv_type type) { return type == LH_KV_F32 ? LH_KV_F32 : LH_KV_Q8_0; }
 
 // Values of a summary are whole blocks of any format, zeros behind those that mean something.
 #define LH_SUMMARY_BLOCK 32
