@@ -6,7 +6,7 @@
 
 #define LH_ALIGN 64  // a cache line, and the widest vector
 
-// Functions in headers that every backend shares.
+// Functions in headers that every backend shares: on the host, and where CUDA compiles them on the device, too.
 #ifdef __CUDACC__
 #define LH_SHARED_FN static inline __host__ __device__
 #else
