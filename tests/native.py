@@ -44,6 +44,18 @@ EMULATOR = ["tests/emulator/threads.cpp", "tests/emulator/runtime.cpp"]
 EMULATED = ["-O2", "-g", "-fPIC", "-U_FORTIFY_SOURCE", "-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"]
 CXX = {".cu", ".cpp"}
 
+def runtime_sources() -> list[str]:
+    """The C core with its CPU backend, without the files of other processors."""
+    others = ("_neon", "_dotprod") if platform.machine() in ("x86_64", "AMD64") else ("_avx2", "_avx512", "_avx512vnni")
+    paths = sorted([*ROOT.glob("runtime/*.c"), *ROOT.glob("runtime/cpu/*.c")])
+    return [str(p.relative_to(ROOT)) for p in paths if not p.stem.endswith(others)]
+
+
+def cuda_sources() -> list[str]:
+    """The CUDA backend."""
+    return sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("runtime/cuda/*.cu"))
+
+
 # What CMake gives the files of one instruction set, by the end of their names.
 _AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"]
 ISA_FLAGS = {
@@ -133,6 +145,18 @@ def build(name: str, sources: Sequence[str], flags: Sequence[str] = (*OPTIMISED,
     if not program.exists():
         linker = cxx_compiler() if any(Path(source).suffix in CXX for source in sources) else compiler()
         _run([linker, *flags, *map(str, objects), "-lm", "-lpthread", "-ldl"], program)
+        program.chmod(0o700)
+    return program
+
+
+def build_mixed(name: str, sources: Sequence[str], flags: Sequence[str], cxx_flags: Sequence[str],
+                link: Sequence[str] = ()) -> Path:
+    """As build, where `sources` in C get `flags`, and those in C++ or CUDA, for the emulator, `cxx_flags`."""
+    objects = [_object(source, cxx_flags if Path(source).suffix in CXX else flags) for source in sources]
+    digest = hashlib.sha256("\0".join([*map(str, objects), *link]).encode()).hexdigest()[:24]
+    program = _cache() / f"{name}-{digest}"
+    if not program.exists():
+        _run([cxx_compiler(), *link, *map(str, objects), "-lm", "-lpthread", "-ldl"], program)
         program.chmod(0o700)
     return program
 

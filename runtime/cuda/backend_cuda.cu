@@ -47,7 +47,8 @@ static lh_status finish(lh_cuda *c) {
 
 static uint64_t cuda_available(lh_backend *b) {
     size_t available = 0, total = 0;
-    if (enter(cuda_of(b)) != LH_OK || cudaMemGetInfo(&available, &total) != cudaSuccess) return 0;
+    // Of a lost device the next allocation tells.
+    if (enter(cuda_of(b)) != LH_OK || cudaMemGetInfo(&available, &total) != cudaSuccess) return UINT64_MAX;
     return available;
 }
 

@@ -36,7 +36,13 @@ struct fiber : lh_emulated_thread {
     int groups;                    // committed
 };
 
+// Which lanes of a warp have not returned, and which of those wait for a warp operation.
+struct warp_lanes {
+    unsigned live, waiting;
+};
+
 fiber *fibers;
+warp_lanes warps[MOST_THREADS / 32];
 char *stacks;
 int n_fibers, order;
 jmp_buf scheduler;
@@ -65,40 +71,36 @@ void finish_copies(fiber *f, int groups_left) {
     f->copies.resize(kept);
 }
 
+// A fiber lives on from kernel to kernel: starting one costs more than most kernels do.
 void main_of_fiber() {
-    (*kernel)();
-    fiber *f = self();
-    finish_copies(f, 0);
-    f->at = state::done;
-    _longjmp(scheduler, 1);
-}
-
-int first_of_warp(const fiber *f) { return f->warp * 32; }
-int end_of_warp(const fiber *f) { return first_of_warp(f) + 32 < n_fibers ? first_of_warp(f) + 32 : n_fibers; }
-
-unsigned live_of(const fiber *f) {
-    unsigned live = 0;
-    for (int i = first_of_warp(f); i < end_of_warp(f); i++)
-        if (fibers[i].at != state::done) live |= 1u << fibers[i].lane;
-    return live;
+    for (;;) {
+        (*kernel)();
+        fiber *f = self();
+        finish_copies(f, 0);
+        f->at = state::done;
+        warps[f->warp].live &= ~(1u << f->lane);
+        yield();
+    }
 }
 
 // Have all lanes that f waits for come? Then they go on.
 bool release_warp(fiber *f) {
-    unsigned wanted = f->mask & live_of(f);
+    warp_lanes *w = &warps[f->warp];
+    unsigned wanted = f->mask & w->live;
+    if ((w->waiting & wanted) != wanted) return false;
     void *args[32] = {};
-    for (int i = first_of_warp(f); i < end_of_warp(f); i++) {
-        fiber *o = &fibers[i];
-        if (!(wanted >> o->lane & 1)) continue;
-        if (o->at != state::at_warp) return false;
-        if (o->mask != f->mask || o->run != f->run)
-            lh_emulator_fail("lanes %d and %d of a warp wait for different operations (masks %08x and %08x)", f->lane,
-                             o->lane, f->mask, o->mask);
-        args[o->lane] = o->arg;
+    fiber *lanes = &fibers[f->warp * 32];
+    for (int i = 0; i < 32; i++) {
+        if (!(wanted >> i & 1)) continue;
+        if (lanes[i].mask != f->mask || lanes[i].run != f->run)
+            lh_emulator_fail("lanes %d and %d of a warp wait for different operations (masks %08x and %08x)", f->lane, i,
+                             f->mask, lanes[i].mask);
+        args[i] = lanes[i].arg;
     }
     f->run(args);
-    for (int i = first_of_warp(f); i < end_of_warp(f); i++)
-        if (wanted >> fibers[i].lane & 1) fibers[i].at = state::ready;
+    for (int i = 0; i < 32; i++)
+        if (wanted >> i & 1) lanes[i].at = state::ready;
+    w->waiting &= ~wanted;
     return true;
 }
 
@@ -138,13 +140,14 @@ int nth(int i, int n) {
 
 void run_block(dim3 block) {
     n_fibers = (int)(block.x * block.y * block.z);
+    memset(warps, 0, sizeof warps);
     for (int i = 0; i < n_fibers; i++) {
         fiber *f = &fibers[i];
         f->index = {(unsigned)i % block.x, (unsigned)i / block.x % block.y, (unsigned)i / (block.x * block.y)};
         f->lane = i % 32;
         f->warp = i / 32;
         f->at = state::ready;
-        f->started = false;
+        warps[f->warp].live |= 1u << f->lane;
         f->copies.clear();
         f->groups = 0;
     }
@@ -192,10 +195,11 @@ void lh_emulator_warp(unsigned mask, lh_emulator_collective run, void *arg) {
     f->run = run;
     f->arg = arg;
     f->at = state::at_warp;
+    warps[f->warp].waiting |= 1u << f->lane;
     if (!release_warp(f)) yield();
 }
 
-unsigned lh_emulator_live() { return live_of(self()); }
+unsigned lh_emulator_live() { return warps[self()->warp].live; }
 
 int lh_emulator_block(int value) {
     self()->value = value;
