@@ -229,10 +229,11 @@ static __device__ __forceinline__ void meet(const lh_chunk_plan &plan, int posit
 }
 
 // All keys of all chunks of the tile. The keys of a step arrive while the values of the one before are multiplied, the
-// values while the scores are computed.
-template <int KEYS, int VALUES, bool FAR>
+// values while the scores are computed; the first of both while place_rows fills the rows' part of shared memory.
+template <int KEYS, int VALUES, bool FAR, class F>
 static __device__ __forceinline__ void run_tile(const lh_attention_args &x, const lh_attend_block &b, const tile_shared &s,
-                                                int kv_head, const chunk_run &chunks, int from, state<KEYS, VALUES> &w) {
+                                                int kv_head, const chunk_run &chunks, int from, state<KEYS, VALUES> &w,
+                                                F place_rows) {
     const lh_chunk_plan &plan = x.a.plan;
     int lane = (int)threadIdx.x % LH_WARP, base = (int)threadIdx.x / LH_WARP * TILE;
     int per_chunk = (plan.chunk + KEYS - 1) / KEYS, steps = run_length(chunks) * per_chunk;
@@ -246,6 +247,8 @@ static __device__ __forceinline__ void run_tile(const lh_attention_args &x, cons
     lh_cp_async_commit();
     stage_any<KEYS>(x, LH_VALUES, kv_head, chunk_at(chunks, 0), 0, from, VALUES, s.v);
     lh_cp_async_commit();
+    place_rows();
+    __syncthreads();
     int limit[2] = {0, 0};
     for (int step = 0; step < steps; step++) {
         int chunk = chunk_at(chunks, step / per_chunk), first = step % per_chunk * KEYS;
@@ -291,19 +294,19 @@ static __global__ void __launch_bounds__(128) near_kernel(lh_attention_args x, l
     int rows = (int)blockDim.x / LH_WARP * TILE, first = (int)blockIdx.x * rows, from = (int)blockIdx.y * VALUES;
     int kv_head = (int)blockIdx.z, all = b.n * x.group, thread = (int)threadIdx.x;
     tile_shared s = carve<KEYS, VALUES>(rows, b.width);
-    for (int r = thread; r < rows; r += (int)blockDim.x) {
-        int t = (first + r) / x.group;
-        bool valid = first + r < all;
-        s.row[r] = valid ? t * a.n_head + kv_head * x.group + (first + r) % x.group : -1;
-        s.position[r] = lh_position(x, b.token + t);
-        s.limit[r] = s.distance[r] = 0;
-    }
-    __syncthreads();
     int low = lh_position(x, b.token + first / x.group) / a.plan.chunk;
     int high = lh_position(x, b.token + (min(first + rows, all) - 1) / x.group) / a.plan.chunk;
     chunk_run chunks = {true, lh_is_dense(a.plan, low) ? 1 : max(1, low - a.plan.local + 1), high + 1};
     state<KEYS, VALUES> w;
-    run_tile<KEYS, VALUES, false>(x, b, s, kv_head, chunks, from, w);
+    run_tile<KEYS, VALUES, false>(x, b, s, kv_head, chunks, from, w, [&]() {
+        for (int r = thread; r < rows; r += (int)blockDim.x) {
+            int t = (first + r) / x.group;
+            bool valid = first + r < all;
+            s.row[r] = valid ? t * a.n_head + kv_head * x.group + (first + r) % x.group : -1;
+            s.position[r] = lh_position(x, b.token + t);
+            s.limit[r] = s.distance[r] = 0;
+        }
+    });
 
     int lane = thread % LH_WARP;
 #pragma unroll
@@ -332,21 +335,20 @@ static __global__ void __launch_bounds__(128) far_kernel(lh_attention_args x, lh
     int rows = (int)blockDim.x / LH_WARP * TILE, chunk = tile.x, choosers = x.group / x.together;
     const int *entries = b.entries + (size_t)kv_head * b.per_head + tile.y;
     tile_shared s = carve<KEYS, VALUES>(rows, b.width);
-    for (int r = thread; r < rows; r += (int)blockDim.x) {
-        s.row[r] = -1;
-        s.limit[r] = s.distance[r] = 0;
-        if (r >= tile.w) continue;
-        int entry = entries[(tile.z + r) / x.together], rank = entry % b.middle, chooser = entry / b.middle % choosers;
-        int t = entry / b.middle / choosers;
-        int row = t * a.n_head + kv_head * x.group + chooser * x.together + (tile.z + r) % x.together;
-        s.row[r] = row;
-        s.distance[r] = lh_chunk_distance(a.plan, lh_position(x, b.token + t) / a.plan.chunk, chunk, 1 + rank);
-        s.limit[r] = a.plan.chunk;
-        s.position[r] = rank;
-    }
-    __syncthreads();
     state<KEYS, VALUES> w;
-    run_tile<KEYS, VALUES, true>(x, b, s, kv_head, {false, chunk, chunk + 1}, from, w);
+    run_tile<KEYS, VALUES, true>(x, b, s, kv_head, {false, chunk, chunk + 1}, from, w, [&]() {
+        for (int r = thread; r < rows; r += (int)blockDim.x) {
+            s.row[r] = -1;
+            s.limit[r] = s.distance[r] = 0;
+            if (r >= tile.w) continue;
+            int entry = entries[(tile.z + r) / x.together], rank = entry % b.middle, chooser = entry / b.middle % choosers;
+            int t = entry / b.middle / choosers;
+            s.row[r] = t * a.n_head + kv_head * x.group + chooser * x.together + (tile.z + r) % x.together;
+            s.distance[r] = lh_chunk_distance(a.plan, lh_position(x, b.token + t) / a.plan.chunk, chunk, 1 + rank);
+            s.limit[r] = a.plan.chunk;
+            s.position[r] = rank;
+        }
+    });
 
     int lane = thread % LH_WARP;
 #pragma unroll
