@@ -11,12 +11,16 @@ static __global__ void append_kernel(lh_attention_args x) {
     int chunk = position / a.plan.chunk, offset = position % a.plan.chunk;
     const float *key = a.new_k + (size_t)item * dim, *value = a.new_v + (size_t)item * dim;
     const float *table = a.rope_offset + 2 * (size_t)dim * offset;
-    char *to_k = lh_kv_chunk(x, a.k, head, chunk) + offset * x.row;
-    char *to_v = lh_kv_chunk(x, a.v, head, chunk) + offset * x.row;
+    // At home, and in the copy where there is one.
+    char *to[2][2] = {{lh_kv_home(x, LH_KEYS, head, chunk), lh_kv_home(x, LH_VALUES, head, chunk)},
+                      {lh_kv_copy(x, LH_KEYS, head, chunk), lh_kv_copy(x, LH_VALUES, head, chunk)}};
     for (int at = 0; at < dim; at += LH_WARP) {
         int i = at + lane;
-        lh_kv_store(to_k, at, i < dim ? lh_rotated(key, table, 1, 1, dim, i) : 0, dim, a.kv_type);
-        lh_kv_store(to_v, at, i < dim ? value[i] : 0, dim, a.kv_type);
+        float rotated = i < dim ? lh_rotated(key, table, 1, 1, dim, i) : 0, plain = i < dim ? value[i] : 0;
+        for (int copy = 0; copy < 2 && to[copy][0]; copy++) {
+            lh_kv_store(to[copy][0] + offset * x.row, at, rotated, dim, a.kv_type);
+            lh_kv_store(to[copy][1] + offset * x.row, at, plain, dim, a.kv_type);
+        }
     }
 }
 

@@ -96,6 +96,7 @@ static size_t carve(const lh_attention *a, lh_attend_block *b, char *memory) {
 
 lh_status lh_cuda_attend(lh_cuda *c, const lh_attention *a) {
     lh_attention_args x = lh_attention_args_of(c, a);
+    if (a->cache) LH_TRY(lh_cuda_fetch(c, &x));
     if (a->n == 1) return lh_cuda_attend_one(c, &x);
     int32_t l = a->plan.chunk;
     bool sparse = !lh_is_dense(a->plan, lh_chunk_of(a->pos + a->n - 1, l));

@@ -32,6 +32,8 @@ static __device__ __forceinline__ bool lh_row_is_sparse(const lh_attention_args 
     return !lh_is_dense(x.a.plan, lh_position(x, b.token + t) / x.a.plan.chunk);
 }
 
+// Copies of chunks that the operation is about to read, as far as there is room.
+lh_status lh_cuda_fetch(lh_cuda *c, const lh_attention_args *x);                                   // offload.cu
 lh_status lh_cuda_attend_one(lh_cuda *c, const lh_attention_args *x);                             // attend_decode.cu
 // Chunk -> rows of the choices of a block's sparse tokens.
 lh_status lh_cuda_attend_lists(lh_cuda *c, const lh_attention_args *x, const lh_attend_block *b);  // attend_lists.cu

@@ -135,17 +135,17 @@ static __global__ void __launch_bounds__(THREADS) one_kernel(lh_attention_args x
         int r = split + step / per_chunk * shape.splits;
         return chosen ? chosen[r] : r;
     };
-    auto stage_step = [&](void *cache, int step, char *to) {
+    auto stage_step = [&](lh_kv_side side, int step, char *to) {
         if (step < steps) {
             int first = step % per_chunk * shape.keys;
-            stage(lh_kv_chunk(x, cache, kv_head, chunk_of(step)) + (size_t)first * row, row, shape.stride,
+            stage(lh_kv_chunk(x, side, kv_head, chunk_of(step)) + (size_t)first * row, row, shape.stride,
                   min(shape.keys, plan.chunk - first), to);
         }
         lh_cp_async_commit();
     };
     __syncthreads();  // the zeros behind rows
-    stage_step(a.k, 0, m.k);
-    stage_step(a.v, 0, m.v);
+    stage_step(LH_KEYS, 0, m.k);
+    stage_step(LH_VALUES, 0, m.v);
     for (int step = 0; step < steps; step++) {
         int chunk = chunk_of(step), first = step % per_chunk * shape.keys;
         int n_keys = min(shape.keys, (chunk == own ? offset + 1 : plan.chunk) - first);
@@ -175,7 +175,7 @@ static __global__ void __launch_bounds__(THREADS) one_kernel(lh_attention_args x
             m.weights[key * HEADS + h + 1] = score[1];
         }
         __syncthreads();
-        stage_step(a.k, step + 1, m.k);
+        stage_step(LH_KEYS, step + 1, m.k);
         // Weights: a warp has a head.
         int h = thread / LH_WARP;
         if (n_keys > 0) {
@@ -218,7 +218,7 @@ static __global__ void __launch_bounds__(THREADS) one_kernel(lh_attention_args x
             }
         }
         __syncthreads();
-        stage_step(a.v, step + 1, m.v);
+        stage_step(LH_VALUES, step + 1, m.v);
     }
     lh_cp_async_wait<0>();
     __syncthreads();

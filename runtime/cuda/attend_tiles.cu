@@ -73,9 +73,9 @@ static __device__ __forceinline__ void stage(const char *rows, size_t row, int n
 }
 
 template <int KEYS>
-static __device__ __forceinline__ void stage_any(const lh_attention_args &x, void *cache, int kv_head, int chunk, int first,
-                                                 int from, int width, __half *out) {
-    const char *rows = lh_kv_chunk(x, cache, kv_head, chunk) + first * x.row;
+static __device__ __forceinline__ void stage_any(const lh_attention_args &x, lh_kv_side side, int kv_head, int chunk,
+                                                 int first, int from, int width, __half *out) {
+    const char *rows = lh_kv_chunk(x, side, kv_head, chunk) + first * x.row;
     int n_keys = min(KEYS, x.a.plan.chunk - first), dim = x.a.head_dim;
     switch (x.a.kv_type) {
         case LH_KV_F32: stage<LH_KV_F32, KEYS>(rows, x.row, n_keys, dim, from, width, out); break;
@@ -242,9 +242,9 @@ static __device__ __forceinline__ void run_tile(const lh_attention_args &x, cons
         for (int i = 0; i < 4; i++) w.sums[j][i] = 0;
     w.top[0] = w.top[1] = -INFINITY;
     w.weight[0] = w.weight[1] = 0;
-    stage_any<KEYS>(x, x.a.k, kv_head, chunk_at(chunks, 0), 0, 0, b.width, s.k);
+    stage_any<KEYS>(x, LH_KEYS, kv_head, chunk_at(chunks, 0), 0, 0, b.width, s.k);
     lh_cp_async_commit();
-    stage_any<KEYS>(x, x.a.v, kv_head, chunk_at(chunks, 0), 0, from, VALUES, s.v);
+    stage_any<KEYS>(x, LH_VALUES, kv_head, chunk_at(chunks, 0), 0, from, VALUES, s.v);
     lh_cp_async_commit();
     int limit[2] = {0, 0};
     for (int step = 0; step < steps; step++) {
@@ -268,14 +268,14 @@ static __device__ __forceinline__ void run_tile(const lh_attention_args &x, cons
         __syncthreads();
         if (any) multiply_keys(s, b.width, n_keys, w);
         __syncthreads();
-        if (next >= 0) stage_any<KEYS>(x, x.a.k, kv_head, next, next_first, 0, b.width, s.k);
+        if (next >= 0) stage_any<KEYS>(x, LH_KEYS, kv_head, next, next_first, 0, b.width, s.k);
         lh_cp_async_commit();
         if (any) soften(left, w);
         lh_cp_async_wait<1>();
         __syncthreads();
         if (any) multiply_values(s, n_keys, w);
         __syncthreads();
-        if (next >= 0) stage_any<KEYS>(x, x.a.v, kv_head, next, next_first, from, VALUES, s.v);
+        if (next >= 0) stage_any<KEYS>(x, LH_VALUES, kv_head, next, next_first, from, VALUES, s.v);
         lh_cp_async_commit();
     }
 #pragma unroll

@@ -84,7 +84,7 @@ static lh_status cuda_write(lh_backend *b, void *device, const void *host, size_
     LH_TRY(enter(c));
     LH_TRY(lh_cuda_flush(c));
     if (!bytes) return LH_OK;
-    LH_CUDA_TRY(c, "writing", cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, c->stream));
+    LH_CUDA_TRY(c, "writing", cudaMemcpyAsync(device, host, bytes, cudaMemcpyDefault, c->stream));
     return lh_cuda_check(c, cudaStreamSynchronize(c->stream), "writing");
 }
 
@@ -93,7 +93,7 @@ static lh_status cuda_read(lh_backend *b, void *host, const void *device, size_t
     LH_TRY(enter(c));
     LH_TRY(lh_cuda_flush(c));
     if (!bytes) return LH_OK;
-    LH_CUDA_TRY(c, "reading", cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, c->stream));
+    LH_CUDA_TRY(c, "reading", cudaMemcpyAsync(host, device, bytes, cudaMemcpyDefault, c->stream));
     return lh_cuda_check(c, cudaStreamSynchronize(c->stream), "computing");
 }
 
@@ -267,6 +267,7 @@ static const lh_backend_ops *operations() {
     ops.select = cuda_select;
     ops.attend = cuda_attend;
     ops.probe = cuda_probe;
+    ops.offload = lh_cuda_offload();
     return &ops;
 }
 

@@ -87,6 +87,8 @@ lh_status lh_cuda_select(lh_cuda *c, const lh_attention *a);
 lh_status lh_cuda_attend(lh_cuda *c, const lh_attention *a);
 lh_status lh_cuda_probe(lh_cuda *c, double seconds, lh_ceilings *out);                                 // probe.cu
 
+const lh_offload_ops *lh_cuda_offload();  // offload.cu
+
 extern "C" lh_status lh_backend_open_cuda(int32_t index, lh_backend **out);
 
 #endif

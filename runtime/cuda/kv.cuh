@@ -4,6 +4,25 @@
 
 #include "cuda.h"
 
+// Copies of chunks on the device, of a layer whose keys and values are at home in memory of the host (offload.cu).
+typedef struct lh_cache_view {
+    int32_t slots;         // of each KV head; 0: there are no copies, home is the device
+    size_t chunk_bytes;    // of the keys of a chunk
+    char *k, *v;           // (n_head_kv, slots) chunks
+    int32_t *slot_of;      // (n_head_kv, n_chunk): of a chunk, -1: none
+    int32_t *chunk_of;     // (n_head_kv, slots): of a slot, -1: none
+    int32_t *used;         // (n_head_kv, slots): when last
+    int32_t *clock;        // (n_head_kv): operations of attention
+    int2 *fetch;           // (n_head_kv, slots): chunk and slot of copies to be made
+    int32_t *n_fetch;      // (n_head_kv)
+    unsigned long long *counts;  // (n_head_kv, 2): hits and misses of single tokens
+} lh_cache_view;
+
+struct lh_chunk_cache {
+    lh_cache_view view;
+    void *memory;          // of all but k and v
+};
+
 // What attention kernels get: the operation, and what the host works out for them.
 typedef struct lh_attention_args {
     lh_attention a;
@@ -12,11 +31,12 @@ typedef struct lh_attention_args {
     int32_t group;                 // query heads of a KV head
     int32_t together;              // query heads that choose together: group or 1
     size_t row;                    // bytes of a key or a value
+    lh_cache_view cache;
 } lh_attention_args;
 
 static inline lh_attention_args lh_attention_args_of(const lh_cuda *c, const lh_attention *a) {
     return {*a, c->params, lh_cuda_first(c, a), a->n_head / a->n_head_kv, a->n_head / a->n_select,
-            lh_kv_row_size(a->kv_type, a->head_dim)};
+            lh_kv_row_size(a->kv_type, a->head_dim), a->cache ? a->cache->view : lh_cache_view()};
 }
 
 // Positions fit 31 bits (the longest context has 2^28 tokens), which divide much faster than 64.
@@ -24,10 +44,26 @@ static __device__ __forceinline__ int lh_position(const lh_attention_args &x, in
     return (int)x.params->pos + x.first + t;
 }
 
-// Keys or values of one chunk: (chunk, head_dim) of cache, which is a.k or a.v. Everything that reads or writes the
-// cache asks here.
-static __device__ __forceinline__ char *lh_kv_chunk(const lh_attention_args &x, void *cache, int kv_head, int chunk) {
-    return (char *)cache + ((size_t)kv_head * x.a.n_chunk + chunk) * x.a.plan.chunk * x.row;
+enum lh_kv_side { LH_KEYS, LH_VALUES };
+
+// Keys or values of one chunk, (chunk, head_dim): where they are at home, and the copy of them or NULL.
+static __device__ __forceinline__ char *lh_kv_home(const lh_attention_args &x, lh_kv_side side, int kv_head, int chunk) {
+    char *home = (char *)(side == LH_KEYS ? x.a.k : x.a.v);
+    return home + ((size_t)kv_head * x.a.n_chunk + chunk) * x.a.plan.chunk * x.row;
+}
+
+static __device__ __forceinline__ char *lh_kv_copy(const lh_attention_args &x, lh_kv_side side, int kv_head, int chunk) {
+    if (!x.cache.slots) return NULL;
+    int slot = x.cache.slot_of[(size_t)kv_head * x.a.n_chunk + chunk];
+    char *copies = side == LH_KEYS ? x.cache.k : x.cache.v;
+    return slot < 0 ? NULL : copies + ((size_t)kv_head * x.cache.slots + slot) * x.cache.chunk_bytes;
+}
+
+// Where to read them. Everything that reads the cache asks here.
+static __device__ __forceinline__ const char *lh_kv_chunk(const lh_attention_args &x, lh_kv_side side, int kv_head,
+                                                          int chunk) {
+    const char *copy = lh_kv_copy(x, side, kv_head, chunk);
+    return copy ? copy : lh_kv_home(x, side, kv_head, chunk);
 }
 
 static __device__ __forceinline__ char *lh_cuda_summary(const lh_attention_args &x, int s, int chunk) {

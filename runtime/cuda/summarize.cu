@@ -25,7 +25,7 @@ static __global__ void __launch_bounds__(THREADS) peak_kernel(lh_attention_args 
     int s = (int)blockIdx.y, chunk = chunk_of_block(x), l = a.plan.chunk, thread = (int)threadIdx.x;
     if (chunk < 0) return;
     int dims = lh_peak_dims(a.head_dim), from = a.head_dim - dims, n_keys = lh_peak_keys(l);
-    const char *first = lh_kv_chunk(x, a.k, s, 0), *keys = lh_kv_chunk(x, a.k, s, chunk);
+    const char *first = lh_kv_chunk(x, LH_KEYS, s, 0), *keys = lh_kv_chunk(x, LH_KEYS, s, chunk);
     char *out = lh_cuda_summary(x, s, chunk);
     float *centre = (float *)lh_shared_memory(), *scratch = centre + dims;
 
@@ -80,7 +80,7 @@ static __global__ void __launch_bounds__(THREADS) bounds_kernel(lh_attention_arg
     const lh_attention &a = x.a;
     int s = (int)blockIdx.y, chunk = chunk_of_block(x), dim = a.head_dim;
     if (chunk < 0) return;
-    const char *keys = lh_kv_chunk(x, a.k, s, chunk);
+    const char *keys = lh_kv_chunk(x, LH_KEYS, s, chunk);
     float *made = (float *)lh_shared_memory();
     for (int i = 2 * dim + (int)threadIdx.x; i < a.summary_dim; i += THREADS) made[i] = 0;
     for (int i = (int)threadIdx.x; i < dim; i += THREADS) {
@@ -130,7 +130,7 @@ static __global__ void __launch_bounds__(THREADS) paper_kernel(lh_attention_args
     int head = (int)blockIdx.y, chunk = chunk_of_block(x), l = a.plan.chunk, dim = a.head_dim;
     int thread = (int)threadIdx.x, warp = thread / LH_WARP, lane = thread % LH_WARP;
     if (chunk < 0) return;
-    const char *keys = lh_kv_chunk(x, a.k, head / x.group, chunk), *values = lh_kv_chunk(x, a.v, head / x.group, chunk);
+    const char *keys = lh_kv_chunk(x, LH_KEYS, head / x.group, chunk), *values = lh_kv_chunk(x, LH_VALUES, head / x.group, chunk);
     float *made = (float *)lh_shared_memory();            // (summary_dim)
     float *mean = made + a.summary_dim;                   // (dim)
     float *scratch = mean + dim;                          // (WARPS)

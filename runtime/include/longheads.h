@@ -120,12 +120,15 @@ typedef struct lh_session_options {
     lh_select_per select_per;
     lh_attention_kind attention;
     lh_kv_type kv_type;
+    bool kv_offload;      // keys and values live in memory of the host, and on the GPU only the chunks in use
     lh_rope_scaling rope_scaling;  // 0 with a rope_scale: the file's kind, or linear where it has none
     float rope_scale;              // 1 to 65536 (0: the file's)
 } lh_session_options;
 
 typedef struct lh_session_stats {
     int64_t kv_bytes, summary_bytes, buffer_bytes;  // reserved for the whole ctx
+    int64_t cache_bytes;               // kv_offload: of the GPU's copies of chunks
+    int64_t cache_hits, cache_misses;  // of chunks that single tokens attended: found there, fetched
 } lh_session_stats;
 
 // Fill in every 0, cap what exceeds the model, refuse what makes no sense. Each cap adds a sentence and a newline to
@@ -136,7 +139,7 @@ LH_API lh_status lh_session_new(const lh_model *m, const lh_session_options *opt
 LH_API void lh_session_free(lh_session *s);
 // Go on under other options, which are resolved; what was read stays as it was read, and logits are asked for anew.
 // budget, window, local, dense_until, select_per and attention may change. What shapes the cache may not: ctx, batch,
-// chunk, scheme, kv_type and rope; and a session that was made dense stays so, because it has no summaries.
+// chunk, scheme, kv_type, kv_offload and rope; and a session that was made dense stays so, because it has no summaries.
 LH_API lh_status lh_session_set_options(lh_session *s, const lh_session_options *options);
 LH_API void lh_session_get_options(const lh_session *s, lh_session_options *out);
 LH_API void lh_session_get_stats(const lh_session *s, lh_session_stats *out);

@@ -202,7 +202,9 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
     guard g(turn);
     if (sticky) return note(sticky);
     bool to_device = kind != cudaMemcpyDeviceToHost, from_device = kind != cudaMemcpyHostToDevice;
-    if (on_device(to, bytes) != to_device || on_device(from, bytes) != from_device) return note(cudaErrorInvalidValue);
+    bool any = kind == cudaMemcpyDefault;  // both are asked where they lie
+    if (!any && (on_device(to, bytes) != to_device || on_device(from, bytes) != from_device))
+        return note(cudaErrorInvalidValue);
     return enqueue(stream, [=]() {
         memcpy(to, from, bytes);
         return cudaSuccess;
