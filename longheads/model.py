@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
 from longheads._core import Ids, StrPath, ffi, ids_array, lib, path_bytes
-from longheads._handle import Handle
+from longheads._handle import Handle, Shared
 from longheads.chat import ChatTemplate, Message
 from longheads.errors import FileError, LongHeadsError, TemplateError, check
 from longheads.generate import Piece, Sampler, Sampling, check_room, with_defaults, write
@@ -140,7 +140,10 @@ class Model(Handle):
         out = ffi.new("lh_model **")
         check(lib.lh_model_open(path_bytes(find_model(path)), model_options, out))
         # The core's object goes when its last reference does; sessions and metadata hold one.
-        handle = ffi.gc(out[0], lib.lh_model_free)
+        pointer = out[0]
+        self._shared = Shared(lambda: lib.lh_model_free(pointer))
+        release = self._shared.hold()
+        handle = ffi.gc(pointer, lambda _: release())
         self._info = ffi.new("lh_model_info *")
         lib.lh_model_get_info(handle, self._info)
         self._resolved = resolve_options(handle, options)

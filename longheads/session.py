@@ -128,7 +128,13 @@ class Session(Handle):
         out = ffi.new("lh_session **")
         check(lib.lh_session_new(model_handle, self._options, out))
         # The model outlives its sessions.
-        self._handle = ffi.gc(out[0], lambda pointer, _keep=model_handle: lib.lh_session_free(pointer))
+        release = model._shared.hold()
+
+        def free(pointer: Any, _keep: Any = model_handle) -> None:
+            lib.lh_session_free(pointer)
+            release()
+
+        self._handle = ffi.gc(out[0], free)
         self._turn_lock = threading.Lock()
         self.tokenizer: Tokenizer = model.tokenizer
         self.n_vocab: int = model.n_vocab

@@ -46,6 +46,9 @@ def _emulated_native() -> ModuleType:
     module.ffi = cffi.FFI()
     module.ffi.cdef(_declarations() + EMULATOR_H)
     module.lib = module.ffi.dlopen(str(library))
+    # Functions are looked up under a lock, which must not happen while objects are collected: look them all up now.
+    for name in dir(module.lib):
+        getattr(module.lib, name)
     return module
 
 

@@ -437,3 +437,18 @@ def test_save_where_one_cannot(session, ids, tmp_path):
     with pytest.raises(longheads.FileError):
         session.save(tmp_path / "no such folder" / "file")
     assert session.position == 10
+
+
+def test_the_model_is_freed_last():
+    """Whoever is collected first: a collected cycle has no order."""
+    from longheads._handle import Shared
+
+    freed = []
+    shared = Shared(lambda: freed.append("model"))
+    model, first, second = shared.hold(), shared.hold(), shared.hold()
+    first()
+    model()
+    assert not freed
+    second()
+    second()
+    assert freed == ["model"]

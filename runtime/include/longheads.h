@@ -85,10 +85,11 @@ LH_API const lh_tokenizer *lh_model_tokenizer(const lh_model *m);
 typedef struct lh_ceilings {
     double fp32;  // multiplications and additions of floats, a second
     double int8;  // the same of bytes, summed in 32 bits, by the best instruction that the kernels use
+    double fp16;  // the same of halves, summed as floats, on tensor cores; 0: the device has none that the kernels use
     double read;  // bytes a second
 } lh_ceilings;
 
-// Measures them with all threads of the model, about `seconds` for each.
+// Measures them with all that the device has (on a CPU: the threads of the model), about `seconds` for each.
 LH_API lh_status lh_model_probe(const lh_model *m, double seconds, lh_ceilings *out);
 
 // --- session ---------------------------------------------------------------------------------------------------
