@@ -8,7 +8,12 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import shutil
+import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -80,3 +85,30 @@ def real(path: str) -> ModuleType:
     except (package.BackendError, package.UnsupportedError) as error:
         pytest.skip(f"no GPU: {error}")
     return package
+
+
+@functools.cache
+def _real_objects() -> list[Path]:
+    """The CUDA sources as nvcc compiles them, for whatever card there is."""
+    if not Path("/dev/nvidia0").exists():
+        pytest.skip("no GPU: there is no /dev/nvidia0")
+    nvcc = shutil.which("nvcc") or pytest.skip("no nvcc, which compiles for a real GPU")
+    folder = Path(tempfile.mkdtemp(prefix="longheads-cuda-"))
+    objects = [folder / f"{Path(source).stem}.o" for source in native.cuda_sources()]
+    command = [nvcc, "-std=c++17", "-O2", "-arch=native", "-Iruntime", "-Iruntime/cuda", "-c"]
+    for source, output in zip(native.cuda_sources(), objects, strict=True):
+        subprocess.run([*command, source, "-o", output], cwd=native.ROOT, check=True)
+    return objects
+
+
+def program(device: str, name: str, sources: Sequence[str]) -> Path:
+    """A test program of `sources` in C and the CUDA backend, for the "emulated" device or a "real" one."""
+    flags = [*native.OPTIMISED, *native.WARNINGS]
+    if device == "emulated":
+        return native.build_mixed(name, [*sources, *native.cuda_sources(), *native.EMULATOR], flags,
+                                  [*native.EMULATED, *native.CXX_WARNINGS])
+    cuda = _real_objects()
+    output = cuda[0].parent / name
+    own = [native._object(source, flags) for source in sources]
+    subprocess.run([shutil.which("nvcc"), *cuda, *own, "-o", output, "-lm", "-lpthread", "-ldl"], check=True)
+    return output
