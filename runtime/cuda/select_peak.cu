@@ -109,8 +109,8 @@ static __device__ __forceinline__ void load_codes(const char *codes, int n_keys,
     }
 }
 
-// The best product of each row of a tile with the keys of a segment, to lanes 4g: rows g and g + 8.
-template <int steps>
+// The best product of each row of a tile with the keys of a segment, to lanes 4g: rows g and g + 8. FULL: the segment is.
+template <bool FULL, int steps>
 static __device__ __forceinline__ void best_of(const signed char *rows, int keys,
                                                const uint32_t b[SEGMENT / 16][steps][2][2], int best[2]) {
     int lane = (int)threadIdx.x % LH_WARP, g = lane / 4, t = lane % 4;
@@ -126,7 +126,7 @@ static __device__ __forceinline__ void best_of(const signed char *rows, int keys
     best[0] = best[1] = INT_MIN;
 #pragma unroll
     for (int j = 0; j < SEGMENT / 16; j++) {
-        if (16 * j >= keys) break;
+        if (!FULL && 16 * j >= keys) break;
 #pragma unroll
         for (int half_of = 0; half_of < 2; half_of++) {
             int d[4] = {0, 0, 0, 0};
@@ -170,7 +170,9 @@ static __global__ void __launch_bounds__(THREADS) score_peak_kernel(lh_attention
                 load_codes<steps>(codes, n_keys, first, dims, b);
                 for (int tile = 0; tile < grid.tiles; tile++) {
                     int found[2];
-                    best_of<steps>(queries + tile * TILE * width, n_keys - first, b, found);
+                    const signed char *at = queries + tile * TILE * width;
+                    if (n_keys - first >= SEGMENT) best_of<true>(at, SEGMENT, b, found);
+                    else best_of<false>(at, n_keys - first, b, found);
                     for (int i = 0; lane % 4 == 0 && i < 2; i++) {
                         short *to = best + (tile * TILE + lane / 4 + 8 * i) * (STAGE + 2) + s;
                         if (first == 0 || found[i] > *to) *to = (short)found[i];

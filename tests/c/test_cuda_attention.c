@@ -389,7 +389,7 @@ static void run_case(const test_case *c, lh_backend *cpu_backend, lh_backend *gp
 
 static const struct group {
     const char *name;
-    test_case cases[16];
+    test_case cases[18];
 } groups[] = {
     {"schemes", {
         {"peak, kv head", 8, 2, 64, {16, 6, 8, 2, 6}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {90, 33, 70, 5}, 40, 0, 0, 0},
@@ -410,6 +410,8 @@ static const struct group {
     {"shapes", {
         {"one KV head of seven", 7, 1, 128, {32, 4, 8, 1, 4}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {230}, 4, 0, 0, 0},
         {"eight heads, chosen each", 8, 1, 80, {20, 5, 8, 2, 5}, LH_SCHEME_PEAK, true, LH_KV_F16, RANDOM, {160}, 4, 0, 0, 0},
+        {"whole tiles", 4, 2, 128, {64, 4, 8, 1, 4}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {500, 77}, 2, 0, 0, 0},
+        {"whole tiles, wide", 2, 1, 136, {96, 3, 8, 1, 3}, LH_SCHEME_PEAK, true, LH_KV_F16, RANDOM, {500}, 2, 0, 0, 0},
         {"odd rows", 3, 1, 36, {12, 4, 8, 1, 4}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {50, 31}, 5, 0, 0, 0},
         {"tiny heads", 2, 2, 2, {16, 4, 8, 1, 4}, LH_SCHEME_PEAK, true, LH_KV_F16, RANDOM, {110}, 4, 0, 0, 0},
         {"wide heads", 2, 1, 256, {16, 4, 8, 2, 4}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {90}, 4, 0, 0, 0},
@@ -457,7 +459,7 @@ int main(int argc, char **argv) {
     TRY(lh_backend_open_cpu(1, &cpu));
     for (size_t g = 0; g < sizeof groups / sizeof *groups; g++) {
         if (argc > 1 && strcmp(argv[1], groups[g].name) != 0) continue;
-        for (const test_case *c = groups[g].cases; c->name && c < groups[g].cases + 16; c++) {
+        for (const test_case *c = groups[g].cases; c->name && c < groups[g].cases + 18; c++) {
             if (argc > 2 && strcmp(argv[2], c->name) != 0) continue;
             run_case(c, cpu, gpu);
         }
