@@ -1,5 +1,5 @@
-"""kv_offload: keys and values in memory of the host and copies of chunks on the GPU change nothing but where they lie. On
-the emulator, and on a real GPU where there is one."""
+"""kv_offload: keys and values in memory of the host and copies of chunks on the GPU change nothing but where they lie.
+On the emulator, and on a real GPU where there is one."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_nothing_changes(model, ids, scheme):
 
 
 def test_few_copies(tmp_path, ids):
-    """Where the GPU has little room, most chunks are fetched or read from home. On the emulator, whose memory has any size."""
+    """Where the GPU has little room, many chunks are fetched. On the emulator, whose memory has any size."""
     package = cuda_builds.emulated()
     path = make_model(tmp_path / "model.gguf", n_head=2, n_head_kv=2, head_dim=256, n_embd=32, n_vocab=600)
     slot = 2 * 2 * 2 * 8 * 256 * 4  # bytes: K and V, layers, KV heads, tokens, dimensions, floats

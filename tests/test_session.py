@@ -208,6 +208,7 @@ def test_stats(model, session):
     # K and V, f32, of 2 layers, 2 KV heads, 16 dimensions
     assert session.stats["kv"] == 2 * 4 * 2 * 2 * 16 * 1024
     assert session.stats["summaries"] > 0 and session.stats["buffers"] > 0
+    assert session.stats["cache"] == 0 and session.chunk_hits == (0, 0)  # nothing is offloaded
 
 
 @pytest.mark.filterwarnings("ignore:dense attention past the trained context")

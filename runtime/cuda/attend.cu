@@ -1,5 +1,5 @@
-// Attention: one token goes its own way (attend_decode.cu); many are cut into blocks of tokens, whose queries are rotated by
-// their offsets, run as tiles (attend_tiles.cu), and whose parts are merged here.
+// Attention: one token goes its own way (attend_decode.cu); many are cut into blocks of tokens, whose queries are
+// rotated by their offsets, run as tiles (attend_tiles.cu), and whose parts are merged here.
 #include <math.h>
 
 #include "attend.cuh"
@@ -16,11 +16,14 @@ static __global__ void queries_kernel(lh_attention_args x, lh_attend_block b) {
     int row = (int)(blockIdx.x * WARPS + threadIdx.x / LH_WARP), dim = a.head_dim;
     if (row >= b.n * a.n_head) return;
     int t = b.token + row / a.n_head, offset = lh_position(x, t) % a.plan.chunk;
-    const float *q = a.q + ((size_t)t * a.n_head + row % a.n_head) * dim, *table = a.rope_offset + 2 * (size_t)dim * offset;
+    const float *q = a.q + ((size_t)t * a.n_head + row % a.n_head) * dim,
+                *table = a.rope_offset + 2 * (size_t)dim * offset;
     float scale = a.scale * LH_LOG2_E;
     for (int at = 2 * ((int)threadIdx.x % LH_WARP); at < b.width; at += 2 * LH_WARP)
         *(uint32_t *)(b.queries + (size_t)row * b.width + at) =
-            at < dim ? lh_pack_half2(lh_rotated(q, table, 1, scale, dim, at), lh_rotated(q, table, 1, scale, dim, at + 1)) : 0;
+            at < dim
+                ? lh_pack_half2(lh_rotated(q, table, 1, scale, dim, at), lh_rotated(q, table, 1, scale, dim, at + 1))
+                : 0;
 }
 
 // Rotations by whole chunks, half as long as in rope.h: the tiles read them for every row and chunk.
@@ -71,9 +74,11 @@ static __global__ void merge_kernel(lh_attention_args x, lh_attend_block b) {
     for (int r = lane; r <= b.middle; r += LH_WARP) weight += exp2f(logs[r] - top);
     float inverse = 1 / lh_warp_sum(weight);
     if (dim % 4 == 0)
-        for (int at = 4 * lane; at < dim; at += 4 * LH_WARP) merge<4>(logs, parts, b.middle, dim, top, inverse, at, out);
+        for (int at = 4 * lane; at < dim; at += 4 * LH_WARP)
+            merge<4>(logs, parts, b.middle, dim, top, inverse, at, out);
     else
-        for (int at = 2 * lane; at < dim; at += 2 * LH_WARP) merge<2>(logs, parts, b.middle, dim, top, inverse, at, out);
+        for (int at = 2 * lane; at < dim; at += 2 * LH_WARP)
+            merge<2>(logs, parts, b.middle, dim, top, inverse, at, out);
 }
 
 // --- the operation ------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 // Attention over the chosen chunks: what its files share.
 //
-// Scores are computed as powers of two: the factor log2(e) is in the queries. A part of a row's attention is its mean of
-// values and the logarithm (to base 2) of the sum of its weights; parts are merged by these.
+// Scores are computed as powers of two: the factor log2(e) is in the queries. A part of a row's attention is its mean
+// of values and the logarithm (to base 2) of the sum of its weights; parts are merged by these.
 #ifndef LH_CUDA_ATTEND_CUH
 #define LH_CUDA_ATTEND_CUH
 

@@ -1,9 +1,9 @@
-// Attention of one token, in floats: the chunks of each chooser are dealt out to blocks, each with a softmax of its own, and
-// a second kernel merges these parts in their order.
+// Attention of one token, in floats: the chunks of each chooser are dealt out to blocks, each with a softmax of its
+// own, and a second kernel merges these parts in their order.
 //
 // A block has up to HEADS query heads that attend the same chunks. Keys and values come to shared memory as they lie in
-// the cache, asynchronously: keys of the next step while values of this one are summed, and the other way round. A thread
-// has a key (scores) or a pair of components (sums).
+// the cache, asynchronously: keys of the next step while values of this one are summed, and the other way round. A
+// thread has a key (scores) or a pair of components (sums).
 //
 // Nothing here depends on the position but what kernels read from c->params, so that a graph of it can be replayed.
 #include <math.h>
@@ -62,7 +62,8 @@ static __device__ __forceinline__ void stage(const char *from, int row, int stri
     if (stride == row) {
         int bytes = n_keys * row, wide = (uintptr_t)from % 16 == 0 ? bytes / 16 * 16 : 0;
         for (int i = 16 * thread; i < wide; i += 16 * THREADS) lh_cp_async16(to + i, from + i);
-        for (int i = wide + 2 * thread; i < bytes; i += 2 * THREADS) *(uint16_t *)(to + i) = *(const uint16_t *)(from + i);
+        for (int i = wide + 2 * thread; i < bytes; i += 2 * THREADS)
+            *(uint16_t *)(to + i) = *(const uint16_t *)(from + i);
     } else if (row % 16 == 0) {
         int pieces = row / 16;
         for (int i = thread; i < n_keys * pieces; i += THREADS)
@@ -183,7 +184,8 @@ static __global__ void __launch_bounds__(THREADS) one_kernel(lh_attention_args x
             for (int j = lane; j < n_keys; j += LH_WARP) most = fmaxf(most, m.weights[j * HEADS + h]);
             most = lh_warp_max(most);
             float shrink = exp2f(top - most);
-            for (int j = lane; j < n_keys; j += LH_WARP) sum += m.weights[j * HEADS + h] = exp2f(m.weights[j * HEADS + h] - most);
+            for (int j = lane; j < n_keys; j += LH_WARP)
+                sum += m.weights[j * HEADS + h] = exp2f(m.weights[j * HEADS + h] - most);
             weight = weight * shrink + lh_warp_sum(sum);
             top = most;
             if (lane == 0) m.shrink[h] = shrink;
@@ -251,8 +253,10 @@ static __global__ void __launch_bounds__(THREADS) one_kernel(lh_attention_args x
 
 static __global__ void __launch_bounds__(MERGE_SIDES * THREADS) one_merge_kernel(lh_attention_args x, one_shape shape) {
     __shared__ float weights[MAX_SPLITS], sums[MERGE_SIDES][THREADS];
-    int head = (int)blockIdx.x, dim = x.a.head_dim, thread = (int)threadIdx.x % THREADS, side = (int)threadIdx.x / THREADS;
-    const float *logs = shape.logs + (size_t)head * shape.splits, *parts = shape.parts + (size_t)head * shape.splits * dim;
+    int head = (int)blockIdx.x, dim = x.a.head_dim, thread = (int)threadIdx.x % THREADS,
+        side = (int)threadIdx.x / THREADS;
+    const float *logs = shape.logs + (size_t)head * shape.splits,
+                *parts = shape.parts + (size_t)head * shape.splits * dim;
     if (side == 0) weights[thread] = thread < shape.splits ? logs[thread] : -INFINITY;
     __syncthreads();
     float top = -INFINITY, weight = 0;
@@ -293,9 +297,11 @@ lh_status lh_cuda_attend_one(lh_cuda *c, const lh_attention_args *x) {
     s.keys = 64;
     while (s.keys > 16 && 2 * s.keys * s.stride > STAGED_BYTES) s.keys /= 2;
     // At the end HEADS times two components of each thread, twice that of the longest heads.
-    s.staged = LH_MAX(2 * s.keys * s.stride, THREADS * HEADS * 2 * (int32_t)sizeof(float) * (a->head_dim > 2 * THREADS ? 2 : 1));
+    s.staged = LH_MAX(2 * s.keys * s.stride,
+                      THREADS * HEADS * 2 * (int32_t)sizeof(float) * (a->head_dim > 2 * THREADS ? 2 : 1));
     // The number of parts is one of shapes, not of the device: so are results.
-    int32_t most = LH_MAX(a->plan.k, LH_MIN(a->plan.dense, a->n_chunk)), blocks = a->n_select * ((x->together + HEADS - 1) / HEADS);
+    int32_t most = LH_MAX(a->plan.k, LH_MIN(a->plan.dense, a->n_chunk)),
+            blocks = a->n_select * ((x->together + HEADS - 1) / HEADS);
     s.splits = LH_MAX(1, LH_MIN(LH_MIN(most, MAX_SPLITS), TARGET_BLOCKS / blocks));
     size_t parts = (size_t)a->n_head * s.splits * a->head_dim * sizeof(float);
     void *scratch = NULL;

@@ -1,8 +1,8 @@
 // (token, chooser) -> chunks turned into chunk -> rows, so that tiles of rows meet a chunk together.
 //
-// An entry is one choice: (t * choosers + chooser) * middle + r, chooser within the KV head, r the rank among the middle
-// chunks; it stands for `together` rows. Entries of a chunk come in no fixed order, and need none: a row of a tile is
-// computed the same wherever it stands in it.
+// An entry is one choice: (t * choosers + chooser) * middle + r, chooser within the KV head, r the rank among the
+// middle chunks; it stands for `together` rows. Entries of a chunk come in no fixed order, and need none: a row of a
+// tile is computed the same wherever it stands in it.
 #include "attend.cuh"
 
 #define THREADS 256
@@ -21,7 +21,8 @@ static __device__ __forceinline__ void with_entry(const lh_attention_args &x, co
 }
 
 static __global__ void count_kernel(lh_attention_args x, lh_attend_block b) {
-    with_entry(x, b, [&](int kv_head, int chunk, int) { atomicAdd(&b.counts[(size_t)kv_head * x.a.n_chunk + chunk], 1); });
+    with_entry(x, b,
+               [&](int kv_head, int chunk, int) { atomicAdd(&b.counts[(size_t)kv_head * x.a.n_chunk + chunk], 1); });
 }
 
 static __global__ void fill_kernel(lh_attention_args x, lh_attend_block b) {
@@ -36,7 +37,8 @@ static __device__ int2 sum_before(int2 v, int2 *scratch, int2 *total) {
     int lane = (int)threadIdx.x % LH_WARP, warp = (int)threadIdx.x / LH_WARP;
     int2 sum = v;
     for (int by = 1; by < LH_WARP; by *= 2) {
-        int x = __shfl_up_sync(LH_ALL_LANES, sum.x, (unsigned)by), y = __shfl_up_sync(LH_ALL_LANES, sum.y, (unsigned)by);
+        int x = __shfl_up_sync(LH_ALL_LANES, sum.x, (unsigned)by),
+            y = __shfl_up_sync(LH_ALL_LANES, sum.y, (unsigned)by);
         if (lane >= by) {
             sum.x += x;
             sum.y += y;

@@ -5,8 +5,8 @@
 //   near  neighbouring rows and all that they attend without choosing: chunk 0 and the last ones of sparse rows, every
 //         chunk of dense ones. The tile runs through these chunks, each row masked where a chunk is not its own to see.
 //   far   rows from all over the batch that chose one chunk (attend_lists.cu), and that chunk. Its part of these rows
-//         goes to scratch, to be merged (attend.cu). So arithmetic is for chosen pairs alone, however little neighbouring
-//         tokens agree, at the price of writing and reading a half for each component of a row and chunk.
+//         goes to scratch, to be merged (attend.cu). So arithmetic is for chosen pairs alone, however little
+//         neighbouring tokens agree, at the price of writing and reading a half for each component of a row and chunk.
 // A warp has 16 rows. It rotates them for the chunk at hand into shared memory, which no other warp reads.
 #include "attend.cuh"
 
@@ -31,7 +31,8 @@ int32_t lh_cuda_tile_rows(int32_t head_dim) { return tile_warps(head_dim) * TILE
 
 static size_t shared_bytes(int32_t head_dim, int32_t width) {
     size_t rows = (size_t)lh_cuda_tile_rows(head_dim), keys = (size_t)tile_keys(head_dim);
-    return ((rows + keys) * (width + PAD) + keys * (tile_values(head_dim) + PAD)) * sizeof(__half) + 4 * rows * sizeof(int);
+    return ((rows + keys) * (width + PAD) + keys * (tile_values(head_dim) + PAD)) * sizeof(__half) +
+           4 * rows * sizeof(int);
 }
 
 template <int KEYS, int VALUES>
@@ -121,8 +122,8 @@ static __device__ __forceinline__ void rotate_rows(const lh_attend_block &b, con
 }
 
 // --- one warp's 16 rows and the keys in shared memory -------------------------------------------------------------
-// FULL: all keys of a step are there, and all rows see them, which is the case nearly always: nothing is asked then, and
-// loads and products can overlap freely.
+// FULL: all keys of a step are there, and all rows see them, which is the case nearly always: nothing is asked then,
+// and loads and products can overlap freely.
 
 template <int KEYS, int VALUES>
 struct state {
@@ -179,7 +180,8 @@ static __device__ __forceinline__ void soften(const int left[2], state<KEYS, VAL
 #pragma unroll
         for (int j = 0; j < KEYS / 8; j++)
 #pragma unroll
-            for (int i = 0; i < 2; i++) weight += w.scores[j][2 * side + i] = lh_exp2(w.scores[j][2 * side + i] - level);
+            for (int i = 0; i < 2; i++)
+                weight += w.scores[j][2 * side + i] = lh_exp2(w.scores[j][2 * side + i] - level);
         w.weight[side] = w.weight[side] * shrink + weight;  // of this lane's keys; lanes add up at the end
 #pragma unroll
         for (int j = 0; j < VALUES / 8; j++)
@@ -195,10 +197,10 @@ static __device__ __forceinline__ void multiply_values(const tile_shared &s, int
 #pragma unroll
     for (int j = 0; j < KEYS / 16; j++) {
         if (!FULL && 16 * j >= n_keys) break;
-        const uint32_t a[4] = {
-            lh_pack_half2(w.scores[2 * j][0], w.scores[2 * j][1]), lh_pack_half2(w.scores[2 * j][2], w.scores[2 * j][3]),
-            lh_pack_half2(w.scores[2 * j + 1][0], w.scores[2 * j + 1][1]),
-            lh_pack_half2(w.scores[2 * j + 1][2], w.scores[2 * j + 1][3])};
+        const uint32_t a[4] = {lh_pack_half2(w.scores[2 * j][0], w.scores[2 * j][1]),
+                               lh_pack_half2(w.scores[2 * j][2], w.scores[2 * j][3]),
+                               lh_pack_half2(w.scores[2 * j + 1][0], w.scores[2 * j + 1][1]),
+                               lh_pack_half2(w.scores[2 * j + 1][2], w.scores[2 * j + 1][3])};
 #pragma unroll
         for (int d = 0; d < VALUES / 16; d++) {
             uint32_t two[4];
@@ -234,9 +236,9 @@ static __device__ __forceinline__ void meet(const lh_chunk_plan &plan, int posit
 // All keys of all chunks of the tile. The keys of a step arrive while the values of the one before are multiplied, the
 // values while the scores are computed; the first of both while place_rows fills the rows' part of shared memory.
 template <int KEYS, int VALUES, bool FAR, class F>
-static __device__ __forceinline__ void run_tile(const lh_attention_args &x, const lh_attend_block &b, const tile_shared &s,
-                                                int kv_head, const chunk_run &chunks, int from, state<KEYS, VALUES> &w,
-                                                F place_rows) {
+static __device__ __forceinline__ void run_tile(const lh_attention_args &x, const lh_attend_block &b,
+                                                const tile_shared &s, int kv_head, const chunk_run &chunks, int from,
+                                                state<KEYS, VALUES> &w, F place_rows) {
     const lh_chunk_plan &plan = x.a.plan;
     int lane = (int)threadIdx.x % LH_WARP, base = (int)threadIdx.x / LH_WARP * TILE;
     int per_chunk = (plan.chunk + KEYS - 1) / KEYS, steps = run_length(chunks) * per_chunk;
@@ -350,7 +352,8 @@ static __global__ void __launch_bounds__(128) far_kernel(lh_attention_args x, lh
             // Rows that fill up a warp's sixteen see all, for nothing, so that the warp is spared the questions.
             s.limit[r] = r < (tile.w + TILE - 1) / TILE * TILE ? a.plan.chunk : 0;
             if (r >= tile.w) continue;
-            int entry = entries[(tile.z + r) / x.together], rank = entry % b.middle, chooser = entry / b.middle % choosers;
+            int entry = entries[(tile.z + r) / x.together], rank = entry % b.middle,
+                chooser = entry / b.middle % choosers;
             int t = entry / b.middle / choosers;
             s.row[r] = t * a.n_head + kv_head * x.group + chooser * x.together + (tile.z + r) % x.together;
             s.distance[r] = lh_chunk_distance(a.plan, lh_position(x, b.token + t) / a.plan.chunk, chunk, 1 + rank);
@@ -369,7 +372,8 @@ static __global__ void __launch_bounds__(128) far_kernel(lh_attention_args x, lh
         for (int j = 0; j < VALUES / 8; j++) {
             int at = from + 8 * j + lane % 4 * 2;
             if (at < a.head_dim)
-                *(uint32_t *)(out + at) = lh_pack_half2(w.sums[j][2 * side] * inverse, w.sums[j][2 * side + 1] * inverse);
+                *(uint32_t *)(out + at) =
+                    lh_pack_half2(w.sums[j][2 * side] * inverse, w.sums[j][2 * side + 1] * inverse);
         }
         if (from == 0 && lane % 4 == 0)
             b.logs[(size_t)row * (b.middle + 1) + s.position[r]] = w.top[side] + log2f(w.weight[side]);
@@ -382,10 +386,11 @@ static lh_status run(lh_cuda *c, const lh_attention_args *x, const lh_attend_blo
     unsigned rows = (unsigned)b->tile_rows, slices = (unsigned)((a->head_dim + VALUES - 1) / VALUES);
     unsigned threads = rows / TILE * LH_WARP, heads = (unsigned)a->n_head_kv;
     size_t shared = shared_bytes(a->head_dim, b->width);
-    LH_CUDA_RUN(c, (near_kernel<KEYS, VALUES>), dim3(((unsigned)(b->n * x->group) + rows - 1) / rows, slices, heads), threads,
-                shared, *x, *b);
+    LH_CUDA_RUN(c, (near_kernel<KEYS, VALUES>), dim3(((unsigned)(b->n * x->group) + rows - 1) / rows, slices, heads),
+                threads, shared, *x, *b);
     if (b->middle > 0)
-        LH_CUDA_RUN(c, (far_kernel<KEYS, VALUES>), dim3((unsigned)b->max_tiles, slices, heads), threads, shared, *x, *b);
+        LH_CUDA_RUN(c, (far_kernel<KEYS, VALUES>), dim3((unsigned)b->max_tiles, slices, heads), threads, shared, *x,
+                    *b);
     return LH_OK;
 }
 

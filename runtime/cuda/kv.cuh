@@ -47,12 +47,14 @@ static __device__ __forceinline__ int lh_position(const lh_attention_args &x, in
 enum lh_kv_side { LH_KEYS, LH_VALUES };
 
 // Keys or values of one chunk, (chunk, head_dim): where they are at home, and the copy of them or NULL.
-static __device__ __forceinline__ char *lh_kv_home(const lh_attention_args &x, lh_kv_side side, int kv_head, int chunk) {
+static __device__ __forceinline__ char *lh_kv_home(const lh_attention_args &x, lh_kv_side side, int kv_head,
+                                                   int chunk) {
     char *home = (char *)(side == LH_KEYS ? x.a.k : x.a.v);
     return home + ((size_t)kv_head * x.a.n_chunk + chunk) * x.a.plan.chunk * x.row;
 }
 
-static __device__ __forceinline__ char *lh_kv_copy(const lh_attention_args &x, lh_kv_side side, int kv_head, int chunk) {
+static __device__ __forceinline__ char *lh_kv_copy(const lh_attention_args &x, lh_kv_side side, int kv_head,
+                                                   int chunk) {
     if (!x.cache.slots) return NULL;
     int slot = x.cache.slot_of[(size_t)kv_head * x.a.n_chunk + chunk];
     char *copies = side == LH_KEYS ? x.cache.k : x.cache.v;
@@ -110,8 +112,8 @@ static __device__ inline void lh_kv_store(void *row, int at, float x, int dim, l
     }
 }
 
-// Component i of x rotated, see rope.h. Every step is rounded as on the CPU: codes of keys and choices of chunks hang on
-// it, and must be the same.
+// Component i of x rotated, see rope.h. Every step is rounded as on the CPU: codes of keys and choices of chunks hang
+// on it, and must be the same.
 static __device__ __forceinline__ float lh_rotated(const float *x, const float *table, float sign, float scale, int dim,
                                                    int i) {
     return __fmul_rn(scale, __fadd_rn(__fmul_rn(x[i], table[i]), __fmul_rn(sign * x[i ^ 1], table[dim + i])));

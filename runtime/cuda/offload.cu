@@ -1,9 +1,9 @@
 // Keys and values at home in pinned memory of the host, and copies on the device of the chunks that were attended last.
 //
-// append writes home, and into the copy where a chunk has one; so a copy says what home says, and who reads a chunk takes
-// the copy or goes home for it, over the bus. Ahead of attention one block for each KV head looks up what is about to be
-// read, and gives the missing chunks the slots of those that nobody asked for the longest time; then all are copied at
-// once. Which chunk gets which slot bears on speed alone. The host takes no part in it.
+// append writes home, and into the copy where a chunk has one; so a copy says what home says, and who reads a chunk
+// takes the copy or goes home for it, over the bus. Ahead of attention one block for each KV head looks up what is
+// about to be read, and gives the missing chunks the slots of those that nobody asked for the longest time; then all
+// are copied at once. Which chunk gets which slot bears on speed alone. The host takes no part in it.
 //   single tokens   all chunks that the choosers of the KV head attend
 //   many tokens     chunks that neighbours share: chunk 0 and the last ones, or all of dense tokens. What rows choose
 //                   beyond them is as good as the whole text: it is read from home where it has no copy.
@@ -135,8 +135,10 @@ static lh_status home_alloc(lh_backend *b, size_t bytes, void **out) {
     if (error == cudaErrorMemoryAllocation) {
         cudaGetLastError();
         *out = NULL;
-        return lh_error(LH_ERR_MEMORY, "%.2f GiB of the host's memory cannot be pinned for the KV cache: lower ctx, use "
-                        "kv_type q8_0, or raise the limit of locked memory", (double)bytes / (1 << 30));
+        return lh_error(LH_ERR_MEMORY,
+                        "%.2f GiB of the host's memory cannot be pinned for the KV cache: lower ctx, use "
+                        "kv_type q8_0, or raise the limit of locked memory",
+                        (double)bytes / (1 << 30));
     }
     LH_TRY(lh_cuda_check(c, error, "pinning memory of the host"));
     memset(*out, 0, bytes);

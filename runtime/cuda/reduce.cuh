@@ -6,8 +6,8 @@
 
 #include "cuda.h"
 
-// Over all threads of a block, in a fixed order, to all of them; a block is whole warps. scratch: a float a warp, in shared
-// memory. Ends with a barrier, so scratch may be used again at once.
+// Over all threads of a block, in a fixed order, to all of them; a block is whole warps. scratch: a float a warp, in
+// shared memory. Ends with a barrier, so scratch may be used again at once.
 template <class Fold>
 static __device__ inline float lh_block_fold(float of_warp, float *scratch, Fold fold) {
     int warp = (int)threadIdx.x / LH_WARP, warps = (int)blockDim.x / LH_WARP;

@@ -34,7 +34,9 @@ typedef struct ranking {
     int n;
 } ranking;
 
-static __device__ __forceinline__ uint32_t key_at(const ranking &r, int i) { return r.keys ? r.keys[i] : key_of(r.scores[i]); }
+static __device__ __forceinline__ uint32_t key_at(const ranking &r, int i) {
+    return r.keys ? r.keys[i] : key_of(r.scores[i]);
+}
 
 static __device__ cut find_cut(const ranking &r, int k, int *counts, int *shared) {
     int thread = (int)threadIdx.x, lane = thread % LH_WARP, warp = thread / LH_WARP;
@@ -73,7 +75,8 @@ static __device__ cut find_cut(const ranking &r, int k, int *counts, int *shared
         // From the largest digit down, a warp finds the one at which enough are counted: eight digits a lane.
         if (warp == 0) {
             int mine[THREADS / LH_WARP], sum = 0;
-            for (int i = 0; i < THREADS / LH_WARP; i++) sum += mine[i] = counts[THREADS - 1 - (lane * (THREADS / LH_WARP) + i)];
+            for (int i = 0; i < THREADS / LH_WARP; i++)
+                sum += mine[i] = counts[THREADS - 1 - (lane * (THREADS / LH_WARP) + i)];
             int before = sum;
             for (int by = 1; by < LH_WARP; by *= 2) {
                 int other = __shfl_up_sync(LH_ALL_LANES, before, (unsigned)by);
@@ -166,14 +169,16 @@ lh_status lh_cuda_select(lh_cuda *c, const lh_attention *a) {
     size_t row = (size_t)a->n_select * (size_t)b.stride * sizeof(float);
     int32_t tokens = (int32_t)LH_MIN((size_t)LH_MIN(MAX_TOKENS, a->n - first), LH_MAX((size_t)1, SCORES_BYTES / row));
     bool product = a->scheme != LH_SCHEME_PEAK;
-    size_t scores = LH_ROUND_UP(row * tokens, (size_t)256), features = product ? lh_cuda_score_product_bytes(&x, tokens) : 0;
+    size_t scores = LH_ROUND_UP(row * tokens, (size_t)256),
+           features = product ? lh_cuda_score_product_bytes(&x, tokens) : 0;
     void *scratch = NULL;
     LH_TRY(lh_cuda_scratch(c, LH_CUDA_SELECT, scores + features, &scratch));
     b.scores = (float *)scratch;
     for (b.token = first; b.token < a->n; b.token += tokens) {
         b.n = LH_MIN(tokens, a->n - b.token);
         if (lh_n_chosen(a->plan) > 0)
-            LH_TRY(product ? lh_cuda_score_product(c, &x, &b, (char *)scratch + scores) : lh_cuda_score_peak(c, &x, &b));
+            LH_TRY(product ? lh_cuda_score_product(c, &x, &b, (char *)scratch + scores)
+                           : lh_cuda_score_peak(c, &x, &b));
         size_t keys = b.candidates <= MOST_SHARED ? b.candidates * sizeof(uint32_t) : 0;
         LH_CUDA_RUN(c, choose_kernel, dim3((unsigned)a->n_select, (unsigned)b.n), THREADS, keys, x, b);
     }

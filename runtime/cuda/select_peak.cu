@@ -1,9 +1,9 @@
 // Scores of scheme `peak` (peak.h): the best product of a query with any key of a chunk, on integer tensor cores.
 //
-// A block has the queries of some tokens, all heads of one KV head, in shared memory as bytes, and runs through a slice of
-// the chunks. A warp takes a chunk: its codes go from memory to registers once, in the very order in which the tensor
-// cores want them, and meet one tile of 16 queries after the other. Products are exact, so their order does not matter,
-// and scores are those of the CPU.
+// A block has the queries of some tokens, all heads of one KV head, in shared memory as bytes, and runs through a slice
+// of the chunks. A warp takes a chunk: its codes go from memory to registers once, in the very order in which the
+// tensor cores want them, and meet one tile of 16 queries after the other. Products are exact, so their order does not
+// matter, and scores are those of the CPU.
 #include <limits.h>
 
 #include "reduce.cuh"
@@ -31,8 +31,8 @@ static int32_t steps_of(int32_t head_dim) { return (lh_peak_dims(head_dim) + STE
 #define AT_ONCE 4
 
 template <int steps>
-static __device__ __forceinline__ void prepare_rows(const lh_attention_args &x, int token, int kv_head, int rows, int padded,
-                                                    signed char *queries, float *step, int *zero) {
+static __device__ __forceinline__ void prepare_rows(const lh_attention_args &x, int token, int kv_head, int rows,
+                                                    int padded, signed char *queries, float *step, int *zero) {
     const lh_attention &a = x.a;
     const int width = steps * STEP_DIMS, lanes = steps == 1 ? LH_WARP / 2 : LH_WARP, pairs = steps == 4 ? 2 : 1;
     const int side_by_side = LH_WARP / lanes;
@@ -54,7 +54,8 @@ static __device__ __forceinline__ void prepare_rows(const lh_attention_args &x, 
                 float here[2];
                 for (int j = 0; j < 2; j++) here[j] = lh_rotated(q, near, 1, a.scale, dim, at + j);
                 for (int j = 0; j < 2; j++)
-                    slow[u][i][j] = __fadd_rn(__fmul_rn(here[j], far[at + j]), __fmul_rn(here[j ^ 1], far[dim + at + j]));
+                    slow[u][i][j] =
+                        __fadd_rn(__fmul_rn(here[j], far[at + j]), __fmul_rn(here[j ^ 1], far[dim + at + j]));
             }
         }
 #pragma unroll
@@ -67,7 +68,8 @@ static __device__ __forceinline__ void prepare_rows(const lh_attention_args &x, 
             float per_step = some ? __fdiv_rn((float)levels, top) : 0;
             for (int i = 0; i < pairs; i++) {
                 // Beyond the components that are compared everything is zero.
-                int even = lh_peak_level(slow[u][i][0], per_step, levels), odd = lh_peak_level(slow[u][i][1], per_step, levels);
+                int even = lh_peak_level(slow[u][i][0], per_step, levels),
+                    odd = lh_peak_level(slow[u][i][1], per_step, levels);
                 uchar2 both = {(unsigned char)even, (unsigned char)odd};
                 if (r < padded) *(uchar2 *)(queries + r * width + 2 * (lane + i * lanes)) = both;
                 sum += even + odd;
@@ -109,7 +111,8 @@ static __device__ __forceinline__ void load_codes(const char *codes, int n_keys,
     }
 }
 
-// The best product of each row of a tile with the keys of a segment, to lanes 4g: rows g and g + 8. FULL: the segment is.
+// The best product of each row of a tile with the keys of a segment, to lanes 4g: rows g and g + 8. FULL: the segment
+// is.
 template <bool FULL, int steps>
 static __device__ __forceinline__ void best_of(const signed char *rows, int keys,
                                                const uint32_t b[SEGMENT / 16][steps][2][2], int best[2]) {
@@ -156,7 +159,7 @@ static __global__ void __launch_bounds__(THREADS) score_peak_kernel(lh_attention
 
     float *step = (float *)lh_shared_memory();                            // (tiles * TILE)
     int *zero = (int *)(step + grid.tiles * TILE);                        // (tiles * TILE)
-    short *best = (short *)(zero + grid.tiles * TILE);                    // (tiles * TILE, STAGE + 2): products fit 16 bits
+    short *best = (short *)(zero + grid.tiles * TILE);  // (tiles * TILE, STAGE + 2): products fit 16 bits
     signed char *queries = (signed char *)(best + grid.tiles * TILE * (STAGE + 2));  // (tiles * TILE, width)
     prepare_rows<steps>(x, block.token + token, kv_head, rows, grid.tiles * TILE, queries, step, zero);
     __syncthreads();
@@ -193,8 +196,8 @@ static __global__ void __launch_bounds__(THREADS) score_peak_kernel(lh_attention
             }
             const char *summary = lh_cuda_summary(x, kv_head, 1 + stage + lane);
             float of_chunk = *(const float *)(summary + lh_peak_codes(a.head_dim, a.plan.chunk));
-            block.scores[((size_t)(token + t) * a.n_select + kv_head * choosers + chooser) * block.stride + stage + lane] =
-                __fmul_rn(top, of_chunk);
+            block.scores[((size_t)(token + t) * a.n_select + kv_head * choosers + chooser) * block.stride + stage +
+                         lane] = __fmul_rn(top, of_chunk);
         }
         __syncthreads();
     }
@@ -218,8 +221,10 @@ static lh_status run(lh_cuda *c, const lh_attention_args *x, const lh_score_bloc
 
 lh_status lh_cuda_score_peak(lh_cuda *c, const lh_attention_args *x, const lh_score_block *b) {
     if (x->group > MAX_ROWS)
-        return lh_error(LH_ERR_UNSUPPORTED, "%d query heads share a KV head, the CUDA backend chooses for at most %d: use "
-                        "the scheme bounds or the CPU", x->group, MAX_ROWS);
+        return lh_error(LH_ERR_UNSUPPORTED,
+                        "%d query heads share a KV head, the CUDA backend chooses for at most %d: use "
+                        "the scheme bounds or the CPU",
+                        x->group, MAX_ROWS);
     switch (steps_of(x->a.head_dim)) {
         case 1: return run<1>(c, x, b);
         case 2: return run<2>(c, x, b);

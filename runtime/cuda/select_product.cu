@@ -1,7 +1,7 @@
 // Scores of the schemes whose score is a product of vectors: features of queries with the chunks' summaries, in floats.
 //
-// Heads that choose together add up: those that share a summary before the product, as features, the others by lying behind
-// one another in one longer vector. So a score is one dot product, whatever the scheme and the sharing.
+// Heads that choose together add up: those that share a summary before the product, as features, the others by lying
+// behind one another in one longer vector. So a score is one dot product, whatever the scheme and the sharing.
 #include "select.cuh"
 
 #define TILE 64         // tokens and chunks of a block
@@ -62,8 +62,9 @@ static __global__ void __launch_bounds__(THREADS) product_kernel(lh_attention_ar
                 const float *feature =
                     features + (((size_t)(token + r) * a.n_select + chooser) * shape.parts + part) * a.summary_dim;
                 of_tokens[d][r] = token + r < block.n ? feature[at + d] : 0;
-                of_chunks[d][r] =
-                    first + r < candidates ? lh_kv_load<type>(summary_of(x, shape, chooser, part, 1 + first + r), at + d) : 0;
+                of_chunks[d][r] = first + r < candidates
+                                      ? lh_kv_load<type>(summary_of(x, shape, chooser, part, 1 + first + r), at + d)
+                                      : 0;
             }
             __syncthreads();
 #pragma unroll 8
@@ -84,8 +85,8 @@ static __global__ void __launch_bounds__(THREADS) product_kernel(lh_attention_ar
 
 // One token: a warp a chunk, a lane a component of each block.
 template <lh_kv_type type>
-static __global__ void __launch_bounds__(WARPS * LH_WARP) product_one_kernel(lh_attention_args x, lh_score_block block,
-                                                                             product_shape shape, const float *features) {
+static __global__ void __launch_bounds__(WARPS *LH_WARP)
+    product_one_kernel(lh_attention_args x, lh_score_block block, product_shape shape, const float *features) {
     const lh_attention &a = x.a;
     int s = (int)(blockIdx.x * WARPS + threadIdx.x / LH_WARP), chooser = (int)blockIdx.y;
     int lane = (int)threadIdx.x % LH_WARP;
@@ -101,7 +102,8 @@ static __global__ void __launch_bounds__(WARPS * LH_WARP) product_one_kernel(lh_
 }
 
 template <lh_kv_type type>
-static lh_status run(lh_cuda *c, const lh_attention_args *x, const lh_score_block *b, product_shape shape, float *features) {
+static lh_status run(lh_cuda *c, const lh_attention_args *x, const lh_score_block *b, product_shape shape,
+                     float *features) {
     unsigned n_select = (unsigned)x->a.n_select;
     if (b->n == 1) {
         dim3 grid((unsigned)((b->candidates + WARPS - 1) / WARPS), n_select);

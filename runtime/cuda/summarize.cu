@@ -48,8 +48,9 @@ static __global__ void __launch_bounds__(THREADS) peak_kernel(lh_attention_args 
         int pair = i / n_keys, o = i % n_keys;
         const char *key = keys + (o < l ? o : l - 1) * x.row;
         uchar2 codes = {0, 0};
-        codes.x = (unsigned char)(LH_PEAK_ZERO + lh_peak_level(lh_kv_load<type>(key, from + 2 * pair) - centre[2 * pair],
-                                                               per_step, LH_PEAK_LEVELS));
+        codes.x =
+            (unsigned char)(LH_PEAK_ZERO + lh_peak_level(lh_kv_load<type>(key, from + 2 * pair) - centre[2 * pair],
+                                                         per_step, LH_PEAK_LEVELS));
         codes.y = (unsigned char)(LH_PEAK_ZERO +
                                   lh_peak_level(lh_kv_load<type>(key, from + 2 * pair + 1) - centre[2 * pair + 1],
                                                 per_step, LH_PEAK_LEVELS));
@@ -130,7 +131,8 @@ static __global__ void __launch_bounds__(THREADS) paper_kernel(lh_attention_args
     int head = (int)blockIdx.y, chunk = chunk_of_block(x), l = a.plan.chunk, dim = a.head_dim;
     int thread = (int)threadIdx.x, warp = thread / LH_WARP, lane = thread % LH_WARP;
     if (chunk < 0) return;
-    const char *keys = lh_kv_chunk(x, LH_KEYS, head / x.group, chunk), *values = lh_kv_chunk(x, LH_VALUES, head / x.group, chunk);
+    const char *keys = lh_kv_chunk(x, LH_KEYS, head / x.group, chunk),
+               *values = lh_kv_chunk(x, LH_VALUES, head / x.group, chunk);
     float *made = (float *)lh_shared_memory();            // (summary_dim)
     float *mean = made + a.summary_dim;                   // (dim)
     float *scratch = mean + dim;                          // (WARPS)
@@ -139,7 +141,8 @@ static __global__ void __launch_bounds__(THREADS) paper_kernel(lh_attention_args
     float *weights = scores + (size_t)warps * l;          // (warps, l): sums over the warp's queries
 
     if (warp < warps) {
-        float *q = queries + (size_t)warp * dim, *score = scores + (size_t)warp * l, *weight = weights + (size_t)warp * l;
+        float *q = queries + (size_t)warp * dim, *score = scores + (size_t)warp * l,
+              *weight = weights + (size_t)warp * l;
         for (int j = lane; j < l; j += LH_WARP) weight[j] = 0;
         for (int o = warp; o < l; o += warps) {
             const float *raw = query_at(x, chunk * l + o, head), *table = a.rope_offset + 2 * (size_t)dim * o;
@@ -161,8 +164,8 @@ static __global__ void __launch_bounds__(THREADS) paper_kernel(lh_attention_args
     for (int j = thread; j < l; j += THREADS)
         for (int w = 1; w < warps; w++) weights[j] += weights[(size_t)w * l + j];
     __syncthreads();
-    // The mean lives in value space and is dotted with keys, whose rotated pairs are (2i, 2i + 1); the authors pair it with
-    // keys whose pairs are (i, i + pairs).
+    // The mean lives in value space and is dotted with keys, whose rotated pairs are (2i, 2i + 1); the authors pair it
+    // with keys whose pairs are (i, i + pairs).
     int pairs = a.rope_dim / 2;
     for (int i = thread; i < dim; i += THREADS) {
         float sum = 0;
@@ -190,7 +193,8 @@ template <lh_kv_type type>
 static lh_status run_paper(lh_cuda *c, const lh_attention_args *x, dim3 grid) {
     const lh_attention *a = &x->a;
     int warps = paper_warps(a->plan.chunk);
-    size_t floats = (size_t)a->summary_dim + a->head_dim + WARPS + (size_t)warps * (a->head_dim + 2 * (size_t)a->plan.chunk);
+    size_t floats =
+        (size_t)a->summary_dim + a->head_dim + WARPS + (size_t)warps * (a->head_dim + 2 * (size_t)a->plan.chunk);
     LH_CUDA_RUN(c, paper_kernel<type>, grid, THREADS, floats * sizeof(float), *x, warps);
     return LH_OK;
 }

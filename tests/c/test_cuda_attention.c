@@ -1,7 +1,7 @@
 // The attention operations of lh_backend_open_cuda against the CPU backend's: the same tokens go through both, batch by
-// batch, and the bytes of the cache, the summaries, the choices and the results are compared. The same program runs on a
-// GPU and on the emulator. Argument: the group of cases. Prints what failed; exits non-zero then. The CPU should run its
-// generic kernels (LH_CPU=generic): vectorised ones may round a rotation once less.
+// batch, and the bytes of the cache, the summaries, the choices and the results are compared. The same program runs on
+// a GPU and on the emulator. Argument: the group of cases. Prints what failed; exits non-zero then. The CPU should run
+// its generic kernels (LH_CPU=generic): vectorised ones may round a rotation once less.
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -167,7 +167,8 @@ static void check_cache(const test_case *c, side *cpu, side *gpu, int64_t positi
             char *one = fetched(cpu, (char *)(which ? cpu->a.v : cpu->a.k) + h * head, (size_t)position * row);
             char *two = fetched(gpu, (char *)(which ? gpu->a.v : gpu->a.k) + h * head, (size_t)position * row);
             checks++;
-            if (memcmp(one, two, (size_t)position * row) != 0) FAIL("%s: %s of head %d differ", c->name, which ? "values" : "keys", h);
+            if (memcmp(one, two, (size_t)position * row) != 0)
+                FAIL("%s: %s of head %d differ", c->name, which ? "values" : "keys", h);
             lh_free(one);
             lh_free(two);
         }
@@ -176,22 +177,26 @@ static void check_cache(const test_case *c, side *cpu, side *gpu, int64_t positi
 static void check_summaries(const test_case *c, side *cpu, side *gpu, int64_t position) {
     const lh_attention *a = &cpu->a;
     int32_t complete = lh_chunk_of(position, c->plan.chunk);
-    size_t used = c->scheme == LH_SCHEME_PEAK ? lh_peak_codes(c->head_dim, c->plan.chunk) + sizeof(float) : a->summary_size;
+    size_t used =
+        c->scheme == LH_SCHEME_PEAK ? lh_peak_codes(c->head_dim, c->plan.chunk) + sizeof(float) : a->summary_size;
     for (int32_t i = 0; i < a->n_summary; i++)
         for (int32_t s = 0; s < complete; s++) {
             size_t at = ((size_t)i * a->n_chunk + s) * a->summary_size;
-            char *one = fetched(cpu, (char *)cpu->a.summary + at, used), *two = fetched(gpu, (char *)gpu->a.summary + at, used);
+            char *one = fetched(cpu, (char *)cpu->a.summary + at, used),
+                 *two = fetched(gpu, (char *)gpu->a.summary + at, used);
             checks++;
             if (c->scheme != LH_SCHEME_PAPER) {
                 if (memcmp(one, two, used) != 0) FAIL("%s: summary %d of chunk %d differs", c->name, i, s);
             } else {
                 float most = 0;
-                for (int32_t x = 0; x < a->summary_dim; x++) most = fmaxf(most, fabsf(dequantised(one, x, a->summary_type)));
+                for (int32_t x = 0; x < a->summary_dim; x++)
+                    most = fmaxf(most, fabsf(dequantised(one, x, a->summary_type)));
                 float allowed = most * (SUMMARY + (a->summary_type == LH_KV_Q8_0 ? Q8_STEP : 0));
                 for (int32_t x = 0; x < a->summary_dim; x++) {
                     float expected = dequantised(one, x, a->summary_type), found = dequantised(two, x, a->summary_type);
                     if (!(fabsf(found - expected) <= allowed)) {
-                        FAIL("%s: summary %d of chunk %d: component %d is %g, not %g", c->name, i, s, x, found, expected);
+                        FAIL("%s: summary %d of chunk %d: component %d is %g, not %g", c->name, i, s, x, found,
+                             expected);
                         break;
                     }
                 }
@@ -202,15 +207,16 @@ static void check_summaries(const test_case *c, side *cpu, side *gpu, int64_t po
 }
 
 // The score of chunk s by the GPU's own summaries, in double; magnitude: the sum of the terms' sizes.
-static double score_of(const test_case *c, const lh_attention *a, const char *summaries, const float *q, int32_t chooser,
-                       int32_t s, double *magnitude) {
+static double score_of(const test_case *c, const lh_attention *a, const char *summaries, const float *q,
+                       int32_t chooser, int32_t s, double *magnitude) {
     int32_t together = a->n_head / a->n_select, sharing = a->n_head / a->n_summary, d = c->head_dim;
     double sum = 0;
     *magnitude = 0;
     for (int32_t h = chooser * together; h < (chooser + 1) * together; h++) {
         const char *summary = summaries + ((size_t)(h / sharing) * a->n_chunk + s) * a->summary_size;
         for (int32_t x = 0; x < d; x++) {
-            double value = q[(size_t)h * d + x], w = dequantised(summary, c->scheme == LH_SCHEME_BOUNDS && value < 0 ? d + x : x, a->summary_type);
+            double value = q[(size_t)h * d + x],
+                   w = dequantised(summary, c->scheme == LH_SCHEME_BOUNDS && value < 0 ? d + x : x, a->summary_type);
             sum += value * w;
             *magnitude += fabs(value * w);
         }
@@ -235,7 +241,8 @@ static void check_choice(const test_case *c, const lh_attention *a, const char *
     valid = valid && at == 1 + n;
     checks++;
     if (!valid) FAIL("%s: chooser %d of chunk %d breaks the rules", c->name, chooser, own);
-    else if (n && rest - worst > SCORE * most) FAIL("%s: chooser %d of chunk %d left out a chunk better by %g", c->name, chooser, own, rest - worst);
+    else if (n && rest - worst > SCORE * most)
+        FAIL("%s: chooser %d of chunk %d left out a chunk better by %g", c->name, chooser, own, rest - worst);
 }
 
 static void check_chosen(const test_case *c, side *cpu, side *gpu, const float *q, int32_t dense) {
@@ -250,7 +257,8 @@ static void check_chosen(const test_case *c, side *cpu, side *gpu, const float *
         if (exact && memcmp(one + t * row, two + t * row, row * sizeof *one) != 0)
             FAIL("%s: token %lld chose other chunks", c->name, (long long)a->pos + t);
         for (int32_t i = 0; !exact && i < a->n_select; i++)
-            check_choice(c, a, summaries, q + (size_t)t * c->n_head * c->head_dim, own, i, two + t * row + (size_t)i * c->plan.k);
+            check_choice(c, a, summaries, q + (size_t)t * c->n_head * c->head_dim, own, i,
+                         two + t * row + (size_t)i * c->plan.k);
     }
     // Attention is compared over the same chunks.
     TRY(gpu->b->ops->write(gpu->b, gpu->a.chosen, one, bytes));
@@ -289,8 +297,8 @@ static void check_copies(const test_case *c, side *gpu) {
 
 static void make_tokens(const test_case *c, int64_t position, int32_t n, float *q, float *k, float *v) {
     int32_t d = c->head_dim;
-    // Beyond the range of halves where the cache keeps halves, and these saturate; within it elsewhere, because many tokens
-    // meet as halves whatever the cache keeps.
+    // Beyond the range of halves where the cache keeps halves, and these saturate; within it elsewhere, because many
+    // tokens meet as halves whatever the cache keeps.
     float size = c->data == LARGE ? c->type == LH_KV_F16 ? 3e5f : 3e4f : c->data == NOTHING ? 0 : 1;
     for (int32_t t = 0; t < n; t++) {
         // A text whose chunks come again and again: their scores are equal, and the lower index is to be chosen.
@@ -370,7 +378,8 @@ static void run_case(const test_case *c, lh_backend *cpu_backend, lh_backend *gp
         int64_t replays = lh_emulator_replays ? lh_emulator_replays() : 0;
         for (int32_t i = 0; i < c->single; i++, position++) run_batch(c, &cpu, &gpu, position, 1);
         if (lh_emulator_replays && c->single > 4 && lh_emulator_replays() - replays < c->single - 4)
-            FAIL("%s: of %d single tokens only %d were replayed", c->name, c->single, (int)(lh_emulator_replays() - replays));
+            FAIL("%s: of %d single tokens only %d were replayed", c->name, c->single,
+                 (int)(lh_emulator_replays() - replays));
         check_cache(c, &cpu, &gpu, position);
         check_summaries(c, &cpu, &gpu, position);
         if (gpu.offload) check_copies(c, &gpu);
@@ -385,6 +394,13 @@ static void run_case(const test_case *c, lh_backend *cpu_backend, lh_backend *gp
 
 // --- cases --------------------------------------------------------------------------------------------------------
 
+#define PEAK LH_SCHEME_PEAK
+#define BOUNDS LH_SCHEME_BOUNDS
+#define PAPER LH_SCHEME_PAPER
+#define F16 LH_KV_F16
+#define F32 LH_KV_F32
+#define BF16 LH_KV_BF16
+#define Q8_0 LH_KV_Q8_0
 #define DENSE {16, 2, 64, 1, INT32_MAX}
 
 static const struct group {
@@ -392,61 +408,61 @@ static const struct group {
     test_case cases[18];
 } groups[] = {
     {"schemes", {
-        {"peak, kv head", 8, 2, 64, {16, 6, 8, 2, 6}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {90, 33, 70, 5}, 40, 0, 0, 0},
-        {"peak, head", 8, 2, 64, {16, 6, 6, 2, 6}, LH_SCHEME_PEAK, true, LH_KV_F16, RANDOM, {200}, 20, 0, 0, 0},
-        {"bounds, kv head", 6, 2, 32, {16, 6, 16, 2, 7}, LH_SCHEME_BOUNDS, false, LH_KV_F16, RANDOM, {100, 90, 17}, 20, 0, 0, 0},
-        {"bounds, head", 6, 2, 32, {16, 6, 7, 2, 7}, LH_SCHEME_BOUNDS, true, LH_KV_F32, RANDOM, {210}, 10, 0, 0, 0},
-        {"paper, kv head", 4, 2, 32, {16, 5, 5, 2, 5}, LH_SCHEME_PAPER, false, LH_KV_F16, RANDOM, {70, 1, 90, 3}, 20, 0, 0, 0},
-        {"paper, head", 4, 2, 32, {16, 5, 5, 2, 5}, LH_SCHEME_PAPER, true, LH_KV_Q8_0, RANDOM, {170}, 20, 0, 0, 0},
-        {"paper, half rotated", 2, 2, 32, {8, 5, 8, 1, 5}, LH_SCHEME_PAPER, true, LH_KV_F32, RANDOM, {83}, 3, 16, 0, 0},
+        {"peak, kv head", 8, 2, 64, {16, 6, 8, 2, 6}, PEAK, false, F16, RANDOM, {90, 33, 70, 5}, 40, 0, 0, 0},
+        {"peak, head", 8, 2, 64, {16, 6, 6, 2, 6}, PEAK, true, F16, RANDOM, {200}, 20, 0, 0, 0},
+        {"bounds, kv head", 6, 2, 32, {16, 6, 16, 2, 7}, BOUNDS, false, F16, RANDOM, {100, 90, 17}, 20, 0, 0, 0},
+        {"bounds, head", 6, 2, 32, {16, 6, 7, 2, 7}, BOUNDS, true, F32, RANDOM, {210}, 10, 0, 0, 0},
+        {"paper, kv head", 4, 2, 32, {16, 5, 5, 2, 5}, PAPER, false, F16, RANDOM, {70, 1, 90, 3}, 20, 0, 0, 0},
+        {"paper, head", 4, 2, 32, {16, 5, 5, 2, 5}, PAPER, true, Q8_0, RANDOM, {170}, 20, 0, 0, 0},
+        {"paper, half rotated", 2, 2, 32, {8, 5, 8, 1, 5}, PAPER, true, F32, RANDOM, {83}, 3, 16, 0, 0},
     }},
     {"types", {
-        {"f32", 4, 2, 64, {16, 4, 9, 1, 4}, LH_SCHEME_PEAK, false, LH_KV_F32, RANDOM, {150}, 18, 0, 0, 0},
-        {"bf16", 4, 2, 64, {16, 4, 9, 1, 4}, LH_SCHEME_PEAK, false, LH_KV_BF16, RANDOM, {150}, 18, 0, 0, 0},
-        {"q8_0", 4, 2, 64, {16, 4, 9, 1, 4}, LH_SCHEME_PEAK, false, LH_KV_Q8_0, RANDOM, {150}, 18, 0, 0, 0},
-        {"q8_0, part of a block", 4, 2, 40, {24, 4, 9, 1, 4}, LH_SCHEME_BOUNDS, true, LH_KV_Q8_0, RANDOM, {190}, 6, 0, 0, 0},
-        {"f32, long rows", 2, 1, 192, {16, 4, 9, 1, 4}, LH_SCHEME_BOUNDS, false, LH_KV_F32, RANDOM, {100}, 6, 0, 0, 0},
+        {"f32", 4, 2, 64, {16, 4, 9, 1, 4}, PEAK, false, F32, RANDOM, {150}, 18, 0, 0, 0},
+        {"bf16", 4, 2, 64, {16, 4, 9, 1, 4}, PEAK, false, BF16, RANDOM, {150}, 18, 0, 0, 0},
+        {"q8_0", 4, 2, 64, {16, 4, 9, 1, 4}, PEAK, false, Q8_0, RANDOM, {150}, 18, 0, 0, 0},
+        {"q8_0, part of a block", 4, 2, 40, {24, 4, 9, 1, 4}, BOUNDS, true, Q8_0, RANDOM, {190}, 6, 0, 0, 0},
+        {"f32, long rows", 2, 1, 192, {16, 4, 9, 1, 4}, BOUNDS, false, F32, RANDOM, {100}, 6, 0, 0, 0},
     }},
     {"shapes", {
-        {"one KV head of seven", 7, 1, 128, {32, 4, 8, 1, 4}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {230}, 4, 0, 0, 0},
-        {"eight heads, chosen each", 8, 1, 80, {20, 5, 8, 2, 5}, LH_SCHEME_PEAK, true, LH_KV_F16, RANDOM, {160}, 4, 0, 0, 0},
-        {"whole tiles", 4, 2, 128, {64, 4, 8, 1, 4}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {500, 77}, 2, 0, 0, 0},
-        {"whole tiles, wide", 2, 1, 136, {96, 3, 8, 1, 3}, LH_SCHEME_PEAK, true, LH_KV_F16, RANDOM, {500}, 2, 0, 0, 0},
-        {"odd rows", 3, 1, 36, {12, 4, 8, 1, 4}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {50, 31}, 5, 0, 0, 0},
-        {"tiny heads", 2, 2, 2, {16, 4, 8, 1, 4}, LH_SCHEME_PEAK, true, LH_KV_F16, RANDOM, {110}, 4, 0, 0, 0},
-        {"wide heads", 2, 1, 256, {16, 4, 8, 2, 4}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {90}, 4, 0, 0, 0},
-        {"widest heads", 2, 1, 512, {16, 3, 8, 1, 3}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {80}, 3, 0, 0, 0},
-        {"long chunks", 2, 1, 32, {100, 3, 5, 1, 3}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {450, 77}, 4, 0, 0, 0},
-        {"chunks of one", 2, 1, 32, {1, 5, 20, 1, 5}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {40}, 20, 0, 0, 0},
-        {"nothing to choose", 4, 2, 32, {16, 4, 8, 3, 4}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {120}, 5, 0, 0, 0},
-        {"dense", 4, 2, 32, DENSE, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {100, 3, 60}, 6, 0, 0, 0},
-        {"a long context, hardly used", 2, 1, 8, {4, 5, 20, 1, 5}, LH_SCHEME_PEAK, true, LH_KV_F16, RANDOM, {60}, 6, 0, 9000, 0},
-        {"forty heads", 40, 1, 16, {16, 4, 8, 1, 4}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {90}, 3, 0, 0, 0},
-        {"many chunks", 2, 1, 16, {4, 20, 60, 2, 20}, LH_SCHEME_PEAK, true, LH_KV_F16, RANDOM, {300, 300}, 5, 0, 0, 0},
-        {"many choosers", 64, 4, 8, {4, 20, 30, 2, 20}, LH_SCHEME_PEAK, true, LH_KV_F16, RANDOM, {110}, 4, 0, 0, 0},
-        {"many chunks, bounds", 2, 1, 16, {4, 20, 60, 2, 20}, LH_SCHEME_BOUNDS, true, LH_KV_F16, RANDOM, {300, 300}, 5, 0, 0, 0},
+        {"one KV head of seven", 7, 1, 128, {32, 4, 8, 1, 4}, PEAK, false, F16, RANDOM, {230}, 4, 0, 0, 0},
+        {"eight heads, chosen each", 8, 1, 80, {20, 5, 8, 2, 5}, PEAK, true, F16, RANDOM, {160}, 4, 0, 0, 0},
+        {"whole tiles", 4, 2, 128, {64, 4, 8, 1, 4}, PEAK, false, F16, RANDOM, {500, 77}, 2, 0, 0, 0},
+        {"whole tiles, wide", 2, 1, 136, {96, 3, 8, 1, 3}, PEAK, true, F16, RANDOM, {500}, 2, 0, 0, 0},
+        {"odd rows", 3, 1, 36, {12, 4, 8, 1, 4}, PEAK, false, F16, RANDOM, {50, 31}, 5, 0, 0, 0},
+        {"tiny heads", 2, 2, 2, {16, 4, 8, 1, 4}, PEAK, true, F16, RANDOM, {110}, 4, 0, 0, 0},
+        {"wide heads", 2, 1, 256, {16, 4, 8, 2, 4}, PEAK, false, F16, RANDOM, {90}, 4, 0, 0, 0},
+        {"widest heads", 2, 1, 512, {16, 3, 8, 1, 3}, PEAK, false, F16, RANDOM, {80}, 3, 0, 0, 0},
+        {"long chunks", 2, 1, 32, {100, 3, 5, 1, 3}, PEAK, false, F16, RANDOM, {450, 77}, 4, 0, 0, 0},
+        {"chunks of one", 2, 1, 32, {1, 5, 20, 1, 5}, PEAK, false, F16, RANDOM, {40}, 20, 0, 0, 0},
+        {"nothing to choose", 4, 2, 32, {16, 4, 8, 3, 4}, PEAK, false, F16, RANDOM, {120}, 5, 0, 0, 0},
+        {"dense", 4, 2, 32, DENSE, PEAK, false, F16, RANDOM, {100, 3, 60}, 6, 0, 0, 0},
+        {"a long context, hardly used", 2, 1, 8, {4, 5, 20, 1, 5}, PEAK, true, F16, RANDOM, {60}, 6, 0, 9000, 0},
+        {"forty heads", 40, 1, 16, {16, 4, 8, 1, 4}, PEAK, false, F16, RANDOM, {90}, 3, 0, 0, 0},
+        {"many chunks", 2, 1, 16, {4, 20, 60, 2, 20}, PEAK, true, F16, RANDOM, {300, 300}, 5, 0, 0, 0},
+        {"many choosers", 64, 4, 8, {4, 20, 30, 2, 20}, PEAK, true, F16, RANDOM, {110}, 4, 0, 0, 0},
+        {"many chunks, bounds", 2, 1, 16, {4, 20, 60, 2, 20}, BOUNDS, true, F16, RANDOM, {300, 300}, 5, 0, 0, 0},
     }},
     {"ties", {
-        {"repeated, peak", 4, 2, 32, {8, 9, 20, 2, 9}, LH_SCHEME_PEAK, false, LH_KV_F16, REPEATED, {200, 40}, 6, 0, 0, 0},
-        {"repeated, bounds", 4, 2, 32, {8, 9, 20, 2, 9}, LH_SCHEME_BOUNDS, true, LH_KV_F32, REPEATED, {200, 40}, 6, 0, 0, 0},
-        {"repeated, bounds, q8_0", 4, 2, 32, {8, 9, 20, 2, 9}, LH_SCHEME_BOUNDS, false, LH_KV_Q8_0, REPEATED, {240}, 6, 0, 0, 0},
-        {"nothing", 4, 2, 32, {8, 9, 20, 2, 9}, LH_SCHEME_PEAK, false, LH_KV_F16, NOTHING, {200}, 3, 0, 0, 0},
+        {"repeated, peak", 4, 2, 32, {8, 9, 20, 2, 9}, PEAK, false, F16, REPEATED, {200, 40}, 6, 0, 0, 0},
+        {"repeated, bounds", 4, 2, 32, {8, 9, 20, 2, 9}, BOUNDS, true, F32, REPEATED, {200, 40}, 6, 0, 0, 0},
+        {"repeated, bounds, q8_0", 4, 2, 32, {8, 9, 20, 2, 9}, BOUNDS, false, Q8_0, REPEATED, {240}, 6, 0, 0, 0},
+        {"nothing", 4, 2, 32, {8, 9, 20, 2, 9}, PEAK, false, F16, NOTHING, {200}, 3, 0, 0, 0},
     }},
     {"large", {
-        {"large, f16", 4, 2, 32, {8, 5, 20, 2, 5}, LH_SCHEME_PEAK, false, LH_KV_F16, LARGE, {100}, 6, 0, 0, 0},
-        {"large, q8_0", 4, 2, 32, {8, 5, 20, 2, 5}, LH_SCHEME_PEAK, true, LH_KV_Q8_0, LARGE, {100}, 6, 0, 0, 0},
-        {"large, f32", 4, 2, 32, {8, 5, 20, 2, 5}, LH_SCHEME_PEAK, false, LH_KV_F32, LARGE, {100}, 6, 0, 0, 0},
+        {"large, f16", 4, 2, 32, {8, 5, 20, 2, 5}, PEAK, false, F16, LARGE, {100}, 6, 0, 0, 0},
+        {"large, q8_0", 4, 2, 32, {8, 5, 20, 2, 5}, PEAK, true, Q8_0, LARGE, {100}, 6, 0, 0, 0},
+        {"large, f32", 4, 2, 32, {8, 5, 20, 2, 5}, PEAK, false, F32, LARGE, {100}, 6, 0, 0, 0},
     }},
     {"offload", {
-        {"few slots", 8, 2, 64, {16, 6, 8, 2, 6}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {90, 33, 70, 5}, 30, 0, 0, 3},
-        {"some slots", 8, 2, 64, {16, 6, 8, 2, 6}, LH_SCHEME_PEAK, true, LH_KV_F16, RANDOM, {198}, 30, 0, 0, 9},
-        {"all in slots", 4, 2, 32, {16, 6, 16, 2, 6}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {198}, 30, 0, 0, 30},
-        {"odd rows", 4, 2, 36, {5, 6, 8, 2, 6}, LH_SCHEME_BOUNDS, false, LH_KV_Q8_0, RANDOM, {61, 40}, 20, 0, 0, 7},
-        {"paper", 2, 2, 32, {8, 5, 5, 2, 5}, LH_SCHEME_PAPER, false, LH_KV_F32, RANDOM, {70}, 20, 0, 0, 6},
-        {"dense", 4, 2, 32, DENSE, LH_SCHEME_PEAK, false, LH_KV_BF16, RANDOM, {100, 3}, 20, 0, 0, 4},
+        {"few slots", 8, 2, 64, {16, 6, 8, 2, 6}, PEAK, false, F16, RANDOM, {90, 33, 70, 5}, 30, 0, 0, 3},
+        {"some slots", 8, 2, 64, {16, 6, 8, 2, 6}, PEAK, true, F16, RANDOM, {198}, 30, 0, 0, 9},
+        {"all in slots", 4, 2, 32, {16, 6, 16, 2, 6}, PEAK, false, F16, RANDOM, {198}, 30, 0, 0, 30},
+        {"odd rows", 4, 2, 36, {5, 6, 8, 2, 6}, BOUNDS, false, Q8_0, RANDOM, {61, 40}, 20, 0, 0, 7},
+        {"paper", 2, 2, 32, {8, 5, 5, 2, 5}, PAPER, false, F32, RANDOM, {70}, 20, 0, 0, 6},
+        {"dense", 4, 2, 32, DENSE, PEAK, false, BF16, RANDOM, {100, 3}, 20, 0, 0, 4},
     }},
     {"budget", {
-        {"budget of 4096", 1, 1, 16, {64, 64, 90, 8, 64}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {4000, 300, 500}, 3, 0, 0, 0},
+        {"budget of 4096", 1, 1, 16, {64, 64, 90, 8, 64}, PEAK, false, F16, RANDOM, {4000, 300, 500}, 3, 0, 0, 0},
     }},
 };
 
