@@ -36,7 +36,28 @@ static __global__ void turns_kernel(lh_attention_args x, int width, float2 *turn
 
 // --- after them ---------------------------------------------------------------------------------------------------
 
-// A warp a sparse row: out, which has what its near tile found, and its parts, by the weights of each.
+// Components at..at + N of a row: what its near tile left in out, and its parts, by their weights.
+template <int N>
+static __device__ __forceinline__ void merge(const float *logs, const __half *parts, int middle, int dim, float top,
+                                             float inverse, int at, float *out) {
+    float sum[N], near = exp2f(logs[middle] - top) * inverse;
+#pragma unroll
+    for (int i = 0; i < N; i++) sum[i] = out[at + i] * near;
+#pragma unroll 8
+    for (int r = 0; r < middle; r++) {
+        float w = exp2f(logs[r] - top) * inverse;
+        const uint32_t *from = (const uint32_t *)(parts + (size_t)r * dim + at);
+        uint2 two = N == 4 ? *(const uint2 *)from : make_uint2(*from, 0);
+        const uint32_t pair[2] = {two.x, two.y};
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            sum[i] += w * __half2float(__ushort_as_half((unsigned short)(pair[i / 2] >> (16 * (i % 2)))));
+    }
+#pragma unroll
+    for (int i = 0; i < N; i++) out[at + i] = sum[i];
+}
+
+// A warp a sparse row.
 static __global__ void merge_kernel(lh_attention_args x, lh_attend_block b) {
     const lh_attention &a = x.a;
     int row = (int)(blockIdx.x * WARPS + threadIdx.x / LH_WARP), lane = (int)threadIdx.x % LH_WARP, dim = a.head_dim;
@@ -48,20 +69,11 @@ static __global__ void merge_kernel(lh_attention_args x, lh_attend_block b) {
     for (int r = lane; r <= b.middle; r += LH_WARP) top = fmaxf(top, logs[r]);
     top = lh_warp_max(top);
     for (int r = lane; r <= b.middle; r += LH_WARP) weight += exp2f(logs[r] - top);
-    float inverse = 1 / lh_warp_sum(weight), near = exp2f(logs[b.middle] - top) * inverse;
-    for (int at = 2 * lane; at < dim; at += 2 * LH_WARP) {
-        float2 sum = *(const float2 *)(out + at);
-        sum.x *= near;
-        sum.y *= near;
-#pragma unroll 4
-        for (int r = 0; r < b.middle; r++) {
-            float w = exp2f(logs[r] - top) * inverse;
-            float2 part = __half22float2(*(const __half2 *)(parts + (size_t)r * dim + at));
-            sum.x += w * part.x;
-            sum.y += w * part.y;
-        }
-        *(float2 *)(out + at) = sum;
-    }
+    float inverse = 1 / lh_warp_sum(weight);
+    if (dim % 4 == 0)
+        for (int at = 4 * lane; at < dim; at += 4 * LH_WARP) merge<4>(logs, parts, b.middle, dim, top, inverse, at, out);
+    else
+        for (int at = 2 * lane; at < dim; at += 2 * LH_WARP) merge<2>(logs, parts, b.middle, dim, top, inverse, at, out);
 }
 
 // --- the operation ------------------------------------------------------------------------------------------------

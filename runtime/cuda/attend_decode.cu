@@ -13,7 +13,7 @@
 #define THREADS 128
 #define HEADS 4           // of a block
 #define TARGET_BLOCKS 512
-#define MAX_SPLITS 128
+#define MAX_SPLITS THREADS
 #define STAGED_BYTES (72 << 10)  // of keys and values in shared memory, at most: less than any device has
 
 typedef struct one_shape {
@@ -246,17 +246,31 @@ static __global__ void __launch_bounds__(THREADS) one_kernel(lh_attention_args x
             steps ? m.top[2 * thread] + log2f(m.top[2 * thread + 1]) : -INFINITY;
 }
 
-// A block a head.
-static __global__ void one_merge_kernel(lh_attention_args x, one_shape shape) {
-    int head = (int)blockIdx.x, dim = x.a.head_dim;
+// A block a head: a thread has a component and every MERGE_SIDES-th part.
+#define MERGE_SIDES 4
+
+static __global__ void __launch_bounds__(MERGE_SIDES * THREADS) one_merge_kernel(lh_attention_args x, one_shape shape) {
+    __shared__ float weights[MAX_SPLITS], sums[MERGE_SIDES][THREADS];
+    int head = (int)blockIdx.x, dim = x.a.head_dim, thread = (int)threadIdx.x % THREADS, side = (int)threadIdx.x / THREADS;
     const float *logs = shape.logs + (size_t)head * shape.splits, *parts = shape.parts + (size_t)head * shape.splits * dim;
+    if (side == 0) weights[thread] = thread < shape.splits ? logs[thread] : -INFINITY;
+    __syncthreads();
     float top = -INFINITY, weight = 0;
-    for (int s = 0; s < shape.splits; s++) top = fmaxf(top, logs[s]);
-    for (int s = 0; s < shape.splits; s++) weight += exp2f(logs[s] - top);
-    for (int i = (int)threadIdx.x; i < dim; i += THREADS) {
+    for (int s = 0; s < shape.splits; s++) top = fmaxf(top, weights[s]);
+    for (int s = 0; s < shape.splits; s++) weight += exp2f(weights[s] - top);
+    for (int first = 0; first < dim; first += THREADS) {
+        int i = first + thread;
         float sum = 0;
-        for (int s = 0; s < shape.splits; s++) sum += exp2f(logs[s] - top) * parts[(size_t)s * dim + i];
-        x.a.out[(size_t)head * dim + i] = sum / weight;
+#pragma unroll 8
+        for (int s = side; s < shape.splits; s += MERGE_SIDES)
+            sum += i < dim ? exp2f(weights[s] - top) * parts[(size_t)s * dim + i] : 0;
+        sums[side][thread] = sum;
+        __syncthreads();
+        if (side == 0 && i < dim) {
+            for (int other = 1; other < MERGE_SIDES; other++) sum += sums[other][thread];
+            x.a.out[(size_t)head * dim + i] = sum / weight;
+        }
+        __syncthreads();
     }
 }
 
@@ -265,7 +279,7 @@ static lh_status run(lh_cuda *c, const lh_attention_args *x, const one_shape *s)
     const lh_attention *a = &x->a;
     dim3 grid((unsigned)a->n_select, (unsigned)s->splits, (unsigned)((x->together + HEADS - 1) / HEADS));
     LH_CUDA_RUN(c, one_kernel<type>, grid, THREADS, one_shared_bytes(*s), *x, *s);
-    LH_CUDA_RUN(c, one_merge_kernel, (unsigned)a->n_head, THREADS, 0, *x, *s);
+    LH_CUDA_RUN(c, one_merge_kernel, (unsigned)a->n_head, MERGE_SIDES * THREADS, 0, *x, *s);
     return LH_OK;
 }
 

@@ -121,6 +121,8 @@ static __device__ __forceinline__ void rotate_rows(const lh_attend_block &b, con
 }
 
 // --- one warp's 16 rows and the keys in shared memory -------------------------------------------------------------
+// FULL: all keys of a step are there, and all rows see them, which is the case nearly always: nothing is asked then, and
+// loads and products can overlap freely.
 
 template <int KEYS, int VALUES>
 struct state {
@@ -129,7 +131,7 @@ struct state {
     float top[2], weight[2];       // of rows g and g + 8: the largest score so far, the sum of weights
 };
 
-template <int KEYS, int VALUES>
+template <bool FULL, int KEYS, int VALUES>
 static __device__ __forceinline__ void multiply_keys(const tile_shared &s, int width, int n_keys,
                                                      state<KEYS, VALUES> &w) {
     int lane = (int)threadIdx.x % LH_WARP, stride = width + PAD;
@@ -139,12 +141,13 @@ static __device__ __forceinline__ void multiply_keys(const tile_shared &s, int w
     for (int j = 0; j < KEYS / 8; j++)
 #pragma unroll
         for (int i = 0; i < 4; i++) w.scores[j][i] = 0;
+#pragma unroll 2
     for (int at = 0; at < width; at += 16) {
         uint32_t a[4], two[4];
         lh_ldmatrix(a, q + at);
 #pragma unroll
         for (int j = 0; j < KEYS / 16; j++) {
-            if (16 * j >= n_keys) break;
+            if (!FULL && 16 * j >= n_keys) break;
             lh_ldmatrix(two, k + 16 * j * stride + at);
             lh_mma_f16(w.scores[2 * j], a, two);
             lh_mma_f16(w.scores[2 * j + 1], a, two + 2);
@@ -153,7 +156,7 @@ static __device__ __forceinline__ void multiply_keys(const tile_shared &s, int w
 }
 
 // Scores become weights; what was summed so far shrinks to the new maximum. left: keys that rows g and g + 8 see.
-template <int KEYS, int VALUES>
+template <bool FULL, int KEYS, int VALUES>
 static __device__ __forceinline__ void soften(const int left[2], state<KEYS, VALUES> &w) {
     int column = (int)threadIdx.x % 4 * 2;
 #pragma unroll
@@ -164,19 +167,19 @@ static __device__ __forceinline__ void soften(const int left[2], state<KEYS, VAL
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 float &score = w.scores[j][2 * side + i];
-                if (8 * j + column + i >= left[side]) score = -INFINITY;
+                if (!FULL && 8 * j + column + i >= left[side]) score = -INFINITY;
                 top = fmaxf(top, score);
             }
         top = fmaxf(top, __shfl_xor_sync(LH_ALL_LANES, top, 1));
         top = fmaxf(top, __shfl_xor_sync(LH_ALL_LANES, top, 2));
         // A row that has seen nothing yet: its weights are zeros, not differences of infinities.
-        float level = top == -INFINITY ? 0 : top, shrink = exp2f(w.top[side] - level);
+        float level = top == -INFINITY ? 0 : top, shrink = lh_exp2(w.top[side] - level);
         w.top[side] = top;
         float weight = 0;
 #pragma unroll
         for (int j = 0; j < KEYS / 8; j++)
 #pragma unroll
-            for (int i = 0; i < 2; i++) weight += w.scores[j][2 * side + i] = exp2f(w.scores[j][2 * side + i] - level);
+            for (int i = 0; i < 2; i++) weight += w.scores[j][2 * side + i] = lh_exp2(w.scores[j][2 * side + i] - level);
         w.weight[side] = w.weight[side] * shrink + weight;  // of this lane's keys; lanes add up at the end
 #pragma unroll
         for (int j = 0; j < VALUES / 8; j++)
@@ -185,13 +188,13 @@ static __device__ __forceinline__ void soften(const int left[2], state<KEYS, VAL
     }
 }
 
-template <int KEYS, int VALUES>
+template <bool FULL, int KEYS, int VALUES>
 static __device__ __forceinline__ void multiply_values(const tile_shared &s, int n_keys, state<KEYS, VALUES> &w) {
     int lane = (int)threadIdx.x % LH_WARP;
     const __half *v = s.v + lane % 16 * (VALUES + PAD) + lane / 16 * 8;
 #pragma unroll
     for (int j = 0; j < KEYS / 16; j++) {
-        if (16 * j >= n_keys) break;
+        if (!FULL && 16 * j >= n_keys) break;
         const uint32_t a[4] = {
             lh_pack_half2(w.scores[2 * j][0], w.scores[2 * j][1]), lh_pack_half2(w.scores[2 * j][2], w.scores[2 * j][3]),
             lh_pack_half2(w.scores[2 * j + 1][0], w.scores[2 * j + 1][1]),
@@ -229,10 +232,11 @@ static __device__ __forceinline__ void meet(const lh_chunk_plan &plan, int posit
 }
 
 // All keys of all chunks of the tile. The keys of a step arrive while the values of the one before are multiplied, the
-// values while the scores are computed.
-template <int KEYS, int VALUES, bool FAR>
+// values while the scores are computed; the first of both while place_rows fills the rows' part of shared memory.
+template <int KEYS, int VALUES, bool FAR, class F>
 static __device__ __forceinline__ void run_tile(const lh_attention_args &x, const lh_attend_block &b, const tile_shared &s,
-                                                int kv_head, const chunk_run &chunks, int from, state<KEYS, VALUES> &w) {
+                                                int kv_head, const chunk_run &chunks, int from, state<KEYS, VALUES> &w,
+                                                F place_rows) {
     const lh_chunk_plan &plan = x.a.plan;
     int lane = (int)threadIdx.x % LH_WARP, base = (int)threadIdx.x / LH_WARP * TILE;
     int per_chunk = (plan.chunk + KEYS - 1) / KEYS, steps = run_length(chunks) * per_chunk;
@@ -246,6 +250,8 @@ static __device__ __forceinline__ void run_tile(const lh_attention_args &x, cons
     lh_cp_async_commit();
     stage_any<KEYS>(x, LH_VALUES, kv_head, chunk_at(chunks, 0), 0, from, VALUES, s.v);
     lh_cp_async_commit();
+    place_rows();
+    __syncthreads();
     int limit[2] = {0, 0};
     for (int step = 0; step < steps; step++) {
         int chunk = chunk_at(chunks, step / per_chunk), first = step % per_chunk * KEYS;
@@ -263,17 +269,21 @@ static __device__ __forceinline__ void run_tile(const lh_attention_args &x, cons
         }
         const int left[2] = {limit[0] - first, limit[1] - first};
         bool any = __any_sync(LH_ALL_LANES, left[0] > 0 || left[1] > 0);
+        bool full = __all_sync(LH_ALL_LANES, left[0] >= KEYS && left[1] >= KEYS);
         int n_keys = min(KEYS, plan.chunk - first);
         lh_cp_async_wait<1>();
         __syncthreads();
-        if (any) multiply_keys(s, b.width, n_keys, w);
+        if (full) multiply_keys<true>(s, b.width, n_keys, w);
+        else if (any) multiply_keys<false>(s, b.width, n_keys, w);
         __syncthreads();
         if (next >= 0) stage_any<KEYS>(x, LH_KEYS, kv_head, next, next_first, 0, b.width, s.k);
         lh_cp_async_commit();
-        if (any) soften(left, w);
+        if (full) soften<true>(left, w);
+        else if (any) soften<false>(left, w);
         lh_cp_async_wait<1>();
         __syncthreads();
-        if (any) multiply_values(s, n_keys, w);
+        if (full) multiply_values<true>(s, n_keys, w);
+        else if (any) multiply_values<false>(s, n_keys, w);
         __syncthreads();
         if (next >= 0) stage_any<KEYS>(x, LH_VALUES, kv_head, next, next_first, from, VALUES, s.v);
         lh_cp_async_commit();
@@ -291,19 +301,19 @@ static __global__ void __launch_bounds__(128) near_kernel(lh_attention_args x, l
     int rows = (int)blockDim.x / LH_WARP * TILE, first = (int)blockIdx.x * rows, from = (int)blockIdx.y * VALUES;
     int kv_head = (int)blockIdx.z, all = b.n * x.group, thread = (int)threadIdx.x;
     tile_shared s = carve<KEYS, VALUES>(rows, b.width);
-    for (int r = thread; r < rows; r += (int)blockDim.x) {
-        int t = (first + r) / x.group;
-        bool valid = first + r < all;
-        s.row[r] = valid ? t * a.n_head + kv_head * x.group + (first + r) % x.group : -1;
-        s.position[r] = lh_position(x, b.token + t);
-        s.limit[r] = s.distance[r] = 0;
-    }
-    __syncthreads();
     int low = lh_position(x, b.token + first / x.group) / a.plan.chunk;
     int high = lh_position(x, b.token + (min(first + rows, all) - 1) / x.group) / a.plan.chunk;
     chunk_run chunks = {true, lh_is_dense(a.plan, low) ? 1 : max(1, low - a.plan.local + 1), high + 1};
     state<KEYS, VALUES> w;
-    run_tile<KEYS, VALUES, false>(x, b, s, kv_head, chunks, from, w);
+    run_tile<KEYS, VALUES, false>(x, b, s, kv_head, chunks, from, w, [&]() {
+        for (int r = thread; r < rows; r += (int)blockDim.x) {
+            int t = (first + r) / x.group;
+            bool valid = first + r < all;
+            s.row[r] = valid ? t * a.n_head + kv_head * x.group + (first + r) % x.group : -1;
+            s.position[r] = lh_position(x, b.token + t);
+            s.limit[r] = s.distance[r] = 0;
+        }
+    });
 
     int lane = thread % LH_WARP;
 #pragma unroll
@@ -332,21 +342,21 @@ static __global__ void __launch_bounds__(128) far_kernel(lh_attention_args x, lh
     int rows = (int)blockDim.x / LH_WARP * TILE, chunk = tile.x, choosers = x.group / x.together;
     const int *entries = b.entries + (size_t)kv_head * b.per_head + tile.y;
     tile_shared s = carve<KEYS, VALUES>(rows, b.width);
-    for (int r = thread; r < rows; r += (int)blockDim.x) {
-        s.row[r] = -1;
-        s.limit[r] = s.distance[r] = 0;
-        if (r >= tile.w) continue;
-        int entry = entries[(tile.z + r) / x.together], rank = entry % b.middle, chooser = entry / b.middle % choosers;
-        int t = entry / b.middle / choosers;
-        int row = t * a.n_head + kv_head * x.group + chooser * x.together + (tile.z + r) % x.together;
-        s.row[r] = row;
-        s.distance[r] = lh_chunk_distance(a.plan, lh_position(x, b.token + t) / a.plan.chunk, chunk, 1 + rank);
-        s.limit[r] = a.plan.chunk;
-        s.position[r] = rank;
-    }
-    __syncthreads();
     state<KEYS, VALUES> w;
-    run_tile<KEYS, VALUES, true>(x, b, s, kv_head, {false, chunk, chunk + 1}, from, w);
+    run_tile<KEYS, VALUES, true>(x, b, s, kv_head, {false, chunk, chunk + 1}, from, w, [&]() {
+        for (int r = thread; r < rows; r += (int)blockDim.x) {
+            s.row[r] = -1;
+            s.distance[r] = 0;
+            // Rows that fill up a warp's sixteen see all, for nothing, so that the warp is spared the questions.
+            s.limit[r] = r < (tile.w + TILE - 1) / TILE * TILE ? a.plan.chunk : 0;
+            if (r >= tile.w) continue;
+            int entry = entries[(tile.z + r) / x.together], rank = entry % b.middle, chooser = entry / b.middle % choosers;
+            int t = entry / b.middle / choosers;
+            s.row[r] = t * a.n_head + kv_head * x.group + chooser * x.together + (tile.z + r) % x.together;
+            s.distance[r] = lh_chunk_distance(a.plan, lh_position(x, b.token + t) / a.plan.chunk, chunk, 1 + rank);
+            s.position[r] = rank;
+        }
+    });
 
     int lane = thread % LH_WARP;
 #pragma unroll

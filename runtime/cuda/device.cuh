@@ -216,6 +216,17 @@ static __device__ __forceinline__ void lh_ldmatrix(uint32_t out[4], const void *
 
 // --- small things ------------------------------------------------------------------------------------------------
 
+// 2^x, the instruction: results below the normal floats are zeros.
+static __device__ __forceinline__ float lh_exp2(float x) {
+#ifdef __CUDACC__
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+    return y;
+#else
+    return exp2f(x);
+#endif
+}
+
 static __device__ __forceinline__ float lh_warp_sum(float v) {
     for (int bits = LH_WARP / 2; bits; bits /= 2) v += __shfl_xor_sync(LH_ALL_LANES, v, bits);
     return v;

@@ -10,6 +10,7 @@
 #define DIGIT 8                       // bits
 #define SCORES_BYTES ((size_t)64 << 20)  // of scratch, about: what tokens are cut into blocks for
 #define MAX_TOKENS 512                // of a block
+#define MOST_SHARED 8192              // keys that are kept in shared memory
 
 // Larger keys rank first; equal scores have equal keys, whatever the sign of their zeros.
 static __device__ __forceinline__ uint32_t key_of(float score) {
@@ -26,11 +27,21 @@ typedef struct cut {
 // (key >> bits), for 0 <= bits <= 32.
 static __device__ __forceinline__ uint32_t top_bits(uint32_t key, int bits) { return bits < 32 ? key >> bits : 0; }
 
-static __device__ cut find_cut(const float *scores, int n, int k, int *counts, int *shared) {
+// The candidates' keys, n of them: from shared memory where they fit, else made of the scores each time they are read.
+typedef struct ranking {
+    const float *scores;
+    uint32_t *keys;          // NULL: they do not fit
+    int n;
+} ranking;
+
+static __device__ __forceinline__ uint32_t key_at(const ranking &r, int i) { return r.keys ? r.keys[i] : key_of(r.scores[i]); }
+
+static __device__ cut find_cut(const ranking &r, int k, int *counts, int *shared) {
     int thread = (int)threadIdx.x, lane = thread % LH_WARP, warp = thread / LH_WARP;
     uint32_t least = 0xffffffffu, most = 0;
-    for (int i = thread; i < n; i += THREADS) {
-        uint32_t key = key_of(scores[i]);
+    for (int i = thread; i < r.n; i += THREADS) {
+        uint32_t key = key_of(r.scores[i]);
+        if (r.keys) r.keys[i] = key;
         least = min(least, key);
         most = max(most, key);
     }
@@ -54,8 +65,8 @@ static __device__ cut find_cut(const float *scores, int n, int k, int *counts, i
         __syncthreads();
         counts[thread] = 0;
         __syncthreads();
-        for (int i = thread; i < n; i += THREADS) {
-            uint32_t key = key_of(scores[i]);
+        for (int i = thread; i < r.n; i += THREADS) {
+            uint32_t key = key_at(r, i);
             if (top_bits(key, c.bits) == c.prefix) atomicAdd(&counts[(key >> low) & ((1u << digit) - 1)], 1);
         }
         __syncthreads();
@@ -87,12 +98,12 @@ static __device__ cut find_cut(const float *scores, int n, int k, int *counts, i
 }
 
 // Indices of what is taken, ascending. A warp has a stretch of them all; what came before it is counted first.
-static __device__ void write_chosen(const float *scores, int n, cut c, int *counts, int *out) {
+static __device__ void write_chosen(const ranking &r, cut c, int *counts, int *out) {
     int lane = (int)threadIdx.x % LH_WARP, warp = (int)threadIdx.x / LH_WARP;
-    int stretch = (n + THREADS - 1) / THREADS * LH_WARP, from = warp * stretch, to = min(n, from + stretch);
+    int stretch = (r.n + THREADS - 1) / THREADS * LH_WARP, from = warp * stretch, to = min(r.n, from + stretch);
     int above = 0, equal = 0;
     for (int i = from + lane; i < to; i += LH_WARP) {
-        uint32_t top = top_bits(key_of(scores[i]), c.bits);
+        uint32_t top = top_bits(key_at(r, i), c.bits);
         above += top > c.prefix;
         equal += top == c.prefix;
     }
@@ -112,7 +123,7 @@ static __device__ void write_chosen(const float *scores, int n, cut c, int *coun
     uint32_t lower = (1u << lane) - 1;
     for (int at = from; at < to; at += LH_WARP) {
         int i = at + lane;
-        uint32_t top = i < to ? top_bits(key_of(scores[i]), c.bits) : 0;
+        uint32_t top = i < to ? top_bits(key_at(r, i), c.bits) : 0;
         uint32_t same = __ballot_sync(LH_ALL_LANES, i < to && top == c.prefix);
         bool taken = i < to && (top > c.prefix || (top == c.prefix && seen + __popc(same & lower) < c.equal));
         uint32_t all = __ballot_sync(LH_ALL_LANES, taken);
@@ -131,11 +142,12 @@ static __global__ void __launch_bounds__(THREADS) choose_kernel(lh_attention_arg
     int end = lh_candidates_end(plan, own), k = lh_n_chosen(plan);
     int32_t *out = a.chosen + ((size_t)(block.token + t) * a.n_select + chooser) * plan.k;
     if (threadIdx.x == 0) out[0] = 0;
-    for (int r = (int)threadIdx.x; r < plan.local; r += THREADS) out[1 + k + r] = end + r;
+    for (int i = (int)threadIdx.x; i < plan.local; i += THREADS) out[1 + k + i] = end + i;
     if (k == 0) return;
-    const float *scores = block.scores + ((size_t)t * a.n_select + chooser) * block.stride;
-    cut c = find_cut(scores, end - 1, k, counts, shared);
-    write_chosen(scores, end - 1, c, counts, out + 1);
+    ranking r = {block.scores + ((size_t)t * a.n_select + chooser) * block.stride,
+                 block.candidates <= MOST_SHARED ? (uint32_t *)lh_shared_memory() : NULL, end - 1};
+    cut c = find_cut(r, k, counts, shared);
+    write_chosen(r, c, counts, out + 1);
 }
 
 lh_status lh_cuda_select(lh_cuda *c, const lh_attention *a) {
@@ -162,7 +174,8 @@ lh_status lh_cuda_select(lh_cuda *c, const lh_attention *a) {
         b.n = LH_MIN(tokens, a->n - b.token);
         if (lh_n_chosen(a->plan) > 0)
             LH_TRY(product ? lh_cuda_score_product(c, &x, &b, (char *)scratch + scores) : lh_cuda_score_peak(c, &x, &b));
-        LH_CUDA_RUN(c, choose_kernel, dim3((unsigned)a->n_select, (unsigned)b.n), THREADS, 0, x, b);
+        size_t keys = b.candidates <= MOST_SHARED ? b.candidates * sizeof(uint32_t) : 0;
+        LH_CUDA_RUN(c, choose_kernel, dim3((unsigned)a->n_select, (unsigned)b.n), THREADS, keys, x, b);
     }
     return LH_OK;
 }

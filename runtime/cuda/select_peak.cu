@@ -25,40 +25,59 @@ typedef struct peak_grid {
 
 static int32_t steps_of(int32_t head_dim) { return (lh_peak_dims(head_dim) + STEP_DIMS - 1) / STEP_DIMS; }
 
-// One query in steps, as if every chunk lay at the far end of the window, where nearly all of them do. A warp's work.
-static __device__ void prepare_row(const lh_attention_args &x, int token, int head, int width, signed char *out,
-                                   float *step, int *zero) {
+// Queries in steps, as if every chunk lay at the far end of the window, where nearly all of them do: rows of the block,
+// zeros behind the last. A warp takes AT_ONCE times as many rows as it has lanes for, so that their loads are under way
+// together.
+#define AT_ONCE 4
+
+template <int steps>
+static __device__ __forceinline__ void prepare_rows(const lh_attention_args &x, int token, int kv_head, int rows, int padded,
+                                                    signed char *queries, float *step, int *zero) {
     const lh_attention &a = x.a;
-    int dim = a.head_dim, dims = lh_peak_dims(dim), lane = (int)threadIdx.x % LH_WARP;
-    int levels = lh_peak_query_levels(dims), offset = lh_position(x, token) % a.plan.chunk;
-    const float *q = a.q + ((size_t)token * a.n_head + head) * dim, *near = a.rope_offset + 2 * (size_t)dim * offset;
+    const int width = steps * STEP_DIMS, lanes = steps == 1 ? LH_WARP / 2 : LH_WARP, pairs = steps == 4 ? 2 : 1;
+    const int side_by_side = LH_WARP / lanes;
+    int dim = a.head_dim, dims = lh_peak_dims(dim), levels = lh_peak_query_levels(dims);
+    int warp = (int)threadIdx.x / LH_WARP, lane = (int)threadIdx.x % lanes, side = (int)threadIdx.x % LH_WARP / lanes;
     const float *far = a.rope_chunk + 2 * (size_t)dim * (a.plan.window - 1);
-    // A head has at most LH_MAX_HEAD_DIM = 512 components, so 64 pairs are compared: two a lane.
-    float slow[2][2] = {{0, 0}, {0, 0}}, top = 0;
-    for (int i = 0; i < 2; i++) {
-        int at = dim - dims + 2 * (lane + i * LH_WARP);
-        if (at >= dim) break;
-        float here[2];
-        for (int j = 0; j < 2; j++) here[j] = lh_rotated(q, near, 1, a.scale, dim, at + j);
-        for (int j = 0; j < 2; j++) {
-            slow[i][j] = __fadd_rn(__fmul_rn(here[j], far[at + j]), __fmul_rn(here[j ^ 1], far[dim + at + j]));
-            top = fmaxf(top, fabsf(slow[i][j]));
+    for (int base = warp * side_by_side * AT_ONCE; base < padded; base += WARPS * side_by_side * AT_ONCE) {
+        float slow[AT_ONCE][pairs][2];
+#pragma unroll
+        for (int u = 0; u < AT_ONCE; u++) {
+            int r = base + u * side_by_side + side, t = token + r / x.group, head = kv_head * x.group + r % x.group;
+            const float *q = a.q + ((size_t)t * a.n_head + head) * dim;
+            const float *near = a.rope_offset + 2 * (size_t)dim * (r < rows ? lh_position(x, t) % a.plan.chunk : 0);
+#pragma unroll
+            for (int i = 0; i < pairs; i++) {
+                int at = dim - dims + 2 * (lane + i * lanes);
+                slow[u][i][0] = slow[u][i][1] = 0;
+                if (r >= rows || at >= dim) continue;
+                float here[2];
+                for (int j = 0; j < 2; j++) here[j] = lh_rotated(q, near, 1, a.scale, dim, at + j);
+                for (int j = 0; j < 2; j++)
+                    slow[u][i][j] = __fadd_rn(__fmul_rn(here[j], far[at + j]), __fmul_rn(here[j ^ 1], far[dim + at + j]));
+            }
         }
-    }
-    top = lh_warp_max(top);
-    bool some = lh_peak_some(top);
-    float per_step = some ? __fdiv_rn((float)levels, top) : 0;
-    int sum = 0;
-    for (int i = 0; i < 2; i++)
-        for (int j = 0; j < 2; j++) {
-            int at = 2 * (lane + i * LH_WARP) + j, level = at < dims ? lh_peak_level(slow[i][j], per_step, levels) : 0;
-            if (at < width) out[at] = (signed char)level;
-            sum += level;
+#pragma unroll
+        for (int u = 0; u < AT_ONCE; u++) {
+            int r = base + u * side_by_side + side, sum = 0;
+            float top = 0;
+            for (int i = 0; i < pairs; i++) top = fmaxf(top, fmaxf(fabsf(slow[u][i][0]), fabsf(slow[u][i][1])));
+            for (int bits = lanes / 2; bits; bits /= 2) top = fmaxf(top, __shfl_xor_sync(LH_ALL_LANES, top, bits));
+            bool some = lh_peak_some(top);
+            float per_step = some ? __fdiv_rn((float)levels, top) : 0;
+            for (int i = 0; i < pairs; i++) {
+                // Beyond the components that are compared everything is zero.
+                int even = lh_peak_level(slow[u][i][0], per_step, levels), odd = lh_peak_level(slow[u][i][1], per_step, levels);
+                uchar2 both = {(unsigned char)even, (unsigned char)odd};
+                if (r < padded) *(uchar2 *)(queries + r * width + 2 * (lane + i * lanes)) = both;
+                sum += even + odd;
+            }
+            for (int bits = lanes / 2; bits; bits /= 2) sum += __shfl_xor_sync(LH_ALL_LANES, sum, bits);
+            if (lane == 0 && r < padded) {
+                step[r] = some ? __fdiv_rn(top, (float)levels) : 0;
+                zero[r] = LH_PEAK_ZERO * sum;
+            }
         }
-    sum = __reduce_add_sync(LH_ALL_LANES, sum);
-    if (lane == 0) {
-        *step = some ? __fdiv_rn(top, (float)levels) : 0;
-        *zero = LH_PEAK_ZERO * sum;
     }
 }
 
@@ -90,8 +109,8 @@ static __device__ __forceinline__ void load_codes(const char *codes, int n_keys,
     }
 }
 
-// The best product of each row of a tile with the keys of a segment, to lanes 4g: rows g and g + 8.
-template <int steps>
+// The best product of each row of a tile with the keys of a segment, to lanes 4g: rows g and g + 8. FULL: the segment is.
+template <bool FULL, int steps>
 static __device__ __forceinline__ void best_of(const signed char *rows, int keys,
                                                const uint32_t b[SEGMENT / 16][steps][2][2], int best[2]) {
     int lane = (int)threadIdx.x % LH_WARP, g = lane / 4, t = lane % 4;
@@ -107,7 +126,7 @@ static __device__ __forceinline__ void best_of(const signed char *rows, int keys
     best[0] = best[1] = INT_MIN;
 #pragma unroll
     for (int j = 0; j < SEGMENT / 16; j++) {
-        if (16 * j >= keys) break;
+        if (!FULL && 16 * j >= keys) break;
 #pragma unroll
         for (int half_of = 0; half_of < 2; half_of++) {
             int d[4] = {0, 0, 0, 0};
@@ -139,13 +158,7 @@ static __global__ void __launch_bounds__(THREADS) score_peak_kernel(lh_attention
     int *zero = (int *)(step + grid.tiles * TILE);                        // (tiles * TILE)
     short *best = (short *)(zero + grid.tiles * TILE);                    // (tiles * TILE, STAGE + 2): products fit 16 bits
     signed char *queries = (signed char *)(best + grid.tiles * TILE * (STAGE + 2));  // (tiles * TILE, width)
-    for (int r = warp; r < grid.tiles * TILE; r += WARPS) {
-        if (r < rows)
-            prepare_row(x, block.token + token + r / x.group, kv_head * x.group + r % x.group, width,
-                        queries + r * width, step + r, zero + r);
-        else
-            for (int i = lane; i < width; i += LH_WARP) queries[r * width + i] = 0;
-    }
+    prepare_rows<steps>(x, block.token + token, kv_head, rows, grid.tiles * TILE, queries, step, zero);
     __syncthreads();
 
     int end = min(candidates, slice + grid.slice);
@@ -157,7 +170,9 @@ static __global__ void __launch_bounds__(THREADS) score_peak_kernel(lh_attention
                 load_codes<steps>(codes, n_keys, first, dims, b);
                 for (int tile = 0; tile < grid.tiles; tile++) {
                     int found[2];
-                    best_of<steps>(queries + tile * TILE * width, n_keys - first, b, found);
+                    const signed char *at = queries + tile * TILE * width;
+                    if (n_keys - first >= SEGMENT) best_of<true>(at, SEGMENT, b, found);
+                    else best_of<false>(at, n_keys - first, b, found);
                     for (int i = 0; lane % 4 == 0 && i < 2; i++) {
                         short *to = best + (tile * TILE + lane / 4 + 8 * i) * (STAGE + 2) + s;
                         if (first == 0 || found[i] > *to) *to = (short)found[i];

@@ -48,6 +48,7 @@ typedef struct test_case {
     int32_t batches[12];     // tokens, up to a 0
     int32_t single;          // tokens that follow one at a time
     int32_t rope_dim;        // 0: head_dim
+    int32_t chunks;          // of the cache; 0: one more than are used
     int32_t slots;           // of copies, where keys and values are at home in memory of the host; 0: on the device
 } test_case;
 
@@ -352,7 +353,7 @@ static void run_batch(const test_case *c, side *cpu, side *gpu, int64_t position
 static void run_case(const test_case *c, lh_backend *cpu_backend, lh_backend *gpu_backend) {
     int32_t tokens = c->single, l = c->plan.chunk;
     for (int i = 0; c->batches[i]; i++) tokens += c->batches[i];
-    int32_t n_chunk = (tokens + l - 1) / l + 1;  // one more than is used
+    int32_t n_chunk = c->chunks ? c->chunks : (tokens + l - 1) / l + 1;
     uint64_t found[3] = {0};
     int before = failures;
     int orders = lh_emulator_order && tokens <= 300 ? 3 : 1;  // the emulator takes its time
@@ -388,61 +389,64 @@ static void run_case(const test_case *c, lh_backend *cpu_backend, lh_backend *gp
 
 static const struct group {
     const char *name;
-    test_case cases[14];
+    test_case cases[18];
 } groups[] = {
     {"schemes", {
-        {"peak, kv head", 8, 2, 64, {16, 6, 8, 2, 6}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {90, 33, 70, 5}, 40, 0, 0},
-        {"peak, head", 8, 2, 64, {16, 6, 6, 2, 6}, LH_SCHEME_PEAK, true, LH_KV_F16, RANDOM, {200}, 20, 0, 0},
-        {"bounds, kv head", 6, 2, 32, {16, 6, 16, 2, 7}, LH_SCHEME_BOUNDS, false, LH_KV_F16, RANDOM, {100, 90, 17}, 20, 0, 0},
-        {"bounds, head", 6, 2, 32, {16, 6, 7, 2, 7}, LH_SCHEME_BOUNDS, true, LH_KV_F32, RANDOM, {210}, 10, 0, 0},
-        {"paper, kv head", 4, 2, 32, {16, 5, 5, 2, 5}, LH_SCHEME_PAPER, false, LH_KV_F16, RANDOM, {70, 1, 90, 3}, 20, 0, 0},
-        {"paper, head", 4, 2, 32, {16, 5, 5, 2, 5}, LH_SCHEME_PAPER, true, LH_KV_Q8_0, RANDOM, {170}, 20, 0, 0},
-        {"paper, half rotated", 2, 2, 32, {8, 5, 8, 1, 5}, LH_SCHEME_PAPER, true, LH_KV_F32, RANDOM, {83}, 3, 16, 0},
+        {"peak, kv head", 8, 2, 64, {16, 6, 8, 2, 6}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {90, 33, 70, 5}, 40, 0, 0, 0},
+        {"peak, head", 8, 2, 64, {16, 6, 6, 2, 6}, LH_SCHEME_PEAK, true, LH_KV_F16, RANDOM, {200}, 20, 0, 0, 0},
+        {"bounds, kv head", 6, 2, 32, {16, 6, 16, 2, 7}, LH_SCHEME_BOUNDS, false, LH_KV_F16, RANDOM, {100, 90, 17}, 20, 0, 0, 0},
+        {"bounds, head", 6, 2, 32, {16, 6, 7, 2, 7}, LH_SCHEME_BOUNDS, true, LH_KV_F32, RANDOM, {210}, 10, 0, 0, 0},
+        {"paper, kv head", 4, 2, 32, {16, 5, 5, 2, 5}, LH_SCHEME_PAPER, false, LH_KV_F16, RANDOM, {70, 1, 90, 3}, 20, 0, 0, 0},
+        {"paper, head", 4, 2, 32, {16, 5, 5, 2, 5}, LH_SCHEME_PAPER, true, LH_KV_Q8_0, RANDOM, {170}, 20, 0, 0, 0},
+        {"paper, half rotated", 2, 2, 32, {8, 5, 8, 1, 5}, LH_SCHEME_PAPER, true, LH_KV_F32, RANDOM, {83}, 3, 16, 0, 0},
     }},
     {"types", {
-        {"f32", 4, 2, 64, {16, 4, 9, 1, 4}, LH_SCHEME_PEAK, false, LH_KV_F32, RANDOM, {150}, 18, 0, 0},
-        {"bf16", 4, 2, 64, {16, 4, 9, 1, 4}, LH_SCHEME_PEAK, false, LH_KV_BF16, RANDOM, {150}, 18, 0, 0},
-        {"q8_0", 4, 2, 64, {16, 4, 9, 1, 4}, LH_SCHEME_PEAK, false, LH_KV_Q8_0, RANDOM, {150}, 18, 0, 0},
-        {"q8_0, part of a block", 4, 2, 40, {24, 4, 9, 1, 4}, LH_SCHEME_BOUNDS, true, LH_KV_Q8_0, RANDOM, {190}, 6, 0, 0},
-        {"f32, long rows", 2, 1, 192, {16, 4, 9, 1, 4}, LH_SCHEME_BOUNDS, false, LH_KV_F32, RANDOM, {100}, 6, 0, 0},
+        {"f32", 4, 2, 64, {16, 4, 9, 1, 4}, LH_SCHEME_PEAK, false, LH_KV_F32, RANDOM, {150}, 18, 0, 0, 0},
+        {"bf16", 4, 2, 64, {16, 4, 9, 1, 4}, LH_SCHEME_PEAK, false, LH_KV_BF16, RANDOM, {150}, 18, 0, 0, 0},
+        {"q8_0", 4, 2, 64, {16, 4, 9, 1, 4}, LH_SCHEME_PEAK, false, LH_KV_Q8_0, RANDOM, {150}, 18, 0, 0, 0},
+        {"q8_0, part of a block", 4, 2, 40, {24, 4, 9, 1, 4}, LH_SCHEME_BOUNDS, true, LH_KV_Q8_0, RANDOM, {190}, 6, 0, 0, 0},
+        {"f32, long rows", 2, 1, 192, {16, 4, 9, 1, 4}, LH_SCHEME_BOUNDS, false, LH_KV_F32, RANDOM, {100}, 6, 0, 0, 0},
     }},
     {"shapes", {
-        {"one KV head of seven", 7, 1, 128, {32, 4, 8, 1, 4}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {230}, 4, 0, 0},
-        {"eight heads, chosen each", 8, 1, 80, {20, 5, 8, 2, 5}, LH_SCHEME_PEAK, true, LH_KV_F16, RANDOM, {160}, 4, 0, 0},
-        {"odd rows", 3, 1, 36, {12, 4, 8, 1, 4}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {50, 31}, 5, 0, 0},
-        {"tiny heads", 2, 2, 2, {16, 4, 8, 1, 4}, LH_SCHEME_PEAK, true, LH_KV_F16, RANDOM, {110}, 4, 0, 0},
-        {"wide heads", 2, 1, 256, {16, 4, 8, 2, 4}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {90}, 4, 0, 0},
-        {"widest heads", 2, 1, 512, {16, 3, 8, 1, 3}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {80}, 3, 0, 0},
-        {"long chunks", 2, 1, 32, {100, 3, 5, 1, 3}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {450, 77}, 4, 0, 0},
-        {"chunks of one", 2, 1, 32, {1, 5, 20, 1, 5}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {40}, 20, 0, 0},
-        {"nothing to choose", 4, 2, 32, {16, 4, 8, 3, 4}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {120}, 5, 0, 0},
-        {"dense", 4, 2, 32, DENSE, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {100, 3, 60}, 6, 0, 0},
-        {"forty heads", 40, 1, 16, {16, 4, 8, 1, 4}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {90}, 3, 0, 0},
-        {"many chunks", 2, 1, 16, {4, 20, 60, 2, 20}, LH_SCHEME_PEAK, true, LH_KV_F16, RANDOM, {300, 300}, 5, 0, 0},
-        {"many choosers", 64, 4, 8, {4, 20, 30, 2, 20}, LH_SCHEME_PEAK, true, LH_KV_F16, RANDOM, {110}, 4, 0, 0},
-        {"many chunks, bounds", 2, 1, 16, {4, 20, 60, 2, 20}, LH_SCHEME_BOUNDS, true, LH_KV_F16, RANDOM, {300, 300}, 5, 0, 0},
+        {"one KV head of seven", 7, 1, 128, {32, 4, 8, 1, 4}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {230}, 4, 0, 0, 0},
+        {"eight heads, chosen each", 8, 1, 80, {20, 5, 8, 2, 5}, LH_SCHEME_PEAK, true, LH_KV_F16, RANDOM, {160}, 4, 0, 0, 0},
+        {"whole tiles", 4, 2, 128, {64, 4, 8, 1, 4}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {500, 77}, 2, 0, 0, 0},
+        {"whole tiles, wide", 2, 1, 136, {96, 3, 8, 1, 3}, LH_SCHEME_PEAK, true, LH_KV_F16, RANDOM, {500}, 2, 0, 0, 0},
+        {"odd rows", 3, 1, 36, {12, 4, 8, 1, 4}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {50, 31}, 5, 0, 0, 0},
+        {"tiny heads", 2, 2, 2, {16, 4, 8, 1, 4}, LH_SCHEME_PEAK, true, LH_KV_F16, RANDOM, {110}, 4, 0, 0, 0},
+        {"wide heads", 2, 1, 256, {16, 4, 8, 2, 4}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {90}, 4, 0, 0, 0},
+        {"widest heads", 2, 1, 512, {16, 3, 8, 1, 3}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {80}, 3, 0, 0, 0},
+        {"long chunks", 2, 1, 32, {100, 3, 5, 1, 3}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {450, 77}, 4, 0, 0, 0},
+        {"chunks of one", 2, 1, 32, {1, 5, 20, 1, 5}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {40}, 20, 0, 0, 0},
+        {"nothing to choose", 4, 2, 32, {16, 4, 8, 3, 4}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {120}, 5, 0, 0, 0},
+        {"dense", 4, 2, 32, DENSE, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {100, 3, 60}, 6, 0, 0, 0},
+        {"a long context, hardly used", 2, 1, 8, {4, 5, 20, 1, 5}, LH_SCHEME_PEAK, true, LH_KV_F16, RANDOM, {60}, 6, 0, 9000, 0},
+        {"forty heads", 40, 1, 16, {16, 4, 8, 1, 4}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {90}, 3, 0, 0, 0},
+        {"many chunks", 2, 1, 16, {4, 20, 60, 2, 20}, LH_SCHEME_PEAK, true, LH_KV_F16, RANDOM, {300, 300}, 5, 0, 0, 0},
+        {"many choosers", 64, 4, 8, {4, 20, 30, 2, 20}, LH_SCHEME_PEAK, true, LH_KV_F16, RANDOM, {110}, 4, 0, 0, 0},
+        {"many chunks, bounds", 2, 1, 16, {4, 20, 60, 2, 20}, LH_SCHEME_BOUNDS, true, LH_KV_F16, RANDOM, {300, 300}, 5, 0, 0, 0},
     }},
     {"ties", {
-        {"repeated, peak", 4, 2, 32, {8, 9, 20, 2, 9}, LH_SCHEME_PEAK, false, LH_KV_F16, REPEATED, {200, 40}, 6, 0, 0},
-        {"repeated, bounds", 4, 2, 32, {8, 9, 20, 2, 9}, LH_SCHEME_BOUNDS, true, LH_KV_F32, REPEATED, {200, 40}, 6, 0, 0},
-        {"repeated, bounds, q8_0", 4, 2, 32, {8, 9, 20, 2, 9}, LH_SCHEME_BOUNDS, false, LH_KV_Q8_0, REPEATED, {240}, 6, 0, 0},
-        {"nothing", 4, 2, 32, {8, 9, 20, 2, 9}, LH_SCHEME_PEAK, false, LH_KV_F16, NOTHING, {200}, 3, 0, 0},
+        {"repeated, peak", 4, 2, 32, {8, 9, 20, 2, 9}, LH_SCHEME_PEAK, false, LH_KV_F16, REPEATED, {200, 40}, 6, 0, 0, 0},
+        {"repeated, bounds", 4, 2, 32, {8, 9, 20, 2, 9}, LH_SCHEME_BOUNDS, true, LH_KV_F32, REPEATED, {200, 40}, 6, 0, 0, 0},
+        {"repeated, bounds, q8_0", 4, 2, 32, {8, 9, 20, 2, 9}, LH_SCHEME_BOUNDS, false, LH_KV_Q8_0, REPEATED, {240}, 6, 0, 0, 0},
+        {"nothing", 4, 2, 32, {8, 9, 20, 2, 9}, LH_SCHEME_PEAK, false, LH_KV_F16, NOTHING, {200}, 3, 0, 0, 0},
     }},
     {"large", {
-        {"large, f16", 4, 2, 32, {8, 5, 20, 2, 5}, LH_SCHEME_PEAK, false, LH_KV_F16, LARGE, {100}, 6, 0, 0},
-        {"large, q8_0", 4, 2, 32, {8, 5, 20, 2, 5}, LH_SCHEME_PEAK, true, LH_KV_Q8_0, LARGE, {100}, 6, 0, 0},
-        {"large, f32", 4, 2, 32, {8, 5, 20, 2, 5}, LH_SCHEME_PEAK, false, LH_KV_F32, LARGE, {100}, 6, 0, 0},
+        {"large, f16", 4, 2, 32, {8, 5, 20, 2, 5}, LH_SCHEME_PEAK, false, LH_KV_F16, LARGE, {100}, 6, 0, 0, 0},
+        {"large, q8_0", 4, 2, 32, {8, 5, 20, 2, 5}, LH_SCHEME_PEAK, true, LH_KV_Q8_0, LARGE, {100}, 6, 0, 0, 0},
+        {"large, f32", 4, 2, 32, {8, 5, 20, 2, 5}, LH_SCHEME_PEAK, false, LH_KV_F32, LARGE, {100}, 6, 0, 0, 0},
     }},
     {"offload", {
-        {"few slots", 8, 2, 64, {16, 6, 8, 2, 6}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {90, 33, 70, 5}, 30, 0, 3},
-        {"some slots", 8, 2, 64, {16, 6, 8, 2, 6}, LH_SCHEME_PEAK, true, LH_KV_F16, RANDOM, {198}, 30, 0, 9},
-        {"all in slots", 4, 2, 32, {16, 6, 16, 2, 6}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {198}, 30, 0, 30},
-        {"odd rows", 4, 2, 36, {5, 6, 8, 2, 6}, LH_SCHEME_BOUNDS, false, LH_KV_Q8_0, RANDOM, {61, 40}, 20, 0, 7},
-        {"paper", 2, 2, 32, {8, 5, 5, 2, 5}, LH_SCHEME_PAPER, false, LH_KV_F32, RANDOM, {70}, 20, 0, 6},
-        {"dense", 4, 2, 32, DENSE, LH_SCHEME_PEAK, false, LH_KV_BF16, RANDOM, {100, 3}, 20, 0, 4},
+        {"few slots", 8, 2, 64, {16, 6, 8, 2, 6}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {90, 33, 70, 5}, 30, 0, 0, 3},
+        {"some slots", 8, 2, 64, {16, 6, 8, 2, 6}, LH_SCHEME_PEAK, true, LH_KV_F16, RANDOM, {198}, 30, 0, 0, 9},
+        {"all in slots", 4, 2, 32, {16, 6, 16, 2, 6}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {198}, 30, 0, 0, 30},
+        {"odd rows", 4, 2, 36, {5, 6, 8, 2, 6}, LH_SCHEME_BOUNDS, false, LH_KV_Q8_0, RANDOM, {61, 40}, 20, 0, 0, 7},
+        {"paper", 2, 2, 32, {8, 5, 5, 2, 5}, LH_SCHEME_PAPER, false, LH_KV_F32, RANDOM, {70}, 20, 0, 0, 6},
+        {"dense", 4, 2, 32, DENSE, LH_SCHEME_PEAK, false, LH_KV_BF16, RANDOM, {100, 3}, 20, 0, 0, 4},
     }},
     {"budget", {
-        {"budget of 4096", 1, 1, 16, {64, 64, 90, 8, 64}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {4000, 300, 500}, 3, 0, 0},
+        {"budget of 4096", 1, 1, 16, {64, 64, 90, 8, 64}, LH_SCHEME_PEAK, false, LH_KV_F16, RANDOM, {4000, 300, 500}, 3, 0, 0, 0},
     }},
 };
 
@@ -455,7 +459,7 @@ int main(int argc, char **argv) {
     TRY(lh_backend_open_cpu(1, &cpu));
     for (size_t g = 0; g < sizeof groups / sizeof *groups; g++) {
         if (argc > 1 && strcmp(argv[1], groups[g].name) != 0) continue;
-        for (const test_case *c = groups[g].cases; c->name && c < groups[g].cases + 14; c++) {
+        for (const test_case *c = groups[g].cases; c->name && c < groups[g].cases + 18; c++) {
             if (argc > 2 && strcmp(argv[2], c->name) != 0) continue;
             run_case(c, cpu, gpu);
         }
