@@ -10,7 +10,8 @@ lh_status lh_backend_open_cuda(int32_t index, lh_backend **out);
 static lh_status lh_backend_open_cuda(int32_t index, lh_backend **out) {
     (void)index, (void)out;
     return lh_error(LH_ERR_UNSUPPORTED,
-                    "device \"cuda\" was asked for, but this build has no CUDA backend: use \"cpu\", or build with nvcc");
+                    "device \"cuda\" was asked for, but this build has no CUDA backend: use \"cpu\", or build it with "
+                    "nvcc");
 }
 #endif
 
@@ -32,7 +33,8 @@ lh_status lh_backend_open(const char *device, int32_t n_threads, lh_backend **ou
     int32_t index = cuda_index(device);
     if (index >= 0) return lh_backend_open_cuda(index, out);
     return lh_error(LH_ERR_ARGUMENT,
-                    "device \"%.32s\" is not known: use \"auto\", \"cpu\", \"cuda\" or \"cuda:N\" with N from 0 on", device);
+                    "device \"%.32s\" is not known: use \"auto\", \"cpu\", \"cuda\" or \"cuda:N\" with N from 0 on",
+                    device);
 }
 
 void lh_backend_free(lh_backend *b) {

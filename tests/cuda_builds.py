@@ -78,7 +78,7 @@ def emulated() -> ModuleType:
 
 
 def real(path: str) -> ModuleType:
-    """The installed package where it finds a GPU. `path`: any model, to try it with. Skips with the reason elsewhere."""
+    """The installed package where it finds a GPU, and a skip with the reason elsewhere. `path`: any model, to try it."""
     package = pytest.importorskip("longheads", reason="longheads is not installed")
     try:
         package.Model(path, device="cuda").close()

@@ -289,7 +289,8 @@ def gives_back(emulated):
 
 
 def test_out_of_memory(gives_back, emulated, tiny_path, ids):
-    with limited(emulated, 100_000), pytest.raises(emulated.OutOfMemoryError, match="of GPU memory are needed, .* free"):
+    no_memory = pytest.raises(emulated.OutOfMemoryError, match="of GPU memory are needed, .* free")
+    with limited(emulated, 100_000), no_memory:
         emulated.Model(tiny_path, device="cuda")
     with emulated.Model(tiny_path, device="cuda", **OPTIONS) as model, model.session() as session:
         session.feed(ids[:20])

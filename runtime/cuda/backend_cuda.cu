@@ -1,7 +1,7 @@
 // The CUDA backend: opening a device, its memory, and the table of operations. Commands and graphs are in commands.cu.
 //
-// A device that failed is lost: nothing brings a CUDA context back, so every later call gives the same sentence, and the
-// rest of the process lives on.
+// A device that failed is lost: nothing brings a CUDA context back, so every later call gives the same sentence, and
+// the rest of the process lives on.
 #include <stdio.h>
 #include <string.h>
 
@@ -65,7 +65,8 @@ static lh_status cuda_alloc(lh_backend *b, size_t bytes, void **out) {
     lh_cuda *c = cuda_of(b);
     LH_TRY(enter(c));
     LH_TRY(allocate(c, bytes, "lower ctx or batch", out));
-    lh_status status = lh_cuda_check(c, cudaMemsetAsync(*out, 0, LH_MAX(bytes, (size_t)1), c->stream), "clearing memory");
+    cudaError_t error = cudaMemsetAsync(*out, 0, LH_MAX(bytes, (size_t)1), c->stream);
+    lh_status status = lh_cuda_check(c, error, "clearing memory");
     if (status == LH_OK) return LH_OK;
     cudaFree(*out);
     *out = NULL;
@@ -278,7 +279,8 @@ static lh_status find_device(int32_t index) {
     cudaError_t error = cudaGetDeviceCount(&count);
     cudaGetLastError();
     if (error != cudaSuccess || !count)
-        return lh_error(LH_ERR_BACKEND, "device \"cuda\" was asked for, but there is no GPU that can be used (%s): use \"cpu\"",
+        return lh_error(LH_ERR_BACKEND,
+                        "device \"cuda\" was asked for, but there is no GPU that can be used (%s): use \"cpu\"",
                         cudaGetErrorString(error == cudaSuccess ? cudaErrorNoDevice : error));
     if (index < 0 || index >= count)
         return lh_error(LH_ERR_ARGUMENT, "device \"cuda:%d\" was asked for, but there %s: use %s", index,
@@ -292,7 +294,8 @@ static lh_status open_device(lh_cuda *c) {
     LH_CUDA_TRY(c, "asking for its properties", cudaGetDeviceProperties(&prop, c->index));
     c->capability = prop.major * 10 + prop.minor;
     if (c->capability < OLDEST_CAPABILITY)
-        return lh_error(LH_ERR_UNSUPPORTED, "GPU %d (%.64s) has compute capability %d.%d, expected 8.0 or later: use \"cpu\"",
+        return lh_error(LH_ERR_UNSUPPORTED,
+                        "GPU %d (%.64s) has compute capability %d.%d, expected 8.0 or later: use \"cpu\"",
                         c->index, prop.name, prop.major, prop.minor);
     int shared = 0, n_sm = 0;
     LH_CUDA_TRY(c, "asking for its shared memory",

@@ -1,9 +1,9 @@
 // A list of commands that waits on the host, and graphs of those that come again.
 //
-// A prompt's batch (n > 1) is enqueued command by command. Decoding asks for hundreds of small operations a token, always
-// the same ones: those are kept until the token's results are wanted. A list that came before is captured as a CUDA
-// graph, and from then on one launch replays it. What differs between its tokens, the position and the id, is in device
-// memory, written ahead of the replay; everything else is compared.
+// A prompt's batch (n > 1) is enqueued command by command. Decoding asks for hundreds of small operations a token,
+// always the same ones: those are kept until the token's results are wanted. A list that came before is captured as a
+// CUDA graph, and from then on one launch replays it. What differs between its tokens, the position and the id, is in
+// device memory, written ahead of the replay; everything else is compared.
 #include "commands.h"
 
 #include <stdlib.h>
@@ -99,7 +99,8 @@ static bool same_attention(const lh_attention *a, const lh_attention *b) {
     };
     auto cache = [](const lh_attention *x) {
         return std::tie(x->n_head, x->n_head_kv, x->head_dim, x->n_chunk, x->scale, x->kv_type, x->k, x->v, x->cache,
-                        x->scheme, x->n_summary, x->summary_dim, x->summary_type, x->summary_size, x->summary, x->queries);
+                        x->scheme, x->n_summary, x->summary_dim, x->summary_type, x->summary_size, x->summary,
+                        x->queries);
     };
     auto batch = [](const lh_attention *x) {
         return std::tie(x->rope_offset, x->rope_chunk, x->rope_dim, x->n, x->q, x->new_k, x->new_v, x->n_select,

@@ -72,7 +72,8 @@ lh_status lh_cublas_gemm(lh_cuda *c, const lh_cuda_gemm *g) {
     int failed = b->gemm(b->handle, CUBLAS_OP_T, CUBLAS_OP_N, g->n, g->m, g->k, &one, g->w, CUDA_R_16F, (int)g->ld_w,
                          g->x, CUDA_R_16F, (int)g->ld_x, &beta, g->y, CUDA_R_32F, (int)g->ld_y, CUBLAS_COMPUTE_32F,
                          CUBLAS_GEMM_DEFAULT);
-    if (failed) return lh_error(LH_ERR_BACKEND, "cuBLAS failed with status %d: set LH_CUBLAS=0 to do without it", failed);
+    if (failed)
+        return lh_error(LH_ERR_BACKEND, "cuBLAS failed with status %d: set LH_CUBLAS=0 to do without it", failed);
     if (!g->bias) return LH_OK;
     dim3 grid((unsigned)(g->n + 255) / 256, (unsigned)LH_MIN(g->m, 1024));
     LH_CUDA_RUN(c, bias_kernel, grid, 256, 0, g->y, g->ld_y, g->m, g->n, g->bias);

@@ -1,9 +1,9 @@
 // The CUDA backend's own state, shared by its operations. C++: included by runtime/cuda/*.cu alone.
 //
-// Operations do not reach their kernels at once: backend_cuda keeps what was asked in a list, and runs or replays it
-// when results are wanted (see there). So the functions at the end only enqueue work on the stream, and must enqueue the
-// same work for the same arguments whatever the position is: the position is read by kernels, from c->params, and grids
-// do not depend on it where n is 1.
+// Operations do not reach their kernels at once: what was asked is kept in a list, and run or replayed when results are
+// wanted (commands.cu). So the functions at the end only enqueue work on the stream, and must enqueue the same work for
+// the same arguments whatever the position is: the position is read by kernels, from c->params, and grids do not depend
+// on it where n is 1.
 #ifndef LH_CUDA_H
 #define LH_CUDA_H
 

@@ -12,7 +12,9 @@
 
 LH_DEVICE uint32_t lh_load16(const unsigned char *p) { return *(const unsigned short *)p; }
 LH_DEVICE uint32_t lh_load32(const unsigned char *p) { return lh_load16(p) | lh_load16(p + 2) << 16; }
-LH_DEVICE float lh_load_half(const unsigned char *p) { return __half2float(__ushort_as_half(*(const unsigned short *)p)); }
+LH_DEVICE float lh_load_half(const unsigned char *p) {
+    return __half2float(__ushort_as_half(*(const unsigned short *)p));
+}
 
 // out[j] = scale * (byte j of lo and hi, less zero) + min
 LH_DEVICE void lh_bytes_to_floats(uint32_t lo, uint32_t hi, float zero, float scale, float min, float out[8]) {
@@ -278,7 +280,8 @@ static lh_status lh_for_type(lh_type type, F run) {
 #undef LH_CASE
         case LH_TYPE_COUNT: break;
     }
-    return lh_error(LH_ERR_UNSUPPORTED, "weights of %s cannot be used on a GPU: convert them to q8_0", lh_type_name(type));
+    return lh_error(LH_ERR_UNSUPPORTED, "weights of %s cannot be used on a GPU: convert them to q8_0",
+                    lh_type_name(type));
 }
 
 #endif

@@ -14,7 +14,7 @@
 #define LH_WARP 32
 #define LH_ALL_LANES 0xffffffffu
 
-// LH_LAUNCH(kernel, grid, block, shared_bytes, stream, args...): a cudaError_t. Arguments are converted to the kernel's.
+// LH_LAUNCH(kernel, grid, block, shared_bytes, stream, args...): a cudaError_t. Arguments become what the kernel takes.
 #define LH_LAUNCH(...) lh_launch(__VA_ARGS__)
 
 #define LH_SHARED_DEFAULT (48u << 10)  // more than this must be asked for
@@ -81,9 +81,10 @@ static __device__ __forceinline__ void lh_cp_async_wait() {
 }
 
 // --- tensor cores ------------------------------------------------------------------------------------------------
-// A warp multiplies: D (16, 8) float += A (16, 16) half . B (16, 8) half. With g = lane / 4 and t = lane % 4 a lane has
-//   a[0]: A[g][2t..]     a[1]: A[g + 8][2t..]     a[2]: A[g][2t + 8..]     a[3]: A[g + 8][2t + 8..]     (two halves each)
-//   b[0]: B[2t..][g]     b[1]: B[2t + 8..][g]                                                           (two halves each)
+// A warp multiplies: D (16, 8) float += A (16, 16) half . B (16, 8) half. With g = lane / 4 and t = lane % 4 a lane
+// has, two halves each,
+//   a[0]: A[g][2t..]     a[1]: A[g + 8][2t..]     a[2]: A[g][2t + 8..]     a[3]: A[g + 8][2t + 8..]
+//   b[0]: B[2t..][g]     b[1]: B[2t + 8..][g]
 //   d[0], d[1]: D[g][2t..]     d[2], d[3]: D[g + 8][2t..]
 
 #ifndef __CUDACC__
@@ -125,9 +126,9 @@ static __device__ __forceinline__ void lh_mma_f16(float d[4], const uint32_t a[4
 #endif
 }
 
-// The same with bytes: D (16, 8) int32 += A (16, 32) int8 . B (32, 8) int8. A lane has
-//   a[0]: A[g][4t..]     a[1]: A[g + 8][4t..]     a[2]: A[g][4t + 16..]     a[3]: A[g + 8][4t + 16..]   (four bytes each)
-//   b[0]: B[4t..][g]     b[1]: B[4t + 16..][g]                                                         (four bytes each)
+// The same with bytes: D (16, 8) int32 += A (16, 32) int8 . B (32, 8) int8. A lane has, four bytes each,
+//   a[0]: A[g][4t..]     a[1]: A[g + 8][4t..]     a[2]: A[g][4t + 16..]     a[3]: A[g + 8][4t + 16..]
+//   b[0]: B[4t..][g]     b[1]: B[4t + 16..][g]
 // and d as above.
 #ifndef __CUDACC__
 struct lh_mma_s8_args {
@@ -167,8 +168,8 @@ static __device__ __forceinline__ void lh_mma_s8(int32_t d[4], const uint32_t a[
 #endif
 }
 
-// Four 8 x 8 matrices of halves from shared memory: lane i gives the address of row i % 8 of matrix i / 8 (16 bytes, 16-byte
-// aligned); out[m] of a lane is matrix m at row lane / 4, columns 2 * (lane % 4)... With trans each matrix is
+// Four 8 x 8 matrices of halves from shared memory: lane i gives the address of row i % 8 of matrix i / 8 (16 bytes,
+// 16-byte aligned); out[m] of a lane is matrix m at row lane / 4, columns 2 * (lane % 4)... With trans each matrix is
 // transposed on the way.
 #ifndef __CUDACC__
 struct lh_ldmatrix_args {

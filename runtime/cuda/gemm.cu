@@ -1,6 +1,6 @@
 // y = x . w^T for many tokens on tensor cores: halves in, floats out. A block takes a tile of 128 tokens by 128 rows of
-// weights and goes through the columns 32 at a time, three stages of which are in shared memory; its eight warps take 64 by
-// 32 each. Both inputs lie with their columns together, as the tensor cores want them.
+// weights and goes through the columns 32 at a time, three stages of which are in shared memory; its eight warps take
+// 64 by 32 each. Both inputs lie with their columns together, as the tensor cores want them.
 #include "matmul.h"
 
 #define TILE_M 128
@@ -16,7 +16,9 @@
 
 // Where the 16-byte piece `piece` (0..3) of a row lies in a tile: permuted so that eight rows of one column of pieces,
 // which is what a matrix load takes, fall on different banks.
-static __device__ __forceinline__ int at_piece(int row, int piece) { return row * TILE_K + (piece ^ (row / 2 % 4)) * 8; }
+static __device__ __forceinline__ int at_piece(int row, int piece) {
+    return row * TILE_K + (piece ^ (row / 2 % 4)) * 8;
+}
 
 // rows x TILE_K of a matrix of n_rows from row and column on; zeros beyond it.
 static __device__ __forceinline__ void fetch_tile(__half *to, const __half *from, int64_t ld, int row, int n_rows,

@@ -4,6 +4,7 @@
 
 #include "cublas.h"
 #include "decode.cuh"
+#include "prologue.cuh"
 
 #define THREADS 256
 // Of weights as halves: enough rows to fill a device, and not much memory beside a model's.
@@ -41,35 +42,15 @@ lh_status lh_cuda_embed(lh_cuda *c, const lh_tensor *table, const int32_t *ids, 
 
 // --- activations as halves ---------------------------------------------------------------------------------------
 
-typedef struct halve_job {
-    const float *x, *gate, *norm;
-    float norm_eps;
-    int n_cols, ld;            // ld: values a row of out, filled up with zeros
-    __half *out;               // (n, ld)
-} halve_job;
-
-static __global__ void __launch_bounds__(THREADS) halve_kernel(halve_job job) {
+// out (n, ld), filled up with zeros.
+static __global__ void __launch_bounds__(THREADS) halve_kernel(lh_prologue before, int ld, __half *out) {
     __shared__ float part[THREADS / LH_WARP];
-    const float *x = job.x + (int64_t)blockIdx.x * job.n_cols;
-    const float *gate = job.gate ? job.gate + (int64_t)blockIdx.x * job.n_cols : NULL;
-    uint32_t *out = (uint32_t *)(job.out + (int64_t)blockIdx.x * job.ld);
-    float factor = 1;
-    if (job.norm) {
-        float sum = 0;
-        for (int i = (int)threadIdx.x; i < job.n_cols; i += THREADS) sum += x[i] * x[i];
-        sum = lh_warp_sum(sum);
-        if (threadIdx.x % LH_WARP == 0) part[threadIdx.x / LH_WARP] = sum;
-        __syncthreads();
-        sum = 0;
-        for (int w = 0; w < THREADS / LH_WARP; w++) sum += part[w];
-        factor = 1.0f / sqrtf(sum / (float)job.n_cols + job.norm_eps);
-    }
-    auto value = [&](int i) {
-        if (i >= job.n_cols) return 0.0f;
-        if (job.norm) return x[i] * factor * job.norm[i];
-        return gate ? x[i] * gate[i] / (1.0f + expf(-gate[i])) : x[i];
-    };
-    for (int i = (int)threadIdx.x; i < job.ld / 2; i += THREADS) out[i] = lh_pack_half2(value(2 * i), value(2 * i + 1));
+    int t = (int)blockIdx.x;
+    float factor = lh_prologue_factor(before, t, part);
+    uint32_t *pairs = (uint32_t *)(out + (int64_t)t * ld);
+    for (int i = (int)threadIdx.x; i < ld / 2; i += THREADS)
+        pairs[i] = lh_pack_half2(lh_prologue_value(before, t, factor, 2 * i),
+                                 lh_prologue_value(before, t, factor, 2 * i + 1));
 }
 
 // --- weights as halves -------------------------------------------------------------------------------------------
@@ -91,7 +72,8 @@ static lh_status fill_panel(lh_cuda *c, const lh_tensor *w, int64_t first, int64
     const unsigned char *data = (const unsigned char *)w->device + first * (int64_t)w->row_size;
     unsigned blocks = (unsigned)((rows * (ld / 8) + THREADS - 1) / THREADS);
     return lh_for_type(w->type, [&](auto type) {
-        LH_CUDA_RUN(c, panel_kernel<type()>, blocks, THREADS, 0, data, (int64_t)w->row_size, rows, (int)w->n_cols, ld, out);
+        LH_CUDA_RUN(c, panel_kernel<type()>, blocks, THREADS, 0, data, (int64_t)w->row_size, rows, (int)w->n_cols, ld,
+                    out);
         return LH_OK;
     });
 }
@@ -131,15 +113,12 @@ static lh_status multiply_matrix(lh_cuda *c, const lh_project *p, int i, const _
 
 lh_status lh_cuda_project(lh_cuda *c, const lh_project *p) {
     if (p->n <= LH_CUDA_FEW) return lh_cuda_matvec(c, p);
-    halve_job job = {};
-    job.x = p->x;
-    job.gate = p->gate;
-    job.norm_eps = p->norm_eps;
-    job.n_cols = p->n_cols;
-    job.ld = LH_ROUND_UP(p->n_cols, 8);
-    LH_TRY(lh_cuda_constant(c, p->norm, p->n_cols, &job.norm));
-    LH_TRY(lh_cuda_scratch(c, LH_CUDA_X, (size_t)p->n * (size_t)job.ld * sizeof(__half), (void **)&job.out));
-    LH_CUDA_RUN(c, halve_kernel, (unsigned)p->n, THREADS, 0, job);
-    for (int i = 0; i < p->n_out; i++) LH_TRY(multiply_matrix(c, p, i, job.out, job.ld));
+    lh_prologue before;
+    LH_TRY(lh_prologue_of(c, p, &before));
+    int ld = LH_ROUND_UP(p->n_cols, 8);
+    __half *x;
+    LH_TRY(lh_cuda_scratch(c, LH_CUDA_X, (size_t)p->n * (size_t)ld * sizeof *x, (void **)&x));
+    LH_CUDA_RUN(c, halve_kernel, (unsigned)p->n, THREADS, 0, before, ld, x);
+    for (int i = 0; i < p->n_out; i++) LH_TRY(multiply_matrix(c, p, i, x, ld));
     return LH_OK;
 }

@@ -4,7 +4,7 @@
 
 #include "cuda.h"
 
-// Up to so many tokens weights are decoded as they stream by (matvec.cu); beyond, into halves for tensor cores (gemm.cu).
+// Up to so many tokens weights are decoded as they stream by (matvec.cu); beyond, into halves for tensor cores.
 #define LH_CUDA_FEW 4
 
 lh_status lh_cuda_matvec(lh_cuda *c, const lh_project *p);  // n <= LH_CUDA_FEW
@@ -14,8 +14,8 @@ static inline int64_t lh_cuda_y_stride(const lh_project *p, int i) {
     return p->y_stride ? p->y_stride : p->w[i]->n_rows;
 }
 
-// y (m, n) (=|+=) x (m, k) . w (n, k) + bias, x and w halves with rows of ld_x and ld_w values. k and both are multiples
-// of 8, rows begin at multiples of 16 bytes. Values from k on are not read.
+// y (m, n) (=|+=) x (m, k) . w (n, k) + bias, x and w halves with rows of ld_x and ld_w values. k and both are
+// multiples of 8, rows begin at multiples of 16 bytes. Values from k on are not read.
 typedef struct lh_cuda_gemm {
     int32_t m, n, k;          // tokens, rows of weights, columns
     const __half *x, *w;

@@ -1,9 +1,10 @@
 // project for a few tokens. The weights are read once, and reading them is what it costs: a warp takes a few rows of a
-// matrix, streams them through a ring in shared memory in pieces of 16 bytes, whatever the alignment of their blocks, and
-// decodes them from there, a lane eight values at a time. Norm and SwiGLU are applied by every block to its own copy of
-// the activations, which is cheaper than a launch of their own. Sums are floats, in an order that depends on shapes alone.
+// matrix, streams them through a ring in shared memory in pieces of 16 bytes, whatever the alignment of their blocks,
+// and decodes them from there, a lane eight values at a time. Norm and SwiGLU are applied by every block to its own
+// copy of the activations, which saves a launch. Sums are floats, in an order that depends on shapes alone.
 #include "decode.cuh"
 #include "matmul.h"
+#include "prologue.cuh"
 
 #define WARPS 8
 #define THREADS (WARPS * LH_WARP)
@@ -23,11 +24,9 @@ typedef struct matvec_job {
     int32_t n_cols;
     int64_t row_size;
     bool add;
-    // activations
-    const float *x, *gate, *norm;  // (n, n_cols), (n, n_cols), (n_cols)
-    float norm_eps;
-    int32_t n;
-    bool in_shared;            // every block prepares them for itself; else x is what it should be
+    int32_t n;                 // tokens
+    lh_prologue before;
+    const float *prepared;     // (n, pitch) what comes of it; NULL: every block prepares it for itself
 } matvec_job;
 
 // How rows of a type pass through the ring: values a stage, and stages on their way.
@@ -46,34 +45,10 @@ struct ring {
 
 // --- activations -------------------------------------------------------------------------------------------------
 
-static __device__ float block_sum(float v, float *part) {
-    v = lh_warp_sum(v);
-    __syncthreads();
-    if (threadIdx.x % LH_WARP == 0) part[threadIdx.x / LH_WARP] = v;
-    __syncthreads();
-    float sum = 0;
-    for (int w = 0; w < WARPS; w++) sum += part[w];
-    return sum;
-}
-
-// Token t through its prologue, by all threads of a block; out may be shared or global. pitch: of out, filled up with 0.
+// Token t through its prologue, by all threads of a block; out may be shared or global and is filled up to pitch with 0.
 static __device__ void prepare(const matvec_job &job, int t, float *out, int pitch, float *part) {
-    const float *x = job.x + (int64_t)t * job.n_cols, *gate = job.gate ? job.gate + (int64_t)t * job.n_cols : NULL;
-    float factor = 1;
-    if (job.norm) {
-        float sum = 0;
-        for (int i = (int)threadIdx.x; i < job.n_cols; i += THREADS) sum += x[i] * x[i];
-        factor = 1.0f / sqrtf(block_sum(sum, part) / (float)job.n_cols + job.norm_eps);
-    }
-    for (int i = (int)threadIdx.x; i < pitch; i += THREADS) {
-        float v = 0;
-        if (i < job.n_cols) {
-            v = x[i];
-            if (job.norm) v = v * factor * job.norm[i];
-            else if (gate) v = v * gate[i] / (1.0f + expf(-gate[i]));
-        }
-        out[i] = v;
-    }
+    float factor = lh_prologue_factor(job.before, t, part);
+    for (int i = (int)threadIdx.x; i < pitch; i += THREADS) out[i] = lh_prologue_value(job.before, t, factor, i);
 }
 
 static __global__ void __launch_bounds__(THREADS) prepare_kernel(matvec_job job, float *out, int pitch) {
@@ -91,7 +66,7 @@ static __global__ void __launch_bounds__(THREADS) matvec_kernel(matvec_job job, 
     __shared__ float part[WARPS];
     int lane = (int)threadIdx.x % LH_WARP, warp = (int)threadIdx.x / LH_WARP;
     unsigned char *stages = lh_shared_memory() + warp * (R::depth * ROWS * R::pitch);
-    float *prepared = (float *)(lh_shared_memory() + WARPS * (R::depth * ROWS * R::pitch));
+    float *own = (float *)(lh_shared_memory() + WARPS * (R::depth * ROWS * R::pitch));
 
     // The warp's rows. Those behind the last matrix are read as the last row and dropped.
     int first = ((int)blockIdx.x * WARPS + warp) * ROWS, total = job.rows_end[job.n_w - 1];
@@ -121,10 +96,10 @@ static __global__ void __launch_bounds__(THREADS) matvec_kernel(matvec_job job, 
     };
 
     for (int s = 0; s < R::depth - 1; s++) fetch(s);
-    const float *x = job.x;
-    if (job.in_shared) {
-        for (int t = 0; t < job.n; t++) prepare(job, t, prepared + t * pitch, pitch, part);
-        x = prepared;
+    const float *x = job.prepared;
+    if (!x) {
+        for (int t = 0; t < job.n; t++) prepare(job, t, own + t * pitch, pitch, part);
+        x = own;
         __syncthreads();
     }
 
@@ -200,12 +175,11 @@ template <int type, int ROWS, int TOKENS>
 static lh_status launch(lh_cuda *c, matvec_plan *plan, matvec_job job) {
     size_t rings = (size_t)WARPS * ring<type>::depth * ROWS * ring<type>::pitch, shared = rings;
     size_t activations = (size_t)job.n * (size_t)plan->pitch * sizeof(float);
-    job.in_shared = rings + activations <= LH_MIN(SHARED_BUDGET, c->shared_max);
-    if (job.in_shared) {
+    if (rings + activations <= LH_MIN(SHARED_BUDGET, c->shared_max)) {
         shared += activations;
     } else {
         LH_TRY(prepare_once(c, plan));
-        job.x = plan->prepared;
+        job.prepared = plan->prepared;
     }
     unsigned blocks = (unsigned)(job.rows_end[job.n_w - 1] + WARPS * ROWS - 1) / (WARPS * ROWS);
     LH_CUDA_RUN(c, (matvec_kernel<type, ROWS, TOKENS>), blocks, THREADS, shared, job, plan->pitch);
@@ -223,13 +197,10 @@ static lh_status launch_type(lh_cuda *c, matvec_plan *plan, const matvec_job &jo
 lh_status lh_cuda_matvec(lh_cuda *c, const lh_project *p) {
     matvec_plan plan = {};
     plan.pitch = LH_ROUND_UP(p->n_cols, LANE_VALUES);
-    plan.all.x = p->x;
-    plan.all.gate = p->gate;
-    plan.all.norm_eps = p->norm_eps;
     plan.all.n = p->n;
     plan.all.n_cols = p->n_cols;
     plan.all.add = p->add;
-    LH_TRY(lh_cuda_constant(c, p->norm, p->n_cols, &plan.all.norm));
+    LH_TRY(lh_prologue_of(c, p, &plan.all.before));
     bool done[3] = {false, false, false};
     for (int i = 0; i < p->n_out; i++) {
         if (done[i]) continue;

@@ -33,9 +33,15 @@ inline float __low2float(__half2 h) { return (float)h.x; }
 inline float __high2float(__half2 h) { return (float)h.y; }
 inline __half __low2half(__half2 h) { return h.x; }
 inline __half __high2half(__half2 h) { return h.y; }
-inline __half2 __hmul2(__half2 a, __half2 b) { return {__half((float)a.x * (float)b.x), __half((float)a.y * (float)b.y)}; }
-inline __half2 __hadd2(__half2 a, __half2 b) { return {__half((float)a.x + (float)b.x), __half((float)a.y + (float)b.y)}; }
-inline __half2 __hsub2(__half2 a, __half2 b) { return {__half((float)a.x - (float)b.x), __half((float)a.y - (float)b.y)}; }
+inline __half2 __hmul2(__half2 a, __half2 b) {
+    return {__half((float)a.x * (float)b.x), __half((float)a.y * (float)b.y)};
+}
+inline __half2 __hadd2(__half2 a, __half2 b) {
+    return {__half((float)a.x + (float)b.x), __half((float)a.y + (float)b.y)};
+}
+inline __half2 __hsub2(__half2 a, __half2 b) {
+    return {__half((float)a.x - (float)b.x), __half((float)a.y - (float)b.y)};
+}
 inline __half2 __hfma2(__half2 a, __half2 b, __half2 c) {
     return {__half(fmaf(a.x, b.x, c.x)), __half(fmaf(a.y, b.y, c.y))};
 }

@@ -1,9 +1,9 @@
 // A CUDA runtime for machines without a GPU: the sources of runtime/cuda are compiled as plain C++ against this, and
 // run on the CPU. It shows that kernels are right, not that they are fast.
 //
-// Threads of a block are fibers that give way at barriers and warp operations; blocks run one after another. What a real
-// device would punish only sometimes is caught always: device memory lies behind guard pages and starts as NaN; an
-// asynchronous copy arrives only when it is waited for; the order of threads and blocks can be turned around
+// Threads of a block are fibers that give way at barriers and warp operations; blocks run one after another. What a
+// real device would punish only sometimes is caught always: device memory lies behind guard pages and starts as NaN;
+// an asynchronous copy arrives only when it is waited for; the order of threads and blocks can be turned around
 // (lh_emulator_order), which must not change a bit; lanes that disagree about a warp operation, barriers that not all
 // reach and shared memory beyond what was asked for abort with a sentence.
 #ifndef LH_EMULATOR_CUDA_RUNTIME_H
@@ -66,7 +66,9 @@ enum cudaError_t {
     cudaErrorInvalidConfiguration = 9, cudaErrorInsufficientDriver = 35, cudaErrorNoDevice = 100,
     cudaErrorInvalidDevice = 101, cudaErrorIllegalAddress = 700, cudaErrorStreamCaptureUnsupported = 900,
 };
-enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3, cudaMemcpyDefault = 4 };
+enum cudaMemcpyKind {
+    cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3, cudaMemcpyDefault = 4,
+};
 enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 enum cudaDeviceAttr {
@@ -126,15 +128,16 @@ cudaError_t lh_emulator_launch(const void *kernel, dim3 grid, dim3 block, size_t
 
 // --- for tests ---------------------------------------------------------------------------------------------------
 
+#define LH_EMULATOR_API __attribute__((visibility("default")))
 extern "C" {
 // 0: threads and blocks in ascending order, 1: descending, 2: odd ones first.
-__attribute__((visibility("default"))) void lh_emulator_order(int order);
-__attribute__((visibility("default"))) void lh_emulator_limit(size_t bytes);   // of device memory
-__attribute__((visibility("default"))) size_t lh_emulator_allocated();         // device memory in use
-__attribute__((visibility("default"))) void lh_emulator_break(int launches);   // the device is lost after so many; -1: never
-__attribute__((visibility("default"))) void lh_emulator_devices(int count);    // -1: no driver
-__attribute__((visibility("default"))) int64_t lh_emulator_launches();         // kernels that ran
-__attribute__((visibility("default"))) int64_t lh_emulator_replays();          // graphs that were launched
+LH_EMULATOR_API void lh_emulator_order(int order);
+LH_EMULATOR_API void lh_emulator_limit(size_t bytes);   // of device memory
+LH_EMULATOR_API size_t lh_emulator_allocated();         // device memory in use
+LH_EMULATOR_API void lh_emulator_break(int launches);   // the device is lost after so many; -1: never
+LH_EMULATOR_API void lh_emulator_devices(int count);    // -1: no driver
+LH_EMULATOR_API int64_t lh_emulator_launches();         // kernels that ran
+LH_EMULATOR_API int64_t lh_emulator_replays();          // graphs that were launched
 }
 
 #endif

@@ -73,8 +73,10 @@ inline void lh_emulator_vote(void *args[32]) {
         all.least = v->value < all.least ? v->value : all.least;
         all.most = v->value > all.most ? v->value : all.most;
     }
-    for (int i = 0; i < 32; i++)
-        if (auto *v = (lh_vote *)args[i]) v->bits = all.bits, v->sum = all.sum, v->least = all.least, v->most = all.most;
+    for (int i = 0; i < 32; i++) {
+        auto *v = (lh_vote *)args[i];
+        if (v) v->bits = all.bits, v->sum = all.sum, v->least = all.least, v->most = all.most;
+    }
 }
 
 inline lh_vote lh_emulator_voted(unsigned mask, unsigned value) {

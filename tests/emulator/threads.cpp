@@ -93,8 +93,8 @@ bool release_warp(fiber *f) {
     for (int i = 0; i < 32; i++) {
         if (!(wanted >> i & 1)) continue;
         if (lanes[i].mask != f->mask || lanes[i].run != f->run)
-            lh_emulator_fail("lanes %d and %d of a warp wait for different operations (masks %08x and %08x)", f->lane, i,
-                             f->mask, lanes[i].mask);
+            lh_emulator_fail("lanes %d and %d of a warp wait for different operations (masks %08x and %08x)", f->lane,
+                             i, f->mask, lanes[i].mask);
         args[i] = lanes[i].arg;
     }
     f->run(args);
