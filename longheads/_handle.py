@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from longheads.errors import StateError
+
+
+class Shared:
+    """What others need even while they are freed, and so is freed after the last of them. References alone do not see to
+    that: when a cycle that holds them all is collected (the frames of a traceback make one), the order is any."""
+
+    def __init__(self, free: Callable[[], None]) -> None:
+        self._free = [free]
+        self._users: set[object] = set()
+
+    def hold(self) -> Callable[[], None]:
+        """One more user; gives what it calls when it is done. Without locks: collecting may happen inside of them."""
+        user = object()
+        self._users.add(user)
+
+        def release() -> None:
+            self._users.discard(user)
+            if not self._users:
+                with suppress(IndexError):  # another thread was quicker
+                    self._free.pop()()
+
+        return release
 
 
 class Handle:

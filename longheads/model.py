@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
 from longheads._core import Ids, StrPath, ffi, ids_array, lib, path_bytes
-from longheads._handle import Handle
+from longheads._handle import Handle, Shared
 from longheads.chat import ChatTemplate, Message
 from longheads.errors import FileError, LongHeadsError, TemplateError, check
 from longheads.generate import Piece, Sampler, Sampling, check_room, with_defaults, write
@@ -83,6 +83,8 @@ class Model(Handle):
         and their caps reckon with a trained context of what the model reads unscaled, times rope_scale.
     rope_scale: by how much, 1 to 65536. None: as the file says. Alone, in a file without scaling, it is a linear one.
     kv_type: keys and values are kept as "f16", "bf16", "q8_0" (half of the memory) or "f32".
+    kv_offload: on a GPU, keep keys and values in memory of the host, pinned, and on the GPU only the chunks in use: for
+        texts whose cache the GPU cannot hold.
     batch: most tokens computed at once. None: 1024.
     threads: None: as many as the process may use (affinity and container quota).
     device: "auto", "cpu", "cuda" or "cuda:N".
@@ -112,6 +114,7 @@ class Model(Handle):
         rope_scaling: RopeScaling | None = None,
         rope_scale: float | None = None,
         kv_type: KVType = "f16",
+        kv_offload: bool = False,
         batch: int | None = None,
         threads: int | None = None,
         device: str = "auto",
@@ -128,6 +131,7 @@ class Model(Handle):
             select_per=select_per,
             attention=attention,
             kv_type=kv_type,
+            kv_offload=kv_offload,
             rope_scaling=rope_scaling,
             rope_scale=rope_scale,
         )
@@ -136,7 +140,10 @@ class Model(Handle):
         out = ffi.new("lh_model **")
         check(lib.lh_model_open(path_bytes(find_model(path)), model_options, out))
         # The core's object goes when its last reference does; sessions and metadata hold one.
-        handle = ffi.gc(out[0], lib.lh_model_free)
+        pointer = out[0]
+        self._shared = Shared(lambda: lib.lh_model_free(pointer))
+        release = self._shared.hold()
+        handle = ffi.gc(pointer, lambda _: release())
         self._info = ffi.new("lh_model_info *")
         lib.lh_model_get_info(handle, self._info)
         self._resolved = resolve_options(handle, options)

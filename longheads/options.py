@@ -51,6 +51,8 @@ def add_machine(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     g = p.add_argument_group("machine")
     g.add_argument("-t", "--threads", metavar="N", type=count, help="default: as many as the process may use")
     g.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    g.add_argument("--kv-offload", action="store_true", default=None,
+                   help="keep keys and values in memory of the host, and on the GPU only the chunks in use")  # fmt: skip
     return g
 
 

@@ -46,6 +46,7 @@ class SessionOptions(TypedDict, total=False):
     select_per: Literal["head", "kv_head"]
     attention: Literal["longheads", "dense"]
     kv_type: KVType
+    kv_offload: bool
     rope_scaling: RopeScaling | None
     rope_scale: float | None
 
@@ -89,6 +90,8 @@ def resolve_options(model_handle: Any, options: SessionOptions) -> Any:
             if value not in _NAMED[name]:
                 raise ArgumentError(f"{name} is {value!r}, expected {' or '.join(map(repr, _NAMED[name]))}")
             setattr(out, name, _NAMED[name][value])
+        elif name == "kv_offload":
+            out.kv_offload = bool(value)
         else:
             if value < 1:
                 raise ArgumentError(f"{name} is {value}, expected {_expected(name)}")
@@ -125,7 +128,13 @@ class Session(Handle):
         out = ffi.new("lh_session **")
         check(lib.lh_session_new(model_handle, self._options, out))
         # The model outlives its sessions.
-        self._handle = ffi.gc(out[0], lambda pointer, _keep=model_handle: lib.lh_session_free(pointer))
+        release = model._shared.hold()
+
+        def free(pointer: Any, _keep: Any = model_handle) -> None:
+            lib.lh_session_free(pointer)
+            release()
+
+        self._handle = ffi.gc(out[0], free)
         self._turn_lock = threading.Lock()
         self.tokenizer: Tokenizer = model.tokenizer
         self.n_vocab: int = model.n_vocab
@@ -158,8 +167,8 @@ class Session(Handle):
 
         budget, window, local, dense_until, select_per and attention may change; None is "from the model". Logits and
         selected chunks are those of the last token under the new options: it is read again when they are asked for.
-        Raises ArgumentError for a change of what shapes the cache: ctx, batch, chunk, scheme, kv_type, rope_scaling,
-        rope_scale; and for longheads attention in a session that was made dense.
+        Raises ArgumentError for a change of what shapes the cache: ctx, batch, chunk, scheme, kv_type, kv_offload,
+        rope_scaling, rope_scale; and for longheads attention in a session that was made dense.
         """
         with self._turn() as pointer:
             resolved = resolve_options(self._model, cast(SessionOptions, self.options | options))
@@ -173,10 +182,23 @@ class Session(Handle):
 
     @property
     def stats(self) -> dict[str, int]:
-        """Bytes reserved for the whole context: `kv`, `summaries` and `buffers`."""
+        """Bytes reserved for the whole context: `kv`, `summaries` and `buffers`; `cache`: the GPU's copies of chunks where
+        kv_offload leaves the others in memory of the host."""
+        out = self._stats()
+        return {"kv": out.kv_bytes, "summaries": out.summary_bytes, "buffers": out.buffer_bytes,
+                "cache": out.cache_bytes}  # fmt: skip
+
+    @property
+    def chunk_hits(self) -> tuple[int, int]:
+        """Of the chunks that tokens written one by one attended under kv_offload, by KV head and layer: how many the GPU
+        had a copy of, and how many it had to fetch."""
+        out = self._stats()
+        return out.cache_hits, out.cache_misses
+
+    def _stats(self) -> Any:
         out = ffi.new("lh_session_stats *")
         lib.lh_session_get_stats(self._pointer, out)
-        return {"kv": out.kv_bytes, "summaries": out.summary_bytes, "buffers": out.buffer_bytes}
+        return out
 
     @property
     def ids(self) -> NDArray[np.int32]:

@@ -22,9 +22,10 @@ def memory_of(model: Model, session: Session) -> dict[str, int]:
 
 def memory_text(memory: dict[str, int], ctx: int) -> str:
     mb = {name: f"{n / 1e6:.1f} MB" for name, n in memory.items()}
+    copies = f" (copies on the GPU: {mb['cache']})" if memory["cache"] else ""
     return (
-        f"weights {mb['weights']}, KV {mb['kv']}, summaries {mb['summaries']}, buffers {mb['buffers']} for ctx {ctx}; "
-        f"peak RSS {mb['peak_rss']}"
+        f"weights {mb['weights']}, KV {mb['kv']}{copies}, summaries {mb['summaries']}, buffers {mb['buffers']} for ctx "
+        f"{ctx}; peak RSS {mb['peak_rss']}"
     )
 
 
@@ -43,6 +44,9 @@ class Stats:
         def speed(n: int, seconds: float) -> str:
             return f"{n} tokens in {seconds:.2f} s" + (f", {n / seconds:.1f} tokens/s" if n and seconds else "")
 
+        found, fetched = session.chunk_hits
+        if found:
+            print(f"chunks    {found / (found + fetched):.1%} found on the GPU, {fetched} fetched", file=sys.stderr)
         print(
             f"load      {self.load_seconds:.2f} s, {model.device}\n"
             f"prompt    {speed(self.n_read, self.read_seconds)}\n"

@@ -12,6 +12,8 @@
 #include "quant.h"
 
 typedef struct lh_backend lh_backend;
+// Copies, on the device, of some chunks of a layer whose home is memory of the host: those that were attended last.
+typedef struct lh_chunk_cache lh_chunk_cache;
 
 // y[i] (=|+=) w[i] . f(x) (+ bias[i]) for n tokens and one to three matrices that read the same input.
 // f: RMS norm where norm is set, silu(gate) * x where gate is set, x itself where neither is.
@@ -40,6 +42,7 @@ typedef struct lh_attention {
     lh_kv_type kv_type;
     void *k;                        // (n_head_kv, n_chunk, chunk) rows (kv_type.h), rotated by the offset in the chunk
     void *v;                        // (n_head_kv, n_chunk, chunk) rows
+    lh_chunk_cache *cache;          // NULL: k and v are on the device
     lh_scheme scheme;
     int32_t n_summary, summary_dim;
     lh_kv_type summary_type;        // of schemes whose summaries are vectors, as summary_dim is
@@ -59,6 +62,23 @@ typedef struct lh_attention {
     int32_t *chosen;                // (n, n_select, plan.k), ascending; rows of dense tokens are not written
     float *out;                     // (n, n_head, head_dim)
 } lh_attention;
+
+// Keys and values at home in memory of the host. read and write know these addresses, too.
+typedef struct lh_offload_ops {
+    // Zeroed.
+    lh_status (*alloc)(lh_backend *b, size_t bytes, void **out);
+    void (*release)(lh_backend *b, void *p);
+    // Room for `slots` chunks of each KV head, 1 to LH_CACHE_SLOTS; chunk_bytes: of the keys of one.
+    lh_status (*cache_new)(lh_backend *b, int32_t n_head_kv, int32_t n_chunk, int32_t slots, size_t chunk_bytes,
+                           lh_chunk_cache **out);
+    void (*cache_free)(lh_backend *b, lh_chunk_cache *cache);
+    // Forget all copies: what is at home was written by others than append.
+    lh_status (*cache_clear)(lh_backend *b, lh_chunk_cache *cache);
+    // Adds how many of the chunks that single tokens attended were found, and how many had to be fetched.
+    lh_status (*cache_count)(lh_backend *b, const lh_chunk_cache *cache, int64_t *hits, int64_t *misses);
+} lh_offload_ops;
+
+#define LH_CACHE_SLOTS 1024
 
 typedef struct lh_backend_ops {
     void (*free)(lh_backend *b);
@@ -87,6 +107,8 @@ typedef struct lh_backend_ops {
     // Fill chosen for the tokens of the batch that are not dense.
     lh_status (*select)(lh_backend *b, const lh_attention *a);
     lh_status (*attend)(lh_backend *b, const lh_attention *a);
+    // NULL: all memory is the host's.
+    const lh_offload_ops *offload;
     // See lh_model_probe.
     lh_status (*probe)(lh_backend *b, double seconds, lh_ceilings *out);
 } lh_backend_ops;

@@ -6,6 +6,13 @@
 
 #define LH_ALIGN 64  // a cache line, and the widest vector
 
+// Functions in headers that every backend shares: on the host, and where CUDA compiles them on the device, too.
+#ifdef __CUDACC__
+#define LH_SHARED_FN static inline __host__ __device__
+#else
+#define LH_SHARED_FN static inline
+#endif
+
 // Remember the sentence for this thread and return the status, so that `return lh_error(LH_ERR_FORMAT, "...", ...)` is
 // the whole error path.
 lh_status lh_error(lh_status status, const char *format, ...) __attribute__((format(printf, 2, 3)));

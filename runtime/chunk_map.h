@@ -6,14 +6,7 @@
 #ifndef LH_CHUNK_MAP_H
 #define LH_CHUNK_MAP_H
 
-#include <stdbool.h>
-#include <stdint.h>
-
-#ifdef __CUDACC__
-#define LH_CHUNK_FN static inline __host__ __device__
-#else
-#define LH_CHUNK_FN static inline
-#endif
+#include "base.h"
 
 // A session's settings, in chunks.
 typedef struct lh_chunk_plan {
@@ -24,26 +17,26 @@ typedef struct lh_chunk_plan {
     int32_t dense;   // queries of chunks below this attend every chunk; INT32_MAX: all do
 } lh_chunk_plan;
 
-LH_CHUNK_FN int32_t lh_chunk_of(int64_t position, int32_t l) { return (int32_t)(position / l); }
-LH_CHUNK_FN int32_t lh_offset_of(int64_t position, int32_t l) { return (int32_t)(position % l); }
+LH_SHARED_FN int32_t lh_chunk_of(int64_t position, int32_t l) { return (int32_t)(position / l); }
+LH_SHARED_FN int32_t lh_offset_of(int64_t position, int32_t l) { return (int32_t)(position % l); }
 
 // Distance in chunks of the r-th attended chunk s_r for a query of chunk c.
-LH_CHUNK_FN int32_t lh_chunk_distance(lh_chunk_plan plan, int32_t c, int32_t s_r, int32_t r) {
+LH_SHARED_FN int32_t lh_chunk_distance(lh_chunk_plan plan, int32_t c, int32_t s_r, int32_t r) {
     int32_t true_distance = c - s_r, packed = plan.window - 1 - r;
     return true_distance < packed ? true_distance : packed;
 }
 
-LH_CHUNK_FN bool lh_is_dense(lh_chunk_plan plan, int32_t c) { return c < plan.dense; }
+LH_SHARED_FN bool lh_is_dense(lh_chunk_plan plan, int32_t c) { return c < plan.dense; }
 
 // m: how many chunks a query of chunk c attends. Densely these are 0, 1, ..., c.
-LH_CHUNK_FN int32_t lh_n_attended(lh_chunk_plan plan, int32_t c) { return lh_is_dense(plan, c) ? c + 1 : plan.k; }
+LH_SHARED_FN int32_t lh_n_attended(lh_chunk_plan plan, int32_t c) { return lh_is_dense(plan, c) ? c + 1 : plan.k; }
 
 // Sparse: chunk 0 and the last `local` are forced; the candidates are [1, lh_candidates_end), of which
 // lh_n_chosen are taken by score, ties to the lower index.
-LH_CHUNK_FN int32_t lh_candidates_end(lh_chunk_plan plan, int32_t c) { return c - plan.local + 1; }
-LH_CHUNK_FN int32_t lh_n_chosen(lh_chunk_plan plan) { return plan.k - 1 - plan.local; }
+LH_SHARED_FN int32_t lh_candidates_end(lh_chunk_plan plan, int32_t c) { return c - plan.local + 1; }
+LH_SHARED_FN int32_t lh_n_chosen(lh_chunk_plan plan) { return plan.k - 1 - plan.local; }
 
 // The total order of selection: does chunk a with score sa come before chunk b with score sb?
-LH_CHUNK_FN bool lh_ranks_before(float sa, int32_t a, float sb, int32_t b) { return sa > sb || (sa == sb && a < b); }
+LH_SHARED_FN bool lh_ranks_before(float sa, int32_t a, float sb, int32_t b) { return sa > sb || (sa == sb && a < b); }
 
 #endif

@@ -12,6 +12,7 @@ typedef struct lh_kv_shape {
     int32_t summary_dim;             // values of one, where it is a vector
     size_t summary_size;             // bytes of one
     bool keep_queries;               // of the unfinished chunk
+    bool offload;                    // keys and values are at home in memory of the host
 } lh_kv_shape;
 
 // Device memory, by layer; shapes as in lh_attention.
@@ -22,6 +23,8 @@ typedef struct lh_kv {
     void **k, **v;                   // (n_layer) of (n_head_kv, n_chunk, chunk) rows
     void **summary;                  // (n_layer) of (n_summary, n_chunk) summaries
     void **queries;                  // (n_layer) of (chunk, n_head, head_dim) floats, or of NULL
+    void **cache;                    // (n_layer) of lh_chunk_cache *, or of NULL
+    int32_t slots;                   // of each KV head in a cache
 } lh_kv;
 
 int64_t lh_kv_bytes(const lh_kv_shape *s);       // keys and values
@@ -29,6 +32,13 @@ int64_t lh_summary_bytes(const lh_kv_shape *s);  // summaries and kept queries
 
 lh_status lh_kv_init(lh_kv *kv, lh_backend *backend, const lh_kv_shape *shape);
 void lh_kv_free(lh_kv *kv);
+
+// Keys and values were written without append.
+lh_status lh_kv_written(const lh_kv *kv);
+// Of the chunks that single tokens attended: found on the device, and fetched to it. Zeros where nothing is offloaded.
+lh_status lh_kv_count(const lh_kv *kv, int64_t *hits, int64_t *misses);
+// Bytes of the device's copies of chunks.
+int64_t lh_kv_cache_bytes(const lh_kv *kv);
 
 // A stretch of the stored state, for saving: calls visit once for every contiguous piece that holds data at
 // `position` tokens, in a fixed order. Stops at the first failure.

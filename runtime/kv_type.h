@@ -4,7 +4,7 @@
 #define LH_KV_TYPE_H
 
 #include "quant.h"
-#include "quant_blocks.h"
+#include "quant_layout.h"
 
 typedef struct lh_kv_format {
     const char *name;
@@ -13,12 +13,12 @@ typedef struct lh_kv_format {
     int32_t block_size;  // bytes of a block
 } lh_kv_format;
 
-// By lh_kv_type.
+// By lh_kv_type: F16, F32, BF16, Q8_0. In order and without designators, which C++ does not have.
 static const lh_kv_format lh_kv_formats[] = {
-    [LH_KV_F16] = {"f16", LH_TYPE_F16, 1, 2},
-    [LH_KV_F32] = {"f32", LH_TYPE_F32, 1, 4},
-    [LH_KV_BF16] = {"bf16", LH_TYPE_BF16, 1, 2},
-    [LH_KV_Q8_0] = {"q8_0", LH_TYPE_Q8_0, 32, sizeof(lh_block_q8_0)},
+    {"f16", LH_TYPE_F16, 1, 2},
+    {"f32", LH_TYPE_F32, 1, 4},
+    {"bf16", LH_TYPE_BF16, 1, 2},
+    {"q8_0", LH_TYPE_Q8_0, 32, sizeof(lh_block_q8_0)},
 };
 #define LH_KV_TYPES ((int32_t)(sizeof lh_kv_formats / sizeof *lh_kv_formats))
 
@@ -30,7 +30,7 @@ static inline size_t lh_kv_row_size(lh_kv_type type, int32_t dim) {
 
 // Of the summaries beside such keys. Scores grow with the text, so they have to be cheap to compute; a choice among
 // chunks bears the rounding that keys and values bear, too.
-static inline lh_kv_type lh_summary_type(lh_kv_type type) { return type == LH_KV_F32 ? LH_KV_F32 : LH_KV_Q8_0; }
+LH_SHARED_FN lh_kv_type lh_summary_type(lh_kv_type type) { return type == LH_KV_F32 ? LH_KV_F32 : LH_KV_Q8_0; }
 
 // Values of a summary are whole blocks of any format, zeros behind those that mean something.
 #define LH_SUMMARY_BLOCK 32

@@ -30,6 +30,7 @@ lh_kv_shape lh_kv_shape_of(const lh_config *c, const lh_session_options *o) {
     lh_kv_shape shape = {
         .n_layer = c->n_layer, .n_head = c->n_head, .n_head_kv = c->n_head_kv, .head_dim = c->head_dim,
         .chunk = o->chunk, .n_chunk = (int32_t)((o->ctx + o->chunk - 1) / o->chunk), .type = o->kv_type,
+        .offload = o->kv_offload,
     };
     // Where everything is attended nothing is chosen, and no summary is ever read.
     if (o->attention == LH_ATTENTION_DENSE) return shape;
@@ -92,6 +93,7 @@ static lh_attention attention_of(const lh_longheads *lh, const lh_kv *kv, int32_
         .kv_type = s->type,
         .k = kv->k[layer],
         .v = kv->v[layer],
+        .cache = kv->cache[layer],
         .scheme = lh->scheme,
         .n_summary = s->n_summary,
         .summary_dim = s->summary_dim,

@@ -124,6 +124,10 @@ lh_status lh_session_options_resolve(const lh_model *m, lh_session_options *inou
     LH_TRY(resolve_budget(&o, &n));
     LH_TRY(resolve_local(&o, &n));
     LH_TRY(resolve_dense_until(&o, &n));
+    if (o.kv_offload && !m->backend->ops->offload) {
+        note(&n, "kv_offload has no effect on %s: there all memory is the host's\n", m->backend->name);
+        o.kv_offload = false;
+    }
     if (o.attention == LH_ATTENTION_DENSE && o.ctx > c.trained_ctx)
         note(&n, "dense attention past the trained context of %d tokens: expect nonsense there\n", trained);
     *inout = o;

@@ -22,26 +22,27 @@
 #define LH_PEAK_ZERO 32
 #define LH_PEAK_KEYS 32    // keys lie in whole runs of so many; the last one of a chunk is repeated
 #define LH_PEAK_MIN_DIMS 16
+#define LH_PEAK_TINY 1e-35f  // keys and queries of nothing larger are zeros
 
 // The components that are compared: the last so many of a head. Files order pairs from fast to slow.
-static inline int32_t lh_peak_dims(int32_t head_dim) {
+LH_SHARED_FN int32_t lh_peak_dims(int32_t head_dim) {
     int32_t dims = head_dim / 4 > LH_PEAK_MIN_DIMS ? head_dim / 4 : LH_PEAK_MIN_DIMS;
     return (dims < head_dim ? dims : head_dim) / 2 * 2;
 }
 
 // Of a query's component to either side of zero: what keeps a whole product within 16 bits.
-static inline int32_t lh_peak_query_levels(int32_t dims) {
+LH_SHARED_FN int32_t lh_peak_query_levels(int32_t dims) {
     int32_t levels = INT16_MAX / ((LH_PEAK_ZERO + LH_PEAK_LEVELS) * dims);
     return levels < INT8_MAX ? levels : INT8_MAX;
 }
 
-static inline int32_t lh_peak_keys(int32_t chunk) { return LH_ROUND_UP(chunk, LH_PEAK_KEYS); }
+LH_SHARED_FN int32_t lh_peak_keys(int32_t chunk) { return LH_ROUND_UP(chunk, LH_PEAK_KEYS); }
 
 // Bytes: of the codes, and of all.
-static inline size_t lh_peak_codes(int32_t head_dim, int32_t chunk) {
+LH_SHARED_FN size_t lh_peak_codes(int32_t head_dim, int32_t chunk) {
     return (size_t)lh_peak_dims(head_dim) * (size_t)lh_peak_keys(chunk);
 }
-static inline size_t lh_peak_size(int32_t head_dim, int32_t chunk) {
+LH_SHARED_FN size_t lh_peak_size(int32_t head_dim, int32_t chunk) {
     return LH_ROUND_UP(lh_peak_codes(head_dim, chunk) + sizeof(float), (size_t)64);
 }
 

@@ -76,6 +76,7 @@ static lh_status check_change(const lh_session *s, const lh_session_options *to)
     } fixed[] = {
         {"ctx", now->ctx == to->ctx}, {"batch", now->batch == to->batch}, {"chunk", now->chunk == to->chunk},
         {"scheme", now->scheme == to->scheme}, {"kv_type", now->kv_type == to->kv_type},
+        {"kv_offload", now->kv_offload == to->kv_offload},
         {"rope_scaling", now->rope_scaling == to->rope_scaling}, {"rope_scale", now->rope_scale == to->rope_scale},
     };
     for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++)
@@ -115,7 +116,14 @@ void lh_session_get_stats(const lh_session *s, lh_session_stats *out) {
         .kv_bytes = lh_kv_bytes(&s->kv.shape),
         .summary_bytes = lh_summary_bytes(&s->kv.shape),
         .buffer_bytes = s->forward.bytes,
+        .cache_bytes = lh_kv_cache_bytes(&s->kv),
     };
+    if (!s->kv.slots) return;
+    const lh_backend_ops *ops = s->model->backend->ops;
+    ops->begin(s->model->backend);
+    // A device that failed has nothing to count.
+    if (lh_kv_count(&s->kv, &out->cache_hits, &out->cache_misses) != LH_OK) out->cache_hits = out->cache_misses = 0;
+    ops->end(s->model->backend);
 }
 
 int64_t lh_session_position(const lh_session *s) { return s->kv.position; }

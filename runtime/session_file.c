@@ -267,6 +267,7 @@ static lh_status verify(lh_session *s, stream *in, header *h, int32_t *ids, floa
 static lh_status take_over(lh_session *s, stream *in, const header *h) {
     lh_session_clear(s);
     LH_TRY(lh_kv_each(&s->kv, h->position, get_device, in));
+    LH_TRY(lh_kv_written(&s->kv));
     s->kv.position = h->position;
     s->has_logits = h->has_logits;
     return LH_OK;

@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("LONGHEADS_DATA", ROOT.parent / "shared" / "data"))
 
 WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wpointer-arith", "-Werror"]
+CXX_WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wno-unknown-pragmas", "-Werror"]
 OPTIMISED = ["-O2", "-g"]
 SANITIZED = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
 
@@ -36,6 +37,24 @@ GGUF = ["runtime/base.c", "runtime/quant.c", "runtime/gguf.c", "runtime/gguf_ope
         "runtime/config.c", "runtime/weights.c"]
 # What turns text into tokens; needs GGUF.
 TOKENIZER = [str(p.relative_to(ROOT)) for name in ("tokenizer*.c", "unicode*.c") for p in ROOT.glob(f"runtime/{name}")]
+
+# What runs kernels on the CPU (tests/emulator/cuda_runtime.h says how).
+EMULATOR = ["tests/emulator/threads.cpp", "tests/emulator/runtime.cpp"]
+# Misaligned accesses trap, as they do on a device; fibers change stacks under the sanitizers' feet.
+EMULATED = ["-O2", "-g", "-fPIC", "-U_FORTIFY_SOURCE", "-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"]
+CXX = {".cu", ".cpp"}
+
+def runtime_sources() -> list[str]:
+    """The C core with its CPU backend, without the files of other processors."""
+    others = ("_neon", "_dotprod") if platform.machine() in ("x86_64", "AMD64") else ("_avx2", "_avx512", "_avx512vnni")
+    paths = sorted([*ROOT.glob("runtime/*.c"), *ROOT.glob("runtime/cpu/*.c")])
+    return [str(p.relative_to(ROOT)) for p in paths if not p.stem.endswith(others)]
+
+
+def cuda_sources() -> list[str]:
+    """The CUDA backend."""
+    return sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("runtime/cuda/*.cu"))
+
 
 # What CMake gives the files of one instruction set, by the end of their names.
 _AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"]
@@ -56,6 +75,15 @@ def compiler() -> str:
 
 
 @functools.cache
+def cxx_compiler() -> str:
+    """The C++ compiler, likewise: $CXX, or the first of c++, g++ and clang++."""
+    for name in filter(None, [os.environ.get("CXX"), "c++", "g++", "clang++"]):
+        if found := shutil.which(name):
+            return found
+    pytest.skip("no C++ compiler (tried $CXX, c++, g++, clang++)")
+
+
+@functools.cache
 def _cache() -> Path:
     folder = Path(tempfile.gettempdir()) / f"longheads-tests-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -70,7 +98,8 @@ def _environment() -> str:
     """What every object depends on beside its own source: the compiler and all headers."""
     version = subprocess.run([compiler(), "--version"], capture_output=True, text=True, check=True).stdout
     digest = hashlib.sha256((compiler() + version + platform.machine()).encode())
-    for header in sorted([*ROOT.glob("runtime/**/*.h"), *ROOT.glob("tests/c/*.h"), *ROOT.glob("runtime/**/*.inc")]):
+    patterns = ["runtime/**/*.h", "runtime/**/*.cuh", "runtime/**/*.inc", "tests/c/*.h", "tests/emulator/*.h"]
+    for header in sorted(path for pattern in patterns for path in ROOT.glob(pattern)):
         digest.update(str(header.relative_to(ROOT)).encode() + b"\0" + header.read_bytes() + b"\0")
     return digest.hexdigest()
 
@@ -96,7 +125,11 @@ def _object(source: str, flags: Sequence[str]) -> Path:
     if not output.exists():
         # -iquote: cpu/features.h must not hide the system's header of that name.
         include = ["-Iruntime", "-iquote", "runtime/cpu"]
-        _run([compiler(), "-std=c11", "-ffp-contract=off", *flags, *include, "-c", source], output)
+        language = [compiler(), "-std=c11"]
+        if path.suffix in CXX:  # CUDA runs on the emulator
+            include += ["-Itests/emulator", "-iquote", "runtime/cuda"]
+            language = [cxx_compiler(), "-std=c++17", "-x", "c++"]
+        _run([*language, "-ffp-contract=off", *flags, *include, "-c", source], output)
     return output
 
 
@@ -110,7 +143,20 @@ def build(name: str, sources: Sequence[str], flags: Sequence[str] = (*OPTIMISED,
     digest = hashlib.sha256("\0".join([*map(str, objects), *flags]).encode()).hexdigest()[:24]
     program = _cache() / f"{name}-{digest}"
     if not program.exists():
-        _run([compiler(), *flags, *map(str, objects), "-lm", "-lpthread"], program)
+        linker = cxx_compiler() if any(Path(source).suffix in CXX for source in sources) else compiler()
+        _run([linker, *flags, *map(str, objects), "-lm", "-lpthread", "-ldl"], program)
+        program.chmod(0o700)
+    return program
+
+
+def build_mixed(name: str, sources: Sequence[str], flags: Sequence[str], cxx_flags: Sequence[str],
+                link: Sequence[str] = ()) -> Path:
+    """As build, where `sources` in C get `flags`, and those in C++ or CUDA, for the emulator, `cxx_flags`."""
+    objects = [_object(source, cxx_flags if Path(source).suffix in CXX else flags) for source in sources]
+    digest = hashlib.sha256("\0".join([*map(str, objects), *link]).encode()).hexdigest()[:24]
+    program = _cache() / f"{name}-{digest}"
+    if not program.exists():
+        _run([cxx_compiler(), *link, *map(str, objects), "-lm", "-lpthread", "-ldl"], program)
         program.chmod(0o700)
     return program
 

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import platform
 import subprocess
 
 import native
 import pytest
 
-_X86 = platform.machine() in ("x86_64", "AMD64")
-
 
 def _sources() -> list[str]:
-    """The CPU backend, without the files of other processors."""
-    others = ("_neon.c", "_dotprod.c") if _X86 else ("_avx2.c", "_avx512.c", "_avx512vnni.c")
-    cpu = sorted(str(path.relative_to(native.ROOT)) for path in native.ROOT.glob("runtime/cpu/*.c"))
-    cpu = [path for path in cpu if not path.endswith(others)]
+    cpu = [path for path in native.runtime_sources() if path.startswith("runtime/cpu/")]
     return ["tests/c/test_matmul.c", "runtime/base.c", "runtime/quant.c", *cpu]
 
 

@@ -55,6 +55,7 @@ def test_signature():
         dense_until=None,
         attention="longheads",
         kv_type="f16",
+        kv_offload=False,
         threads=None,
         device="auto",
     )

@@ -208,6 +208,7 @@ def test_stats(model, session):
     # K and V, f32, of 2 layers, 2 KV heads, 16 dimensions
     assert session.stats["kv"] == 2 * 4 * 2 * 2 * 16 * 1024
     assert session.stats["summaries"] > 0 and session.stats["buffers"] > 0
+    assert session.stats["cache"] == 0 and session.chunk_hits == (0, 0)  # nothing is offloaded
 
 
 @pytest.mark.filterwarnings("ignore:dense attention past the trained context")
@@ -437,3 +438,18 @@ def test_save_where_one_cannot(session, ids, tmp_path):
     with pytest.raises(longheads.FileError):
         session.save(tmp_path / "no such folder" / "file")
     assert session.position == 10
+
+
+def test_the_model_is_freed_last():
+    """Whoever is collected first: a collected cycle has no order."""
+    from longheads._handle import Shared
+
+    freed = []
+    shared = Shared(lambda: freed.append("model"))
+    model, first, second = shared.hold(), shared.hold(), shared.hold()
+    first()
+    model()
+    assert not freed
+    second()
+    second()
+    assert freed == ["model"]

@@ -21,17 +21,20 @@ class Ceilings:
 
     fp32: float
     int8: float
+    fp16: float
     read: float
 
 
 def measure_ceilings(model: Model) -> Ceilings:
     out = ffi.new("lh_ceilings *")
     check(lib.lh_model_probe(model._pointer, PROBE_SECONDS, out))
-    return Ceilings(out.fp32, out.int8, out.read)
+    return Ceilings(out.fp32, out.int8, out.fp16, out.read)
 
 
 def arithmetic(model: Model) -> str:
-    """Which of the Ceilings holds for the model's matrices."""
+    """Which of the Ceilings holds for the model's matrices. A GPU multiplies halves, whatever the weights are."""
+    if model.device.startswith("cuda"):
+        return "fp16"
     return "int8" if 8 * model.weight_bytes < QUANTISED_BITS * model.n_params else "fp32"
 
 

@@ -54,6 +54,7 @@ class Row:
     theirs: Speed | None
     ceiling: str
     cost: float
+    found: float | None = None  # under kv_offload: the share of chunks that the GPU had copies of
 
     @property
     def ratio(self) -> float | None:
@@ -104,9 +105,9 @@ def measure_depth(
     engines: list[Engine] = [ours] if theirs is None or depth > plan.vs_depth else [ours, theirs]
     rows = []
 
-    def add(test: str, n: int, speeds: list[Speed], ceiling: str, cost: float) -> None:
+    def add(test: str, n: int, speeds: list[Speed], ceiling: str, cost: float, found: float | None = None) -> None:
         peer = speeds[1] if len(speeds) > 1 else None
-        rows.append(Row(depth, test, n, speeds[0], peer, ceiling, cost))
+        rows.append(Row(depth, test, n, speeds[0], peer, ceiling, cost, found))
 
     whole = plan.whole and depth > 0
     tokens = (depth if whole else 0) + plan.prompt + plan.decode
@@ -123,8 +124,11 @@ def measure_depth(
             work.finished(depth)
         speeds = _rounds(engines, plan, work, plan.prompt, depth, lambda engine: engine.read(prompt))
         add("prompt", plan.prompt, speeds, integers, prompt_operations(model, plan.prompt) / plan.prompt)
+        before = ours.session.chunk_hits
         speeds = _rounds(engines, plan, work, plan.decode, depth, lambda engine: _write(engine, decode))
-        add("decode", plan.decode, speeds, "read", token_bytes(model, ours.session))
+        hits, misses = (now - then for now, then in zip(ours.session.chunk_hits, before))
+        found = hits / (hits + misses) if hits + misses else None
+        add("decode", plan.decode, speeds, "read", token_bytes(model, ours.session), found)
         for engine in engines:
             engine.rewind(depth)
     return rows

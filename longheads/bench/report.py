@@ -81,7 +81,7 @@ class Others:
 def _settings(report: Report) -> str:
     o = report.options
     rope = f"rope {o['rope_scaling']} x {o['rope_scale']:g}, " if o["rope_scale"] != 1 else ""
-    tail = f"{rope}kv {o['kv_type']}, ctx {o['ctx']}"
+    tail = f"{rope}kv {o['kv_type']}{' offloaded' if o['kv_offload'] else ''}, ctx {o['ctx']}"
     if o["attention"] == "dense":
         return f"dense attention, {tail}"
     return (
@@ -99,7 +99,11 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
     m, c = report.model, report.ceilings
     yield "model", f"{report.path.name}: {m.n_params / 1e6:.0f}M parameters, {m.weight_bytes / 1e6:.1f} MB of weights"
     yield "machine", f"{processor()}, {m.device}"
-    yield "ceilings", f"fp32 {c.fp32 / 1e9:.0f} GFLOP/s, int8 {c.int8 / 1e9:.0f} GOP/s, read {c.read / 1e9:.1f} GB/s"
+    halves = f"fp16 {c.fp16 / 1e9:.0f} GFLOP/s, " if c.fp16 else ""
+    yield (
+        "ceilings",
+        f"fp32 {c.fp32 / 1e9:.0f} GFLOP/s, {halves}int8 {c.int8 / 1e9:.0f} GOP/s, read {c.read / 1e9:.1f} GB/s",
+    )
     yield "settings", _settings(report)
     if any(report.plan.depths):
         yield "depths", _depths(report)
@@ -130,10 +134,12 @@ def _legend(report: Report) -> Iterator[str]:
         )
     n, ceilings = report.plan.repeat, {row.ceiling for row in report.rows}
     yield "Tokens a second" + (f", median of {n} (slowest..fastest)." if n > 1 else ".")
-    for name in ("int8", "fp32"):
+    for name in ("int8", "fp32", "fp16"):
         if name in ceilings:
             yield f"of {name}: two operations for every weight and token, without attention, of what registers alone do."
     yield "of read: the weights, summaries, chosen keys and values that a token needs, of what memory alone delivers."
+    if report.options["kv_offload"]:
+        yield "found: of the chunks that a token attends, those that the GPU had a copy of."
     if report.peer:
         yield "ratio: of the medians, longheads to llama.cpp."
 
@@ -147,10 +153,13 @@ def text(report: Report) -> str:
             _speed(row.ours),
             f"{report.share(row):.0%} of {row.ceiling}",
         ]
+        if report.options["kv_offload"]:
+            cells.append("-" if row.found is None else f"{row.found:.1%}")
         if report.peer:
             cells += [_speed(row.theirs), "-" if row.ratio is None else f"{row.ratio:.2f}"]
         rows.append(cells)
-    header = ["depth", "test", "longheads", "share"] + (["llama.cpp", "ratio"] if report.peer else [])
+    found = ["found"] if report.options["kv_offload"] else []
+    header = ["depth", "test", "longheads", "share", *found] + (["llama.cpp", "ratio"] if report.peer else [])
     facts = "\n".join(f"{name:<9} {value}" for name, value in _facts(report))
     return f"{facts}\n\n{table(header, rows, left=[1])}\n\n" + "\n".join(_legend(report))
 
@@ -184,6 +193,7 @@ def as_object(report: Report) -> dict[str, Any]:
                 "ratio": row.ratio,
                 "ceiling": row.ceiling,
                 "share": report.share(row),
+                "found": row.found,
             }
             for row in report.rows
         ],

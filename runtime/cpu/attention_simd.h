@@ -11,6 +11,7 @@
 #include "chunk_map.h"
 #include "kv_type.h"
 #include "quant.h"
+#include "quant_blocks.h"
 #include "simd_math.h"
 
 #define INLINE static inline __attribute__((always_inline))

@@ -7,6 +7,7 @@
 #include "features.h"
 #include "kv_type.h"
 #include "quant.h"
+#include "quant_blocks.h"
 
 static float load_one(const void *row, int32_t i, lh_kv_type type) {
     switch (type) {

@@ -121,6 +121,7 @@ lh_status lh_cpu_probe(lh_backend *b, double seconds, lh_ceilings *out) {
     if (!j.memory) return LH_ERR_MEMORY;
     out->fp32 = best_rate(c, seconds, (double)ROUNDS * j.kernels.fma_ops, fma_task, &j);
     out->int8 = best_rate(c, seconds, (double)ROUNDS * j.kernels.int8_ops, int8_task, &j);
+    out->fp16 = 0;
     lh_threads_for(c->threads, j.n_memory, write_task, &j);
     out->read = best_rate(c, seconds, (double)READ_PIECE, read_task, &j);
     lh_free(j.memory);

@@ -17,7 +17,7 @@ static int32_t level_of(float x, float per_step, int32_t levels) {
 static float step_of(const float *x, int32_t n, int32_t levels, float *per_step) {
     float top = 0;
     for (int32_t i = 0; i < n; i++) top = fabsf(x[i]) > top ? fabsf(x[i]) : top;
-    bool some = top > LH_ACT_TINY && top < INFINITY;
+    bool some = top > LH_PEAK_TINY && top < INFINITY;
     *per_step = some ? (float)levels / top : 0;
     return some ? top / (float)levels : 0;
 }

@@ -85,10 +85,11 @@ LH_API const lh_tokenizer *lh_model_tokenizer(const lh_model *m);
 typedef struct lh_ceilings {
     double fp32;  // multiplications and additions of floats, a second
     double int8;  // the same of bytes, summed in 32 bits, by the best instruction that the kernels use
+    double fp16;  // the same of halves, summed as floats, on tensor cores; 0: the device has none that the kernels use
     double read;  // bytes a second
 } lh_ceilings;
 
-// Measures them with all threads of the model, about `seconds` for each.
+// Measures them with all that the device has (on a CPU: the threads of the model), about `seconds` for each.
 LH_API lh_status lh_model_probe(const lh_model *m, double seconds, lh_ceilings *out);
 
 // --- session ---------------------------------------------------------------------------------------------------
@@ -119,12 +120,15 @@ typedef struct lh_session_options {
     lh_select_per select_per;
     lh_attention_kind attention;
     lh_kv_type kv_type;
+    bool kv_offload;      // keys and values live in memory of the host, and on the GPU only the chunks in use
     lh_rope_scaling rope_scaling;  // 0 with a rope_scale: the file's kind, or linear where it has none
     float rope_scale;              // 1 to 65536 (0: the file's)
 } lh_session_options;
 
 typedef struct lh_session_stats {
     int64_t kv_bytes, summary_bytes, buffer_bytes;  // reserved for the whole ctx
+    int64_t cache_bytes;               // kv_offload: of the GPU's copies of chunks
+    int64_t cache_hits, cache_misses;  // of chunks that single tokens attended: found there, fetched
 } lh_session_stats;
 
 // Fill in every 0, cap what exceeds the model, refuse what makes no sense. Each cap adds a sentence and a newline to
@@ -135,7 +139,7 @@ LH_API lh_status lh_session_new(const lh_model *m, const lh_session_options *opt
 LH_API void lh_session_free(lh_session *s);
 // Go on under other options, which are resolved; what was read stays as it was read, and logits are asked for anew.
 // budget, window, local, dense_until, select_per and attention may change. What shapes the cache may not: ctx, batch,
-// chunk, scheme, kv_type and rope; and a session that was made dense stays so, because it has no summaries.
+// chunk, scheme, kv_type, kv_offload and rope; and a session that was made dense stays so, because it has no summaries.
 LH_API lh_status lh_session_set_options(lh_session *s, const lh_session_options *options);
 LH_API void lh_session_get_options(const lh_session *s, lh_session_options *out);
 LH_API void lh_session_get_stats(const lh_session *s, lh_session_stats *out);

@@ -1,0 +1,225 @@
+// project for a few tokens. The weights are read once, and reading them is what it costs: a warp takes a few rows of a
+// matrix, streams them through a ring in shared memory in pieces of 16 bytes, whatever the alignment of their blocks,
+// and decodes them from there, a lane eight values at a time. Norm and SwiGLU are applied by every block to its own
+// copy of the activations, which saves a launch. Sums are floats, in an order that depends on shapes alone.
+#include "decode.cuh"
+#include "matmul.h"
+#include "prologue.cuh"
+
+#define WARPS 8
+#define THREADS (WARPS * LH_WARP)
+#define LANE_VALUES 8
+#define WARP_VALUES (LANE_VALUES * LH_WARP)
+// Shared memory of a block beyond this leaves no room for a second one on smaller devices.
+#define SHARED_BUDGET (96u << 10)
+
+// Matrices of one type that read the same activations.
+typedef struct matvec_job {
+    const unsigned char *w[3];
+    const float *bias[3];
+    float *y[3];
+    int64_t stride[3];         // of y, between tokens
+    int32_t rows_end[3];       // of the matrices put one under the other
+    int32_t n_w;
+    int32_t n_cols;
+    int64_t row_size;
+    bool add;
+    int32_t n;                 // tokens
+    lh_prologue before;
+    const float *prepared;     // (n, pitch) what comes of it; NULL: every block prepares it for itself
+} matvec_job;
+
+// How rows of a type pass through the ring: values a stage, and stages on their way.
+template <int type>
+struct ring {
+    typedef lh_decoder<type> D;
+    enum {
+        bytes_256 = WARP_VALUES / D::len * D::size,
+        values = WARP_VALUES * (bytes_256 >= 256 ? 1 : bytes_256 >= 128 ? 2 : 4),
+        bytes = values / D::len * D::size,
+        // Room for a row's stretch that begins anywhere between multiples of 16.
+        pitch = ((bytes + 15) / 16 + 1) * 16,
+        depth = bytes >= 1024 ? 2 : bytes >= 512 ? 3 : 4,
+    };
+};
+
+// --- activations -------------------------------------------------------------------------------------------------
+
+// Token t through its prologue, by all threads of a block; out may be shared or global and is filled up to pitch with 0.
+static __device__ void prepare(const matvec_job &job, int t, float *out, int pitch, float *part) {
+    float factor = lh_prologue_factor(job.before, t, part);
+    for (int i = (int)threadIdx.x; i < pitch; i += THREADS) out[i] = lh_prologue_value(job.before, t, factor, i);
+}
+
+static __global__ void __launch_bounds__(THREADS) prepare_kernel(matvec_job job, float *out, int pitch) {
+    __shared__ float part[WARPS];
+    prepare(job, (int)blockIdx.x, out + (int64_t)blockIdx.x * pitch, pitch, part);
+}
+
+// --- rows --------------------------------------------------------------------------------------------------------
+
+// ROWS rows of a warp times TOKENS tokens; job.n <= TOKENS.
+template <int type, int ROWS, int TOKENS>
+static __global__ void __launch_bounds__(THREADS) matvec_kernel(matvec_job job, int pitch) {
+    typedef ring<type> R;
+    typedef lh_decoder<type> D;
+    __shared__ float part[WARPS];
+    int lane = (int)threadIdx.x % LH_WARP, warp = (int)threadIdx.x / LH_WARP;
+    unsigned char *stages = lh_shared_memory() + warp * (R::depth * ROWS * R::pitch);
+    float *own = (float *)(lh_shared_memory() + WARPS * (R::depth * ROWS * R::pitch));
+
+    // The warp's rows. Those behind the last matrix are read as the last row and dropped.
+    int first = ((int)blockIdx.x * WARPS + warp) * ROWS, total = job.rows_end[job.n_w - 1];
+    const unsigned char *row[ROWS];
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+        int at = first + r < total ? first + r : total - 1, i = 0;
+        while (at >= job.rows_end[i]) i++;
+        row[r] = job.w[i] + (int64_t)(at - (i ? job.rows_end[i - 1] : 0)) * job.row_size;
+    }
+    int n_stages = (job.n_cols + R::values - 1) / R::values;
+
+    auto fetch = [&](int stage) {
+        if (stage < n_stages) {
+            unsigned char *to = stages + stage % R::depth * (ROWS * R::pitch);
+            int values = min((int)R::values, job.n_cols - stage * R::values);
+            int bytes = values / D::len * D::size;
+#pragma unroll
+            for (int r = 0; r < ROWS; r++) {
+                const unsigned char *from = row[r] + (int64_t)stage * R::bytes;
+                int lead = (int)((uintptr_t)from % 16);
+                for (int piece = lane * 16; piece < lead + bytes; piece += LH_WARP * 16)
+                    lh_cp_async16(to + r * R::pitch + piece, from - lead + piece);
+            }
+        }
+        lh_cp_async_commit();
+    };
+
+    for (int s = 0; s < R::depth - 1; s++) fetch(s);
+    const float *x = job.prepared;
+    if (!x) {
+        for (int t = 0; t < job.n; t++) prepare(job, t, own + t * pitch, pitch, part);
+        x = own;
+        __syncthreads();
+    }
+
+    float sum[ROWS][TOKENS];
+#pragma unroll
+    for (int r = 0; r < ROWS; r++)
+#pragma unroll
+        for (int t = 0; t < TOKENS; t++) sum[r][t] = 0;
+
+    for (int s = 0; s < n_stages; s++) {
+        lh_cp_async_wait<R::depth - 2>();
+        __syncwarp();
+        // Into the stage that all lanes have just left.
+        fetch(s + R::depth - 1);
+        const unsigned char *stage = stages + s % R::depth * (ROWS * R::pitch);
+#pragma unroll
+        for (int step = 0; step < R::values; step += WARP_VALUES) {
+            int in_stage = step + lane * LANE_VALUES, k = s * R::values + in_stage;
+            if (k >= job.n_cols) break;
+            float w[ROWS][LANE_VALUES];
+#pragma unroll
+            for (int r = 0; r < ROWS; r++) {
+                int lead = (int)((uintptr_t)(row[r] + (int64_t)s * R::bytes) % 16);
+                lh_decode8<type>(stage + r * R::pitch + lead, in_stage, job.n_cols - s * R::values, w[r]);
+            }
+#pragma unroll
+            for (int t = 0; t < TOKENS; t++) {
+                if (t >= job.n) break;
+                float4 a = *(const float4 *)(x + t * pitch + k), b = *(const float4 *)(x + t * pitch + k + 4);
+#pragma unroll
+                for (int r = 0; r < ROWS; r++) {
+                    float v = sum[r][t];
+                    v += w[r][0] * a.x, v += w[r][1] * a.y, v += w[r][2] * a.z, v += w[r][3] * a.w;
+                    v += w[r][4] * b.x, v += w[r][5] * b.y, v += w[r][6] * b.z, v += w[r][7] * b.w;
+                    sum[r][t] = v;
+                }
+            }
+        }
+    }
+
+#pragma unroll
+    for (int r = 0; r < ROWS; r++)
+#pragma unroll
+        for (int t = 0; t < TOKENS; t++) {
+            float v = lh_warp_sum(sum[r][t]);
+            int at = first + r, i = 0;
+            if (lane || t >= job.n || at >= total) continue;
+            while (at >= job.rows_end[i]) i++;
+            at -= i ? job.rows_end[i - 1] : 0;
+            float *y = job.y[i] + t * job.stride[i] + at;
+            if (job.bias[i]) v += job.bias[i][at];
+            *y = job.add ? *y + v : v;
+        }
+}
+
+// What the launches of one project share.
+typedef struct matvec_plan {
+    matvec_job all;            // without matrices
+    int pitch;                 // floats of a token's activations
+    float *prepared;           // of all tokens, NULL: not needed so far
+} matvec_plan;
+
+// Activations that are too wide for the shared memory of a block are prepared once, by a launch of their own.
+static lh_status prepare_once(lh_cuda *c, matvec_plan *plan) {
+    if (plan->prepared) return LH_OK;
+    size_t bytes = (size_t)plan->all.n * (size_t)plan->pitch * sizeof(float);
+    LH_TRY(lh_cuda_scratch(c, LH_CUDA_X, bytes, (void **)&plan->prepared));
+    LH_CUDA_RUN(c, prepare_kernel, (unsigned)plan->all.n, THREADS, 0, plan->all, plan->prepared, plan->pitch);
+    return LH_OK;
+}
+
+template <int type, int ROWS, int TOKENS>
+static lh_status launch(lh_cuda *c, matvec_plan *plan, matvec_job job) {
+    size_t rings = (size_t)WARPS * ring<type>::depth * ROWS * ring<type>::pitch, shared = rings;
+    size_t activations = (size_t)job.n * (size_t)plan->pitch * sizeof(float);
+    if (rings + activations <= LH_MIN(SHARED_BUDGET, c->shared_max)) {
+        shared += activations;
+    } else {
+        LH_TRY(prepare_once(c, plan));
+        job.prepared = plan->prepared;
+    }
+    unsigned blocks = (unsigned)(job.rows_end[job.n_w - 1] + WARPS * ROWS - 1) / (WARPS * ROWS);
+    LH_CUDA_RUN(c, (matvec_kernel<type, ROWS, TOKENS>), blocks, THREADS, shared, job, plan->pitch);
+    return LH_OK;
+}
+
+template <int type>
+static lh_status launch_type(lh_cuda *c, matvec_plan *plan, const matvec_job &job) {
+    if (job.n > 1) return launch<type, 2, LH_CUDA_FEW>(c, plan, job);
+    // Four rows a warp share what a lane reads of the activations, where that leaves few multiprocessors idle.
+    bool many = job.rows_end[job.n_w - 1] >= 2 * WARPS * c->n_sm;
+    return many ? launch<type, 4, 1>(c, plan, job) : launch<type, 1, 1>(c, plan, job);
+}
+
+lh_status lh_cuda_matvec(lh_cuda *c, const lh_project *p) {
+    matvec_plan plan = {};
+    plan.pitch = LH_ROUND_UP(p->n_cols, LANE_VALUES);
+    plan.all.n = p->n;
+    plan.all.n_cols = p->n_cols;
+    plan.all.add = p->add;
+    LH_TRY(lh_prologue_of(c, p, &plan.all.before));
+    bool done[3] = {false, false, false};
+    for (int i = 0; i < p->n_out; i++) {
+        if (done[i]) continue;
+        // All matrices of this type in one launch.
+        matvec_job job = plan.all;
+        job.row_size = (int64_t)p->w[i]->row_size;
+        int32_t rows = 0;
+        for (int j = i; j < p->n_out; j++) {
+            if (p->w[j]->type != p->w[i]->type) continue;
+            done[j] = true;
+            rows += (int32_t)p->w[j]->n_rows;
+            int m = job.n_w++;
+            job.w[m] = (const unsigned char *)p->w[j]->device;
+            job.y[m] = p->y[j];
+            job.stride[m] = lh_cuda_y_stride(p, j);
+            job.rows_end[m] = rows;
+            LH_TRY(lh_cuda_constant(c, p->bias[j], p->w[j]->n_rows, &job.bias[m]));
+        }
+        LH_TRY(lh_for_type(p->w[i]->type, [&](auto type) { return launch_type<type()>(c, &plan, job); }));
+    }
+    return LH_OK;
+}
