@@ -135,6 +135,7 @@ def test_shapes_of_models(models, ids, spec):
             assert relative_error(a.logits, b.logits) < FLOAT_ERROR
 
 
+@pytest.mark.filterwarnings("ignore:dense attention past the trained context")
 def test_dense_attention(models, ids):
     on_gpu, on_cpu = models()
     with on_gpu.session(attention="dense") as a, on_cpu.session(attention="dense") as b:
