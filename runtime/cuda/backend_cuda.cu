@@ -76,7 +76,8 @@ static lh_status cuda_alloc(lh_backend *b, size_t bytes, void **out) {
 static void cuda_release(lh_backend *b, void *p) {
     if (!p) return;
     lh_cuda *c = cuda_of(b);
-    if (enter(c) == LH_OK) finish(c);
+    // Addresses come back: a graph must not take new memory for what was there before.
+    if (enter(c) == LH_OK && finish(c) == LH_OK) lh_cuda_drop_graphs(c);
     cudaFree(p);
 }
 

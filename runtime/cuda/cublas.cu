@@ -13,7 +13,6 @@
 #define CUBLAS_GEMM_DEFAULT (-1)
 
 typedef struct lh_cublas {
-    void *library;
     void *handle;
     int (*destroy)(void *handle);
     int (*gemm)(void *handle, int op_a, int op_b, int m, int n, int k, const void *alpha, const void *a, int type_a,
@@ -32,7 +31,9 @@ lh_cublas *lh_cublas_open(cudaStream_t stream) {
     // LH_CUBLAS=0 leaves it alone, so that one machine tests both ways.
     const char *wanted = getenv("LH_CUBLAS");
     if (wanted && strcmp(wanted, "0") == 0) return NULL;
-    const char *const names[] = {"libcublas.so.13", "libcublas.so.12", "libcublas.so.11"};
+    const char *const names[] = {"libcublas.so.13", "libcublas.so.12", "libcublas.so.11", "libcublas.so",
+                                 "/usr/local/cuda/lib64/libcublas.so"};
+    // It stays open: what a library registered with the driver is not undone by closing it.
     void *library = NULL;
     for (const char *name : names)
         if (!library) library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
@@ -43,19 +44,16 @@ lh_cublas *lh_cublas_open(cudaStream_t stream) {
     if (b && find(library, "cublasCreate_v2", &create) && find(library, "cublasSetStream_v2", &set_stream) &&
         find(library, "cublasDestroy_v2", &b->destroy) && find(library, "cublasGemmEx", &b->gemm) &&
         create(&b->handle) == 0) {
-        b->library = library;
         if (set_stream(b->handle, stream) == 0) return b;
         b->destroy(b->handle);
     }
     lh_free(b);
-    dlclose(library);
     return NULL;
 }
 
 void lh_cublas_free(lh_cublas *b) {
     if (!b) return;
     b->destroy(b->handle);
-    dlclose(b->library);
     lh_free(b);
 }
 

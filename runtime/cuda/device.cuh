@@ -17,12 +17,18 @@
 // LH_LAUNCH(kernel, grid, block, shared_bytes, stream, args...): a cudaError_t. Arguments become what the kernel takes.
 #define LH_LAUNCH(...) lh_launch(__VA_ARGS__)
 
-#define LH_SHARED_DEFAULT (48u << 10)  // more than this must be asked for
+// More dynamic shared memory than this must be asked for: 48 KB, less what a kernel may have declared itself. What is
+// then asked for is the same in every launch, since a graph's nodes must not meet a limit that was lowered after them:
+// what every target has.
+#define LH_SHARED_STATIC (4u << 10)
+#define LH_SHARED_DEFAULT ((48u << 10) - LH_SHARED_STATIC)
+#define LH_SHARED_EVERYWHERE ((99u << 10) - LH_SHARED_STATIC)
 
 template <class... P, class... A>
 cudaError_t lh_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, cudaStream_t stream, A... args) {
     if (shared > LH_SHARED_DEFAULT) {
-        cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
+        size_t most = shared > LH_SHARED_EVERYWHERE ? shared : LH_SHARED_EVERYWHERE;
+        cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)most);
         if (e != cudaSuccess) return e;
     }
     std::tuple<P...> converted(static_cast<P>(args)...);

@@ -59,8 +59,10 @@ static __global__ void __launch_bounds__(THREADS) halve_kernel(lh_prologue befor
 template <int type>
 static __global__ void __launch_bounds__(THREADS)
     panel_kernel(const unsigned char *w, int64_t row_size, int64_t rows, int n_cols, int ld, __half *out) {
-    int64_t at = (int64_t)blockIdx.x * THREADS + threadIdx.x, row = at / (ld / 8);
-    int k = (int)(at % (ld / 8)) * 8;
+    // 32 bits: a panel has no more pieces than that, and a division of 64 costs more than decoding.
+    uint32_t at = blockIdx.x * THREADS + threadIdx.x, pieces = (uint32_t)ld / 8;
+    int64_t row = at / pieces;
+    int k = (int)(at % pieces) * 8;
     if (row >= rows) return;
     float v[8];
     lh_decode8<type>(w + row * row_size, k, n_cols, v);
