@@ -71,12 +71,18 @@ static __global__ void __launch_bounds__(THREADS) matvec_kernel(matvec_job job, 
     // The warp's rows. Those behind the last matrix are read as the last row and dropped.
     int first = ((int)blockIdx.x * WARPS + warp) * ROWS, total = job.rows_end[job.n_w - 1];
     const unsigned char *row[ROWS];
+    int lead_0[ROWS];
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
         int at = first + r < total ? first + r : total - 1, i = 0;
         while (at >= job.rows_end[i]) i++;
         row[r] = job.w[i] + (int64_t)(at - (i ? job.rows_end[i - 1] : 0)) * job.row_size;
+        lead_0[r] = (int)((uintptr_t)row[r] % 16);
     }
+    // How far behind a multiple of 16 a row's stretch begins: for most types the same in every stage.
+    auto lead_of = [&](int r, int stage) {
+        return R::bytes % 16 ? (lead_0[r] + stage * R::bytes) & 15 : lead_0[r];
+    };
     int n_stages = (job.n_cols + R::values - 1) / R::values;
 
     auto fetch = [&](int stage) {
@@ -86,10 +92,14 @@ static __global__ void __launch_bounds__(THREADS) matvec_kernel(matvec_job job, 
             int bytes = values / D::len * D::size;
 #pragma unroll
             for (int r = 0; r < ROWS; r++) {
-                const unsigned char *from = row[r] + (int64_t)stage * R::bytes;
-                int lead = (int)((uintptr_t)from % 16);
-                for (int piece = lane * 16; piece < lead + bytes; piece += LH_WARP * 16)
-                    lh_cp_async16(to + r * R::pitch + piece, from - lead + piece);
+                int lead = lead_of(r, stage);
+                const unsigned char *from = row[r] + (int64_t)stage * R::bytes - lead;
+                // To a bound that the compiler knows: for most types that leaves one copy and no loop.
+#pragma unroll
+                for (int begin = 0; begin < R::pitch; begin += LH_WARP * 16) {
+                    int piece = begin + lane * 16;
+                    if (piece < lead + bytes) lh_cp_async16(to + r * R::pitch + piece, from + piece);
+                }
             }
         }
         lh_cp_async_commit();
@@ -122,8 +132,7 @@ static __global__ void __launch_bounds__(THREADS) matvec_kernel(matvec_job job, 
             float w[ROWS][LANE_VALUES];
 #pragma unroll
             for (int r = 0; r < ROWS; r++) {
-                int lead = (int)((uintptr_t)(row[r] + (int64_t)s * R::bytes) % 16);
-                lh_decode8<type>(stage + r * R::pitch + lead, in_stage, job.n_cols - s * R::values, w[r]);
+                lh_decode8<type>(stage + r * R::pitch + lead_of(r, s), in_stage, job.n_cols - s * R::values, w[r]);
             }
 #pragma unroll
             for (int t = 0; t < TOKENS; t++) {
