@@ -6,8 +6,8 @@
 #include "matmul.h"
 #include "prologue.cuh"
 
-#define WARPS 8
-#define THREADS (WARPS * LH_WARP)
+#define BLOCK_ROWS 32  // of a block whose warps take several rows
+#define THREADS 256    // of a block that prepares activations
 #define LANE_VALUES 8
 #define WARP_VALUES (LANE_VALUES * LH_WARP)
 // Shared memory of a block beyond this leaves no room for a second one on smaller devices.
@@ -46,21 +46,32 @@ struct ring {
 // --- activations -------------------------------------------------------------------------------------------------
 
 // Token t through its prologue, by all threads of a block; out may be shared or global and is filled up to pitch with 0.
+template <int n_threads>
 static __device__ void prepare(const matvec_job &job, int t, float *out, int pitch, float *part) {
     float factor = lh_prologue_factor(job.before, t, part);
-    for (int i = (int)threadIdx.x; i < pitch; i += THREADS) out[i] = lh_prologue_value(job.before, t, factor, i);
+    for (int i = (int)threadIdx.x; i < pitch; i += n_threads) out[i] = lh_prologue_value(job.before, t, factor, i);
 }
 
 static __global__ void __launch_bounds__(THREADS) prepare_kernel(matvec_job job, float *out, int pitch) {
-    __shared__ float part[WARPS];
-    prepare(job, (int)blockIdx.x, out + (int64_t)blockIdx.x * pitch, pitch, part);
+    __shared__ float part[THREADS / LH_WARP];
+    prepare<THREADS>(job, (int)blockIdx.x, out + (int64_t)blockIdx.x * pitch, pitch, part);
 }
 
 // --- rows --------------------------------------------------------------------------------------------------------
 
+// Blocks that a multiprocessor has registers for. Said, because the compiler's own guess spills some for one block more.
+template <int type, int WARPS, int ROWS>
+struct residents {
+    enum {
+        wide = type == LH_TYPE_Q3_K || (ROWS == 4 && (type == LH_TYPE_Q5_1 || type == LH_TYPE_Q5_K)),
+        blocks = (WARPS > 8 ? 2 : 3) - wide,
+    };
+};
+
 // ROWS rows of a warp times TOKENS tokens; job.n <= TOKENS.
-template <int type, int ROWS, int TOKENS>
-static __global__ void __launch_bounds__(THREADS) matvec_kernel(matvec_job job, int pitch) {
+template <int type, int WARPS, int ROWS, int TOKENS>
+static __global__ void __launch_bounds__(WARPS *LH_WARP, (residents<type, WARPS, ROWS>::blocks))
+    matvec_kernel(matvec_job job, int pitch) {
     typedef ring<type> R;
     typedef lh_decoder<type> D;
     __shared__ float part[WARPS];
@@ -108,7 +119,7 @@ static __global__ void __launch_bounds__(THREADS) matvec_kernel(matvec_job job, 
     for (int s = 0; s < R::depth - 1; s++) fetch(s);
     const float *x = job.prepared;
     if (!x) {
-        for (int t = 0; t < job.n; t++) prepare(job, t, own + t * pitch, pitch, part);
+        for (int t = 0; t < job.n; t++) prepare<WARPS * LH_WARP>(job, t, own + t * pitch, pitch, part);
         x = own;
         __syncthreads();
     }
@@ -180,7 +191,7 @@ static lh_status prepare_once(lh_cuda *c, matvec_plan *plan) {
     return LH_OK;
 }
 
-template <int type, int ROWS, int TOKENS>
+template <int type, int WARPS, int ROWS, int TOKENS>
 static lh_status launch(lh_cuda *c, matvec_plan *plan, matvec_job job) {
     size_t rings = (size_t)WARPS * ring<type>::depth * ROWS * ring<type>::pitch, shared = rings;
     size_t activations = (size_t)job.n * (size_t)plan->pitch * sizeof(float);
@@ -191,16 +202,20 @@ static lh_status launch(lh_cuda *c, matvec_plan *plan, matvec_job job) {
         job.prepared = plan->prepared;
     }
     unsigned blocks = (unsigned)(job.rows_end[job.n_w - 1] + WARPS * ROWS - 1) / (WARPS * ROWS);
-    LH_CUDA_RUN(c, (matvec_kernel<type, ROWS, TOKENS>), blocks, THREADS, shared, job, plan->pitch);
+    LH_CUDA_RUN(c, (matvec_kernel<type, WARPS, ROWS, TOKENS>), blocks, WARPS * LH_WARP, shared, job, plan->pitch);
     return LH_OK;
 }
 
 template <int type>
 static lh_status launch_type(lh_cuda *c, matvec_plan *plan, const matvec_job &job) {
-    if (job.n > 1) return launch<type, 2, LH_CUDA_FEW>(c, plan, job);
-    // Four rows a warp share what a lane reads of the activations, where that leaves few multiprocessors idle.
-    bool many = job.rows_end[job.n_w - 1] >= 2 * WARPS * c->n_sm;
-    return many ? launch<type, 4, 1>(c, plan, job) : launch<type, 1, 1>(c, plan, job);
+    if (job.n > 1) return launch<type, 8, 2, LH_CUDA_FEW>(c, plan, job);
+    // Rows of a warp share what a lane reads of the activations. A multiprocessor that gets two blocks has warps enough
+    // to hide what each waits for; where it gets one, that has the same rows in twice the warps; and where some would
+    // get none, blocks are small. The order of a row's sum is the same in all.
+    int blocks = job.rows_end[job.n_w - 1] / BLOCK_ROWS;
+    if (blocks >= 2 * c->n_sm) return launch<type, 8, BLOCK_ROWS / 8, 1>(c, plan, job);
+    if (4 * blocks >= 3 * c->n_sm) return launch<type, 16, BLOCK_ROWS / 16, 1>(c, plan, job);
+    return launch<type, 8, 1, 1>(c, plan, job);
 }
 
 lh_status lh_cuda_matvec(lh_cuda *c, const lh_project *p) {

@@ -16,12 +16,16 @@ static inline lh_status lh_prologue_of(lh_cuda *c, const lh_project *p, lh_prolo
     return lh_cuda_constant(c, p->norm, p->n_cols, &out->norm);
 }
 
+#define LH_PROLOGUE_THREADS 256
+
 // What token t is multiplied by, for lh_prologue_value. Called by all threads of a block; scratch: see lh_block_sum.
+// The first LH_PROLOGUE_THREADS add up, so that larger blocks have the same sum to the last bit.
 static __device__ __forceinline__ float lh_prologue_factor(const lh_prologue &p, int t, float *scratch) {
     if (!p.norm) return 1;
     const float *x = p.x + (int64_t)t * p.n_cols;
     float sum = 0;
-    for (int i = (int)threadIdx.x; i < p.n_cols; i += (int)blockDim.x) sum += x[i] * x[i];
+    if (threadIdx.x < LH_PROLOGUE_THREADS)
+        for (int i = (int)threadIdx.x; i < p.n_cols; i += LH_PROLOGUE_THREADS) sum += x[i] * x[i];
     return 1.0f / sqrtf(lh_block_sum(sum, scratch) / (float)p.n_cols + p.norm_eps);
 }
 
