@@ -1,7 +1,8 @@
 // project for a few tokens. The weights are read once, and reading them is what it costs: a warp takes a few rows of a
 // matrix, streams them through a ring in shared memory in pieces of 16 bytes, whatever the alignment of their blocks,
 // and decodes them from there, a lane eight values at a time. Norm and SwiGLU are applied by every block to its own
-// copy of the activations, which saves a launch. Sums are floats, in an order that depends on shapes alone.
+// copy of the activations, which saves a launch, as long as they cost less than one. Sums are floats, in an order that
+// depends on shapes alone.
 #include "decode.cuh"
 #include "matmul.h"
 #include "prologue.cuh"
@@ -10,6 +11,9 @@
 #define THREADS 256    // of a block that prepares activations
 #define LANE_VALUES 8
 #define WARP_VALUES (LANE_VALUES * LH_WARP)
+// Values of SwiGLU that a multiprocessor computes, over all its blocks, before a launch of their own is cheaper: an
+// estimate, from a tenth of a cycle for each.
+#define OWN_VALUES 24576
 // Shared memory of a block beyond this leaves no room for a second one on smaller devices.
 #define SHARED_BUDGET (96u << 10)
 
@@ -45,21 +49,28 @@ struct ring {
 
 // --- activations -------------------------------------------------------------------------------------------------
 
-// Token t through its prologue, by all threads of a block; out may be shared or global and is filled up to pitch with 0.
-template <int n_threads>
-static __device__ void prepare(const matvec_job &job, int t, float *out, int pitch, float *part) {
-    float factor = lh_prologue_factor(job.before, t, part);
-    for (int i = (int)threadIdx.x; i < pitch; i += n_threads) out[i] = lh_prologue_value(job.before, t, factor, i);
+// Token t through its prologue, from value `begin` in steps, by all threads of a block; out may be shared or global and
+// is filled up to pitch with 0. What several values need is read before the first is written: one wait for all.
+static __device__ __forceinline__ void prepare(const lh_prologue &before, int t, float *out, int pitch, int begin,
+                                               int step, float *part) {
+    float factor = lh_prologue_factor(before, t, part), v[4];
+    for (int i = begin; i < pitch; i += 4 * step) {
+        lh_prologue_values(before, t, factor, i, step, v);
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            if (i + j * step < pitch) out[i + j * step] = v[j];
+    }
 }
 
-static __global__ void __launch_bounds__(THREADS) prepare_kernel(matvec_job job, float *out, int pitch) {
+static __global__ void __launch_bounds__(THREADS) prepare_kernel(lh_prologue before, float *out, int pitch) {
     __shared__ float part[THREADS / LH_WARP];
-    prepare<THREADS>(job, (int)blockIdx.x, out + (int64_t)blockIdx.x * pitch, pitch, part);
+    int t = (int)blockIdx.y, begin = (int)(blockIdx.x * THREADS + threadIdx.x);
+    prepare(before, t, out + (int64_t)t * pitch, pitch, begin, (int)gridDim.x * THREADS, part);
 }
 
 // --- rows --------------------------------------------------------------------------------------------------------
 
-// Blocks that a multiprocessor has registers for. Said, because the compiler's own guess spills some for one block more.
+// Blocks that a multiprocessor has registers for. Said, because the compiler's own guess spills for one block more.
 template <int type, int WARPS, int ROWS>
 struct residents {
     enum {
@@ -119,7 +130,8 @@ static __global__ void __launch_bounds__(WARPS *LH_WARP, (residents<type, WARPS,
     for (int s = 0; s < R::depth - 1; s++) fetch(s);
     const float *x = job.prepared;
     if (!x) {
-        for (int t = 0; t < job.n; t++) prepare<WARPS * LH_WARP>(job, t, own + t * pitch, pitch, part);
+        for (int t = 0; t < job.n; t++)
+            prepare(job.before, t, own + t * pitch, pitch, (int)threadIdx.x, WARPS * LH_WARP, part);
         x = own;
         __syncthreads();
     }
@@ -142,9 +154,8 @@ static __global__ void __launch_bounds__(WARPS *LH_WARP, (residents<type, WARPS,
             if (k >= job.n_cols) break;
             float w[ROWS][LANE_VALUES];
 #pragma unroll
-            for (int r = 0; r < ROWS; r++) {
+            for (int r = 0; r < ROWS; r++)
                 lh_decode8<type>(stage + r * R::pitch + lead_of(r, s), in_stage, job.n_cols - s * R::values, w[r]);
-            }
 #pragma unroll
             for (int t = 0; t < TOKENS; t++) {
                 if (t >= job.n) break;
@@ -182,12 +193,14 @@ typedef struct matvec_plan {
     float *prepared;           // of all tokens, NULL: not needed so far
 } matvec_plan;
 
-// Activations that are too wide for the shared memory of a block are prepared once, by a launch of their own.
+// Activations that are too wide for the shared memory of a block, or too costly for every one, are prepared once, by a
+// launch of their own.
 static lh_status prepare_once(lh_cuda *c, matvec_plan *plan) {
     if (plan->prepared) return LH_OK;
     size_t bytes = (size_t)plan->all.n * (size_t)plan->pitch * sizeof(float);
     LH_TRY(lh_cuda_scratch(c, LH_CUDA_X, bytes, (void **)&plan->prepared));
-    LH_CUDA_RUN(c, prepare_kernel, (unsigned)plan->all.n, THREADS, 0, plan->all, plan->prepared, plan->pitch);
+    dim3 grid((unsigned)((plan->pitch + 4 * THREADS - 1) / (4 * THREADS)), (unsigned)plan->all.n);
+    LH_CUDA_RUN(c, prepare_kernel, grid, THREADS, 0, plan->all.before, plan->prepared, plan->pitch);
     return LH_OK;
 }
 
@@ -195,13 +208,14 @@ template <int type, int WARPS, int ROWS, int TOKENS>
 static lh_status launch(lh_cuda *c, matvec_plan *plan, matvec_job job) {
     size_t rings = (size_t)WARPS * ring<type>::depth * ROWS * ring<type>::pitch, shared = rings;
     size_t activations = (size_t)job.n * (size_t)plan->pitch * sizeof(float);
-    if (rings + activations <= LH_MIN(SHARED_BUDGET, c->shared_max)) {
-        shared += activations;
-    } else {
-        LH_TRY(prepare_once(c, plan));
-        job.prepared = plan->prepared;
-    }
     unsigned blocks = (unsigned)(job.rows_end[job.n_w - 1] + WARPS * ROWS - 1) / (WARPS * ROWS);
+    bool fits = rings + activations <= LH_MIN(SHARED_BUDGET, c->shared_max);
+    bool costly = job.before.gate && (int64_t)job.n * plan->pitch * blocks > (int64_t)c->n_sm * OWN_VALUES;
+    if (!fits || costly) LH_TRY(prepare_once(c, plan));
+    if (!fits) job.prepared = plan->prepared;
+    if (fits) shared += activations;
+    // What is left of the prologue is a copy.
+    if (fits && costly) job.before = {plan->prepared, NULL, NULL, 0, plan->pitch};
     LH_CUDA_RUN(c, (matvec_kernel<type, WARPS, ROWS, TOKENS>), blocks, WARPS * LH_WARP, shared, job, plan->pitch);
     return LH_OK;
 }
