@@ -1,15 +1,19 @@
 // project for a few tokens. The weights are read once, and reading them is what it costs: a warp takes a few rows of a
 // matrix, streams them through a ring in shared memory in pieces of 16 bytes, whatever the alignment of their blocks,
 // and decodes them from there, a lane eight values at a time. Norm and SwiGLU are applied by every block to its own
-// copy of the activations, which saves a launch. Sums are floats, in an order that depends on shapes alone.
+// copy of the activations, which saves a launch, as long as they cost less than one. Sums are floats, in an order that
+// depends on shapes alone.
 #include "decode.cuh"
 #include "matmul.h"
 #include "prologue.cuh"
 
-#define WARPS 8
-#define THREADS (WARPS * LH_WARP)
+#define BLOCK_ROWS 32  // of a block whose warps take several rows
+#define THREADS 256    // of a block that prepares activations
 #define LANE_VALUES 8
 #define WARP_VALUES (LANE_VALUES * LH_WARP)
+// Values of SwiGLU that a multiprocessor computes, over all its blocks, before a launch of their own is cheaper: an
+// estimate, from a tenth of a cycle for each.
+#define OWN_VALUES 24576
 // Shared memory of a block beyond this leaves no room for a second one on smaller devices.
 #define SHARED_BUDGET (96u << 10)
 
@@ -45,22 +49,40 @@ struct ring {
 
 // --- activations -------------------------------------------------------------------------------------------------
 
-// Token t through its prologue, by all threads of a block; out may be shared or global and is filled up to pitch with 0.
-static __device__ void prepare(const matvec_job &job, int t, float *out, int pitch, float *part) {
-    float factor = lh_prologue_factor(job.before, t, part);
-    for (int i = (int)threadIdx.x; i < pitch; i += THREADS) out[i] = lh_prologue_value(job.before, t, factor, i);
+// Token t through its prologue, from value `begin` in steps, by all threads of a block; out may be shared or global and
+// is filled up to pitch with 0. What several values need is read before the first is written: one wait for all.
+static __device__ __forceinline__ void prepare(const lh_prologue &before, int t, float *out, int pitch, int begin,
+                                               int step, float *part) {
+    float factor = lh_prologue_factor(before, t, part), v[4];
+    for (int i = begin; i < pitch; i += 4 * step) {
+        lh_prologue_values(before, t, factor, i, step, v);
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            if (i + j * step < pitch) out[i + j * step] = v[j];
+    }
 }
 
-static __global__ void __launch_bounds__(THREADS) prepare_kernel(matvec_job job, float *out, int pitch) {
-    __shared__ float part[WARPS];
-    prepare(job, (int)blockIdx.x, out + (int64_t)blockIdx.x * pitch, pitch, part);
+static __global__ void __launch_bounds__(THREADS) prepare_kernel(lh_prologue before, float *out, int pitch) {
+    __shared__ float part[THREADS / LH_WARP];
+    int t = (int)blockIdx.y, begin = (int)(blockIdx.x * THREADS + threadIdx.x);
+    prepare(before, t, out + (int64_t)t * pitch, pitch, begin, (int)gridDim.x * THREADS, part);
 }
 
 // --- rows --------------------------------------------------------------------------------------------------------
 
+// Blocks that a multiprocessor has registers for. Said, because the compiler's own guess spills for one block more.
+template <int type, int WARPS, int ROWS>
+struct residents {
+    enum {
+        wide = type == LH_TYPE_Q3_K || (ROWS == 4 && (type == LH_TYPE_Q5_1 || type == LH_TYPE_Q5_K)),
+        blocks = (WARPS > 8 ? 2 : 3) - wide,
+    };
+};
+
 // ROWS rows of a warp times TOKENS tokens; job.n <= TOKENS.
-template <int type, int ROWS, int TOKENS>
-static __global__ void __launch_bounds__(THREADS) matvec_kernel(matvec_job job, int pitch) {
+template <int type, int WARPS, int ROWS, int TOKENS>
+static __global__ void __launch_bounds__(WARPS *LH_WARP, (residents<type, WARPS, ROWS>::blocks))
+    matvec_kernel(matvec_job job, int pitch) {
     typedef ring<type> R;
     typedef lh_decoder<type> D;
     __shared__ float part[WARPS];
@@ -71,12 +93,18 @@ static __global__ void __launch_bounds__(THREADS) matvec_kernel(matvec_job job, 
     // The warp's rows. Those behind the last matrix are read as the last row and dropped.
     int first = ((int)blockIdx.x * WARPS + warp) * ROWS, total = job.rows_end[job.n_w - 1];
     const unsigned char *row[ROWS];
+    int lead_0[ROWS];
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
         int at = first + r < total ? first + r : total - 1, i = 0;
         while (at >= job.rows_end[i]) i++;
         row[r] = job.w[i] + (int64_t)(at - (i ? job.rows_end[i - 1] : 0)) * job.row_size;
+        lead_0[r] = (int)((uintptr_t)row[r] % 16);
     }
+    // How far behind a multiple of 16 a row's stretch begins: for most types the same in every stage.
+    auto lead_of = [&](int r, int stage) {
+        return R::bytes % 16 ? (lead_0[r] + stage * R::bytes) & 15 : lead_0[r];
+    };
     int n_stages = (job.n_cols + R::values - 1) / R::values;
 
     auto fetch = [&](int stage) {
@@ -86,10 +114,14 @@ static __global__ void __launch_bounds__(THREADS) matvec_kernel(matvec_job job, 
             int bytes = values / D::len * D::size;
 #pragma unroll
             for (int r = 0; r < ROWS; r++) {
-                const unsigned char *from = row[r] + (int64_t)stage * R::bytes;
-                int lead = (int)((uintptr_t)from % 16);
-                for (int piece = lane * 16; piece < lead + bytes; piece += LH_WARP * 16)
-                    lh_cp_async16(to + r * R::pitch + piece, from - lead + piece);
+                int lead = lead_of(r, stage);
+                const unsigned char *from = row[r] + (int64_t)stage * R::bytes - lead;
+                // To a bound that the compiler knows: for most types that leaves one copy and no loop.
+#pragma unroll
+                for (int begin = 0; begin < R::pitch; begin += LH_WARP * 16) {
+                    int piece = begin + lane * 16;
+                    if (piece < lead + bytes) lh_cp_async16(to + r * R::pitch + piece, from + piece);
+                }
             }
         }
         lh_cp_async_commit();
@@ -98,7 +130,8 @@ static __global__ void __launch_bounds__(THREADS) matvec_kernel(matvec_job job, 
     for (int s = 0; s < R::depth - 1; s++) fetch(s);
     const float *x = job.prepared;
     if (!x) {
-        for (int t = 0; t < job.n; t++) prepare(job, t, own + t * pitch, pitch, part);
+        for (int t = 0; t < job.n; t++)
+            prepare(job.before, t, own + t * pitch, pitch, (int)threadIdx.x, WARPS * LH_WARP, part);
         x = own;
         __syncthreads();
     }
@@ -121,10 +154,8 @@ static __global__ void __launch_bounds__(THREADS) matvec_kernel(matvec_job job, 
             if (k >= job.n_cols) break;
             float w[ROWS][LANE_VALUES];
 #pragma unroll
-            for (int r = 0; r < ROWS; r++) {
-                int lead = (int)((uintptr_t)(row[r] + (int64_t)s * R::bytes) % 16);
-                lh_decode8<type>(stage + r * R::pitch + lead, in_stage, job.n_cols - s * R::values, w[r]);
-            }
+            for (int r = 0; r < ROWS; r++)
+                lh_decode8<type>(stage + r * R::pitch + lead_of(r, s), in_stage, job.n_cols - s * R::values, w[r]);
 #pragma unroll
             for (int t = 0; t < TOKENS; t++) {
                 if (t >= job.n) break;
@@ -162,36 +193,43 @@ typedef struct matvec_plan {
     float *prepared;           // of all tokens, NULL: not needed so far
 } matvec_plan;
 
-// Activations that are too wide for the shared memory of a block are prepared once, by a launch of their own.
+// Activations that are too wide for the shared memory of a block, or too costly for every one, are prepared once, by a
+// launch of their own.
 static lh_status prepare_once(lh_cuda *c, matvec_plan *plan) {
     if (plan->prepared) return LH_OK;
     size_t bytes = (size_t)plan->all.n * (size_t)plan->pitch * sizeof(float);
     LH_TRY(lh_cuda_scratch(c, LH_CUDA_X, bytes, (void **)&plan->prepared));
-    LH_CUDA_RUN(c, prepare_kernel, (unsigned)plan->all.n, THREADS, 0, plan->all, plan->prepared, plan->pitch);
+    dim3 grid((unsigned)((plan->pitch + 4 * THREADS - 1) / (4 * THREADS)), (unsigned)plan->all.n);
+    LH_CUDA_RUN(c, prepare_kernel, grid, THREADS, 0, plan->all.before, plan->prepared, plan->pitch);
     return LH_OK;
 }
 
-template <int type, int ROWS, int TOKENS>
+template <int type, int WARPS, int ROWS, int TOKENS>
 static lh_status launch(lh_cuda *c, matvec_plan *plan, matvec_job job) {
     size_t rings = (size_t)WARPS * ring<type>::depth * ROWS * ring<type>::pitch, shared = rings;
     size_t activations = (size_t)job.n * (size_t)plan->pitch * sizeof(float);
-    if (rings + activations <= LH_MIN(SHARED_BUDGET, c->shared_max)) {
-        shared += activations;
-    } else {
-        LH_TRY(prepare_once(c, plan));
-        job.prepared = plan->prepared;
-    }
     unsigned blocks = (unsigned)(job.rows_end[job.n_w - 1] + WARPS * ROWS - 1) / (WARPS * ROWS);
-    LH_CUDA_RUN(c, (matvec_kernel<type, ROWS, TOKENS>), blocks, THREADS, shared, job, plan->pitch);
+    bool fits = rings + activations <= LH_MIN(SHARED_BUDGET, c->shared_max);
+    bool costly = job.before.gate && (int64_t)job.n * plan->pitch * blocks > (int64_t)c->n_sm * OWN_VALUES;
+    if (!fits || costly) LH_TRY(prepare_once(c, plan));
+    if (!fits) job.prepared = plan->prepared;
+    if (fits) shared += activations;
+    // What is left of the prologue is a copy.
+    if (fits && costly) job.before = {plan->prepared, NULL, NULL, 0, plan->pitch};
+    LH_CUDA_RUN(c, (matvec_kernel<type, WARPS, ROWS, TOKENS>), blocks, WARPS * LH_WARP, shared, job, plan->pitch);
     return LH_OK;
 }
 
 template <int type>
 static lh_status launch_type(lh_cuda *c, matvec_plan *plan, const matvec_job &job) {
-    if (job.n > 1) return launch<type, 2, LH_CUDA_FEW>(c, plan, job);
-    // Four rows a warp share what a lane reads of the activations, where that leaves few multiprocessors idle.
-    bool many = job.rows_end[job.n_w - 1] >= 2 * WARPS * c->n_sm;
-    return many ? launch<type, 4, 1>(c, plan, job) : launch<type, 1, 1>(c, plan, job);
+    if (job.n > 1) return launch<type, 8, 2, LH_CUDA_FEW>(c, plan, job);
+    // Rows of a warp share what a lane reads of the activations. A multiprocessor that gets two blocks has warps enough
+    // to hide what each waits for; where it gets one, that has the same rows in twice the warps; and where some would
+    // get none, blocks are small. The order of a row's sum is the same in all.
+    int blocks = job.rows_end[job.n_w - 1] / BLOCK_ROWS;
+    if (blocks >= 2 * c->n_sm) return launch<type, 8, BLOCK_ROWS / 8, 1>(c, plan, job);
+    if (4 * blocks >= 3 * c->n_sm) return launch<type, 16, BLOCK_ROWS / 16, 1>(c, plan, job);
+    return launch<type, 8, 1, 1>(c, plan, job);
 }
 
 lh_status lh_cuda_matvec(lh_cuda *c, const lh_project *p) {

@@ -116,8 +116,12 @@ static void shapes_of_type(lh_type type, bool all) {
     }
     one_matrix(type, 33, 512, 1, variant++, EXTREME);
     one_matrix(type, 33, 512, 8, variant++, EXTREME);
-    // Enough rows that a warp takes several, and too many columns for shared memory.
+    // Enough rows for one block of many warps a multiprocessor of the emulator, then for several; and too many columns
+    // for shared memory.
+    one_matrix(type, 129, 1280, 1, variant++, RANDOM);
     one_matrix(type, 2000, 256, 1, variant++, RANDOM);
+    // SwiGLU that is applied once, for all blocks.
+    if (all) one_matrix(type, 129, block == 1 ? 4351 : 4352, 3, 2, RANDOM);
     if (all) one_matrix(type, 5, 25600, 1, 6 + variant % 3, RANDOM);
 }
 
