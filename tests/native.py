@@ -19,7 +19,8 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -133,13 +134,20 @@ def _object(source: str, flags: Sequence[str]) -> Path:
     return output
 
 
+def _objects(sources: Sequence[str], flags: Callable[[str], Sequence[str]]) -> list[Path]:
+    """The objects of `sources`, compiled side by side."""
+    _environment()  # once, and not by all at the same time
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(lambda source: _object(source, flags(source)), sources))
+
+
 def build(name: str, sources: Sequence[str], flags: Sequence[str] = (*OPTIMISED, *WARNINGS)) -> Path:
     """Compile `sources` (paths relative to the repository) into the program `name` and return its path.
 
     `flags` go to the compiler and to the linker. Files named for an instruction set (_avx2, ...) get its flags too.
     Raises RuntimeError with the compiler's words where it refuses; skips where there is no compiler.
     """
-    objects = [_object(source, flags) for source in sources]
+    objects = _objects(sources, lambda source: flags)
     digest = hashlib.sha256("\0".join([*map(str, objects), *flags]).encode()).hexdigest()[:24]
     program = _cache() / f"{name}-{digest}"
     if not program.exists():
@@ -152,7 +160,7 @@ def build(name: str, sources: Sequence[str], flags: Sequence[str] = (*OPTIMISED,
 def build_mixed(name: str, sources: Sequence[str], flags: Sequence[str], cxx_flags: Sequence[str],
                 link: Sequence[str] = ()) -> Path:
     """As build, where `sources` in C get `flags`, and those in C++ or CUDA, for the emulator, `cxx_flags`."""
-    objects = [_object(source, cxx_flags if Path(source).suffix in CXX else flags) for source in sources]
+    objects = _objects(sources, lambda source: cxx_flags if Path(source).suffix in CXX else flags)
     digest = hashlib.sha256("\0".join([*map(str, objects), *link]).encode()).hexdigest()[:24]
     program = _cache() / f"{name}-{digest}"
     if not program.exists():
