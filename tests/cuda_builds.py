@@ -109,6 +109,6 @@ def program(device: str, name: str, sources: Sequence[str]) -> Path:
                                   [*native.EMULATED, *native.CXX_WARNINGS])
     cuda = _real_objects()
     output = cuda[0].parent / name
-    own = [native._object(source, flags) for source in sources]
+    own = native._objects(sources, lambda source: flags)
     subprocess.run([shutil.which("nvcc"), *cuda, *own, "-o", output, "-lm", "-lpthread", "-ldl"], check=True)
     return output

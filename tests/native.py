@@ -45,6 +45,7 @@ EMULATOR = ["tests/emulator/threads.cpp", "tests/emulator/runtime.cpp"]
 EMULATED = ["-O2", "-g", "-fPIC", "-U_FORTIFY_SOURCE", "-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"]
 CXX = {".cu", ".cpp"}
 
+
 def runtime_sources() -> list[str]:
     """The C core with its CPU backend, without the files of other processors."""
     others = ("_neon", "_dotprod") if platform.machine() in ("x86_64", "AMD64") else ("_avx2", "_avx512", "_avx512vnni")

@@ -25,8 +25,9 @@ from vocabularies import (
 from longheads import Tokenizer
 from longheads.errors import ArgumentError
 
-HOSTILE_SECONDS = 60  # for a megabyte, on a very busy machine; what is quadratic takes hours
+HOSTILE_SECONDS = 10  # of a processor, for a megabyte; what is quadratic takes hours
 FUZZ_RUNS = 3000
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -99,9 +100,9 @@ def hostile_tokenizers(folder: Path) -> list[Tokenizer]:
 def test_hostile_texts_take_linear_time(folder: Path, unit: str) -> None:
     text = unit * (MEGABYTE // len(unit.encode()))
     for tokenizer in hostile_tokenizers(folder):
-        start = time.perf_counter()
+        start = time.process_time()
         ids = tokenizer.encode(text, bos=False)
-        assert time.perf_counter() - start < HOSTILE_SECONDS
+        assert time.process_time() - start < HOSTILE_SECONDS
         assert text.startswith(tokenizer.decode(ids[:1000], special=True).rstrip("\ufffd"))
 
 
