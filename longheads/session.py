@@ -145,12 +145,12 @@ class Session(Handle):
     @contextmanager
     def _turn(self) -> Iterator[Any]:
         """Hold the session for a call; gives the core's pointer."""
-        if not self._turn_lock.acquire(blocking=False):
+        if self._turn_lock.locked():
             raise BusyError("the session is in use on another thread: wait for it, or make a session for each thread")
-        try:
+        # Ctrl-C cannot come between the two halves of `with`, as it can between acquire() and try. Where two threads
+        # both found it free, one waits.
+        with self._turn_lock:
             yield self._pointer
-        finally:
-            self._turn_lock.release()
 
     @property
     def ctx(self) -> int:

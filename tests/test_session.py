@@ -309,6 +309,21 @@ def test_one_session_from_two_threads(session, ids):
     session.feed(ids[100:110])
 
 
+def test_ctrl_c_at_any_moment(session, ids):
+    """It ends a call wherever it comes, and the session goes on."""
+    session.feed(ids[:3])
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for n in range(400):
+            with pytest.raises(KeyboardInterrupt):
+                signal.setitimer(signal.ITIMER_REAL, 1e-4 + 1e-6 * n)
+                while True:
+                    session.ids  # noqa: B018
+            assert len(session.ids) == 3
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
 def test_closing_while_in_use(model, ids):
     for _ in range(5):
         session = model.session()
