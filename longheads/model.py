@@ -74,6 +74,9 @@ class Model(Handle):
         of it.
     local: chunks at the end, own included, that are always attended.
     dense_until: positions below it attend everything before them; between budget and window. None: budget.
+    far_penalty: where there are more chunks to choose from than the window holds, this times the logarithm of the ratio is
+        taken off the scores of the chosen ones, so that matches by chance weigh less (docs/selection.md). 0: nothing.
+        None: 0.5 for "peak", 0 for other schemes.
     scheme: how chunks are judged: by their best key in a head's slow components ("peak", see docs/selection.md), by
         the "bounds" of their keys (Quest, arXiv 2406.10774), or as the "paper" does (LongHeads, arXiv 2402.10685).
     select_per: every query "head" chooses its own chunks, or the heads of a "kv_head" choose together.
@@ -110,6 +113,7 @@ class Model(Handle):
         scheme: Literal["peak", "bounds", "paper"] = "peak",
         select_per: Literal["head", "kv_head"] = "kv_head",
         dense_until: int | None = None,
+        far_penalty: float | None = None,
         attention: Literal["longheads", "dense"] = "longheads",
         rope_scaling: RopeScaling | None = None,
         rope_scale: float | None = None,
@@ -126,6 +130,7 @@ class Model(Handle):
             window=window,
             local=None if local is _LOCAL else local,
             dense_until=dense_until,
+            far_penalty=far_penalty,
             batch=batch,
             scheme=scheme,
             select_per=select_per,

@@ -32,6 +32,9 @@ def add_reading(p: argparse.ArgumentParser, ctx: str = "the trained context") ->
     g.add_argument("--local", metavar="N", type=count, help="chunks at the end that are always attended (default: 8)")
     g.add_argument("--dense-until", metavar="N", type=count,
                    help="attend everything below this position (default: budget)")
+    g.add_argument("--far-penalty", metavar="X", type=float,
+                   help="how much less far chunks count as the text grows, against matches by chance; 0: not at all "
+                        "(default: 0.5)")
     g.add_argument("--scheme", choices=["peak", "bounds", "paper"], default="peak",
                    help="how chunks are judged (default: %(default)s)")
     g.add_argument("--select-per", choices=["kv_head", "head"], default="kv_head",

@@ -41,6 +41,7 @@ class SessionOptions(TypedDict, total=False):
     window: int | None
     local: int | None
     dense_until: int | None
+    far_penalty: float | None
     batch: int | None
     scheme: Literal["peak", "bounds", "paper"]
     select_per: Literal["head", "kv_head"]
@@ -65,6 +66,8 @@ _NAMED: dict[str, dict[str, int]] = {
 }
 
 
+_RANGES = {"rope_scale": "1 to 65536", "far_penalty": "0 to 100"}
+
 # Words that have a default of their own, not one of the model's.
 ALWAYS_SAID = ("scheme", "select_per", "attention", "kv_type")
 
@@ -74,7 +77,11 @@ def resolved_values(resolved: Any) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name in SessionOptions.__annotations__:
         value = getattr(resolved, name)
-        values[name] = next(word for word, n in _NAMED[name].items() if n == value) if name in _NAMED else value
+        if name in _NAMED:
+            value = next(word for word, n in _NAMED[name].items() if n == value)
+        elif name == "far_penalty":
+            value = max(value, 0.0)
+        values[name] = value
     return values
 
 
@@ -92,8 +99,10 @@ def resolve_options(model_handle: Any, options: SessionOptions) -> Any:
             setattr(out, name, _NAMED[name][value])
         elif name == "kv_offload":
             out.kv_offload = bool(value)
+        elif name == "far_penalty" and value == 0:
+            out.far_penalty = -1  # 0 is the core's "from the model"
         else:
-            if value < 1:
+            if value < (0 if name == "far_penalty" else 1):
                 raise ArgumentError(f"{name} is {value}, expected {_expected(name)}")
             try:
                 setattr(out, name, value)
@@ -107,8 +116,8 @@ def resolve_options(model_handle: Any, options: SessionOptions) -> Any:
 
 
 def _expected(name: str) -> str:
-    if name == "rope_scale":
-        return "1 to 65536"
+    if name in _RANGES:
+        return _RANGES[name]
     return f"a positive number of {'chunks' if name == 'local' else 'tokens'}"
 
 
@@ -165,7 +174,7 @@ class Session(Handle):
     def set_options(self, **options: Unpack[SessionOptions]) -> None:
         """Go on under other options; those that are not named stay. What was read stays as it was read.
 
-        budget, window, local, dense_until, select_per and attention may change; None is "from the model". Logits and
+        budget, window, local, dense_until, far_penalty, select_per and attention may change; None is "from the model". Logits and
         selected chunks are those of the last token under the new options: it is read again when they are asked for.
         Raises ArgumentError for a change of what shapes the cache: ctx, batch, chunk, scheme, kv_type, kv_offload,
         rope_scaling, rope_scale; and for longheads attention in a session that was made dense.

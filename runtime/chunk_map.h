@@ -1,10 +1,12 @@
-// Integer arithmetic of chunks and remapped positions, and who is attended (arXiv 2402.10685,
-// section 3). Header-only: the CPU and CUDA share it, so that backends pick the same chunks at the same distances.
+// Arithmetic of chunks and remapped positions, and who is attended (arXiv 2402.10685, section 3). Header-only: the CPU and
+// CUDA share it, so that backends pick the same chunks at the same distances.
 //
 // l: tokens a chunk. A position p lies in chunk p / l at offset p % l. A query of chunk c attends m chunks
 // s_0 < s_1 < ... < s_(m-1) = c and sees s_r at the distance, in chunks, dist(r) = min(c - s_r, W/l - 1 - r).
 #ifndef LH_CHUNK_MAP_H
 #define LH_CHUNK_MAP_H
+
+#include <math.h>
 
 #include "base.h"
 
@@ -15,6 +17,7 @@ typedef struct lh_chunk_plan {
     int32_t window;  // W/l
     int32_t local;   // the last chunks, own included, that are always attended
     int32_t dense;   // queries of chunks below this attend every chunk; INT32_MAX: all do
+    float far_penalty;  // of chunks taken by score; see lh_chosen_bias
 } lh_chunk_plan;
 
 LH_SHARED_FN int32_t lh_chunk_of(int64_t position, int32_t l) { return (int32_t)(position / l); }
@@ -35,6 +38,18 @@ LH_SHARED_FN int32_t lh_n_attended(lh_chunk_plan plan, int32_t c) { return lh_is
 // lh_n_chosen are taken by score, ties to the lower index.
 LH_SHARED_FN int32_t lh_candidates_end(lh_chunk_plan plan, int32_t c) { return c - plan.local + 1; }
 LH_SHARED_FN int32_t lh_n_chosen(lh_chunk_plan plan) { return plan.k - 1 - plan.local; }
+
+// Is chunk s, attended by a query of chunk c, one of those taken by score?
+LH_SHARED_FN bool lh_is_chosen(lh_chunk_plan plan, int32_t c, int32_t s) {
+    return !lh_is_dense(plan, c) && s > 0 && s < lh_candidates_end(plan, c);
+}
+
+// What is added to q . k of chunks taken by score, before the softmax. The more candidates, the better the best ones
+// match by chance, and models know such matches from as many as a window holds: docs/selection.md.
+LH_SHARED_FN float lh_chosen_bias(lh_chunk_plan plan, int32_t c) {
+    int32_t n = lh_candidates_end(plan, c) - 1;
+    return n > plan.window ? -plan.far_penalty * logf((float)n / (float)plan.window) : 0;
+}
 
 // The total order of selection: does chunk a with score sa come before chunk b with score sb?
 LH_SHARED_FN bool lh_ranks_before(float sa, int32_t a, float sb, int32_t b) { return sa > sb || (sa == sb && a < b); }

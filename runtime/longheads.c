@@ -22,6 +22,7 @@ lh_chunk_plan lh_plan_of(const lh_session_options *o) {
         .window = dense ? n_chunk : o->window / o->chunk,
         .local = o->local,
         .dense = dense ? INT32_MAX : o->dense_until / o->chunk,
+        .far_penalty = LH_MAX(o->far_penalty, 0.0f),
     };
 }
 

@@ -7,10 +7,12 @@
 #define DEFAULT_CHUNK 64
 #define DEFAULT_BUDGET 1024
 #define DEFAULT_LOCAL 8
+#define DEFAULT_FAR_PENALTY 0.5f
 #define DEFAULT_BATCH 1024
 #define MAX_CTX ((int64_t)1 << 28)
 #define MAX_CHUNK 4096
 #define MAX_BATCH 8192
+#define MAX_FAR_PENALTY 100
 
 typedef struct notes {
     char *text;
@@ -101,6 +103,15 @@ static lh_status resolve_dense_until(lh_session_options *o, notes *n) {
     return LH_OK;
 }
 
+// Measured for `peak` alone (docs/selection.md); the others stay what their papers say.
+static lh_status resolve_far_penalty(lh_session_options *o) {
+    if (o->far_penalty == 0) o->far_penalty = o->scheme == LH_SCHEME_PEAK ? DEFAULT_FAR_PENALTY : -1;
+    if (!(o->far_penalty <= MAX_FAR_PENALTY))
+        return lh_error(LH_ERR_ARGUMENT, "far_penalty is %g, expected 0 to %d", (double)o->far_penalty, MAX_FAR_PENALTY);
+    if (o->far_penalty < 0) o->far_penalty = -1;
+    return LH_OK;
+}
+
 lh_status lh_session_options_resolve(const lh_model *m, lh_session_options *inout, char *text, size_t cap) {
     notes n = {text, text ? cap : 0, 0};
     if (n.cap) *text = '\0';
@@ -124,6 +135,7 @@ lh_status lh_session_options_resolve(const lh_model *m, lh_session_options *inou
     LH_TRY(resolve_budget(&o, &n));
     LH_TRY(resolve_local(&o, &n));
     LH_TRY(resolve_dense_until(&o, &n));
+    LH_TRY(resolve_far_penalty(&o));
     if (o.kv_offload && !m->backend->ops->offload) {
         note(&n, "kv_offload has no effect on %s: there all memory is the host's\n", m->backend->name);
         o.kv_offload = false;

@@ -17,11 +17,12 @@ typedef struct header {
     int32_t chunk, budget, window, local, dense_until;
     int32_t scheme, select_per, attention, kv_type;
     int32_t has_logits, rope_scaling;
-    float rope_scale;
+    float rope_scale, far_penalty;
+    int32_t reserved;     // 0
 } header;
-_Static_assert(sizeof(header) == 80, "on-disk layout");
+_Static_assert(sizeof(header) == 88, "on-disk layout");
 
-static const char magic[8] = "LHSESS3";
+static const char magic[8] = "LHSESS4";
 
 // FNV-1a over 8-byte words, the last one padded with zeros.
 static uint64_t hash(uint64_t h, const void *data, size_t bytes) {
@@ -73,6 +74,7 @@ static header header_of(const lh_session *s, int64_t position, bool has_logits) 
         .has_logits = has_logits,
         .rope_scaling = (int32_t)o->rope_scaling,
         .rope_scale = o->rope_scale,
+        .far_penalty = LH_MAX(o->far_penalty, 0.0f),
     };
     memcpy(h.magic, magic, sizeof magic);
     return h;
@@ -208,6 +210,8 @@ static lh_status check_header(const lh_session *s, const char *path, const heade
         if (lengths[i].found != lengths[i].expected)
             return differs_in_number(path, lengths[i].option, lengths[i].found, lengths[i].expected);
     if (h->rope_scale != own.rope_scale) return differs_in_number(path, "rope_scale", h->rope_scale, own.rope_scale);
+    if (h->far_penalty != own.far_penalty)
+        return differs_in_number(path, "far_penalty", h->far_penalty, own.far_penalty);
     const struct {
         const char *option;
         int32_t found, expected, n;

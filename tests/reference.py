@@ -33,6 +33,7 @@ class Plan:
     scheme: str = "bounds"          # bounds, paper, peak
     select_per: str = "head"        # head, kv_head
     attention: str = "longheads"    # longheads, dense
+    far_penalty: float = 0.0        # off the scores of chosen chunks, times ln(candidates / chunks of the window)
 
     def resolved(self) -> Plan:
         return dataclasses.replace(
@@ -279,6 +280,7 @@ class Attention:
         out = np.empty_like(self.q)
         for p in range(self.n):
             c = p // self.plan.chunk
+            penalty = 0.0
             if self.plan.attention == "dense" or p < self.plan.dense_until:
                 chunks = np.tile(np.arange(c + 1), (self.n_head, 1))
                 distance = c - chunks
@@ -286,16 +288,20 @@ class Attention:
                 chunks, margin[:, p] = self.select(p, None if follow is None else follow[:, p])
                 chosen[:, p] = chunks
                 rank = np.arange(chunks.shape[1])
+                ratio = (c - self.plan.local) / (self.plan.window / self.plan.chunk)
+                penalty = self.plan.far_penalty * math.log(max(ratio, 1))
                 distance = np.minimum(c - chunks, self.plan.window // self.plan.chunk - 1 - rank)
-            out[p] = self.attend(p, chunks, distance)
+            is_chosen = (chunks > 0) & (chunks <= c - self.plan.local)
+            out[p] = self.attend(p, chunks, distance, penalty * is_chosen)
         return out
 
-    def attend(self, p: int, chunks: Ints, distance: Ints) -> Floats:
-        """Attention of the token at p to chunks (H, m), seen at distances (H, m) in chunks: (H, d)."""
+    def attend(self, p: int, chunks: Ints, distance: Ints, penalty: Floats) -> Floats:
+        """Attention of the token at p to chunks (H, m), seen at distances (H, m) in chunks, with scores lower by a penalty
+        (H, m): (H, d)."""
         l, m = self.plan.chunk, chunks.shape[1]
         heads = self.kv_of[:, None]
         q = self.rope.rotate(np.repeat(self.q[p][:, None], m, axis=1), distance * l + p % l)  # (H, m, d)
-        scores = (self.kc[heads, chunks] @ q[..., None])[..., 0] * self.scale  # (H, m, l)
+        scores = (self.kc[heads, chunks] @ q[..., None])[..., 0] * self.scale - penalty[..., None]  # (H, m, l)
         scores[chunks[:, :, None] * l + np.arange(l) > p] = -math.inf
         weights = softmax(scores.reshape(self.n_head, m * l)).reshape(scores.shape)
         return (weights[:, :, None] @ self.v[heads, chunks])[:, :, 0].sum(axis=1)

@@ -93,6 +93,8 @@ CASES = [
     Case("mqa_peak_odd_chunk", Plan(5, 20, 60, 1, 25, "peak"), 130, {"n_head_kv": 1, "head_dim": 24, "tied": True}),
     Case("peak_long_chunk", Plan(40, 200, 280, 2, scheme="peak"), 500, {"n_layer": 1, "n_head_kv": 2, "head_dim": 128}),
     Case("peak_part_rotated", Plan(8, 40, 64, 2, scheme="peak"), 150, {"rope_dim": 8, "n_head_kv": 2}),
+    Case("peak_far_penalty", Plan(8, 40, 64, 2, scheme="peak", far_penalty=0.5), 300, {"n_head_kv": 2}),
+    Case("bounds_far_penalty", Plan(8, 48, 56, 3, far_penalty=2.0), 200, {"n_head_kv": 1}),
     Case("dense", Plan(8, 32, attention="dense"), 150, {"n_head_kv": 2, "n_layer": 3}),
 ]
 SPARSE = [case for case in CASES if case.plan.attention == "longheads"]
@@ -246,6 +248,7 @@ def cases(draw) -> Case:
         dense_until=draw(st.integers(k, window)) * chunk,
         scheme=draw(st.sampled_from(["bounds", "paper", "peak"])),
         select_per=draw(st.sampled_from(["head", "kv_head"])),
+        far_penalty=draw(st.sampled_from([0.0, 0.5, 3.0])),
     )
     n_head_kv = draw(st.sampled_from([1, 2, 4]))
     head_dim = draw(st.sampled_from([8, 16, 24, 40, 64]))

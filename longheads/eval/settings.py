@@ -14,7 +14,7 @@ from longheads.session import Session
 
 # Options of a setting, by what their values are.
 NUMBERS = ("chunk", "budget", "window", "local", "dense_until")
-FRACTIONS = ("rope_scale",)
+FRACTIONS = ("far_penalty", "rope_scale")
 WORDS = ("scheme", "select_per", "attention", "kv_type", "rope_scaling")
 
 

@@ -87,7 +87,8 @@ typedef struct bench {
     meeting *meetings; // by chunk
     run *runs;         // of meetings with one chunk, and the end
     int32_t *place;    // (end_chunk + 2): scratch of sorting
-    int32_t *row, *limit;  // (TILE_ROWS)
+    int32_t *row, *limit;  // (TILE_ROWS): see lh_tile
+    float *bias;           // (TILE_ROWS)
 } bench;
 
 static size_t carve(const job *j, char *memory, bench *out) {
@@ -105,6 +106,7 @@ static size_t carve(const job *j, char *memory, bench *out) {
     CARVE(place, j->end_chunk + 2);
     CARVE(row, TILE_ROWS);
     CARVE(limit, TILE_ROWS);
+    CARVE(bias, TILE_ROWS);
 #undef CARVE
     if (out) *out = b;
     return used;
@@ -222,6 +224,7 @@ static void attend_chunk(const job *j, const unit *u, const bench *b, int32_t ch
         tile.rows = rows - skip;
         tile.q = b->rotated + (size_t)skip * j->stride;
         tile.row = b->row + skip;
+        tile.bias = b->bias + skip;
         tile.limit = own ? limit + skip : NULL;
         tile.k = keys + first * key;
         tile.v = values + first * key;
@@ -259,8 +262,11 @@ static void run_unit(const job *j, const unit *u, bench *b) {
                     j->cpu->attention.rotate(q, a->rope_chunk + 2 * dim * at.distance, 1, 1, a->head_dim, to_row);
                     memset(to_row + dim, 0, (j->stride - dim) * sizeof *to_row);
                 }
+                int64_t position = a->pos + u->first + at.row / j->group;
+                int32_t c = lh_chunk_of(position, a->plan.chunk);
                 b->row[n] = at.row;
-                b->limit[n] = lh_offset_of(a->pos + u->first + at.row / j->group, a->plan.chunk) + 1;
+                b->limit[n] = lh_offset_of(position, a->plan.chunk) + 1;
+                b->bias[n] = lh_is_chosen(a->plan, c, b->runs[i].chunk) ? lh_chosen_bias(a->plan, c) : 0;
             }
             attend_chunk(j, u, b, b->runs[i].chunk, end < to ? b->runs[i + 1].chunk : -1, n, own);
         }

@@ -23,6 +23,7 @@ typedef struct lh_tile {
     const char *next_k, *next_v;  // of the tile that comes after this one, or NULL: to be fetched meanwhile
     const float *q;           // (rows, stride): rotated for this chunk, scaled, zero beyond dim
     const int32_t *limit;     // (rows): keys a row may see, 1..n_keys; NULL: all
+    const float *bias;        // (rows): added to a row's scores; NULL: nothing
     const int32_t *row;       // (rows): index of the row's state
     float *top, *sum;         // the running maximum of scores and sum of exp(score - top), by state
     float *acc;               // (states, stride): sum of exp(score - top) * v

@@ -251,16 +251,16 @@ static void dots_few(const float *a, const void *b, int32_t n, int32_t dim, lh_k
 
 // --- attend ------------------------------------------------------------------------------------------------------
 
-// Scores of a row become its weights; returns what the accumulator is to be multiplied with. Keys past `visible` get
-// weight 0, up to `cols`.
-static float softmax_step(float *scores, int32_t visible, int32_t cols, float *top, float *sum) {
+// Scores of a row, with bias added, become its weights; returns what the accumulator is to be multiplied with. Keys past
+// `visible` get weight 0, up to `cols`.
+static float softmax_step(float *scores, int32_t visible, int32_t cols, float bias, float *top, float *sum) {
     for (int32_t j = visible; j < cols; j++) scores[j] = -INFINITY;
     vf most = vf_load(scores);
     for (int32_t j = VN; j < cols; j += VN) most = vf_max(most, vf_load(scores + j));
-    float here = vf_top(most), now = here > *top ? here : *top;
+    float here = vf_top(most) + bias, now = here > *top ? here : *top;
     vf total = vf_set1(0);
     for (int32_t j = 0; j < cols; j += VN) {
-        vf p = vf_exp(vf_sub(vf_load(scores + j), vf_set1(now)));
+        vf p = vf_exp(vf_sub(vf_load(scores + j), vf_set1(now - bias)));
         vf_store(scores + j, p);
         total = vf_add(total, p);
     }
@@ -297,7 +297,7 @@ static void attend_simd(const lh_tile *t, float *scratch) {
     if (few && t->next_v) fetch(t->next_v, side);
     for (int32_t i = 0; i < t->rows; i++)
         shrink[i] = softmax_step(scores + (size_t)i * LH_TILE_KEYS, t->limit ? t->limit[i] : t->n_keys, cols,
-                                 &t->top[t->row[i]], &t->sum[t->row[i]]);
+                                 t->bias ? t->bias[i] : 0, &t->top[t->row[i]], &t->sum[t->row[i]]);
 
     // Values are read as they lie where a row is whole vectors; where it is not, or many rows read them, unpacked.
     bool as_they_lie = few && t->dim == t->stride;

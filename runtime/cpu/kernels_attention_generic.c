@@ -64,12 +64,12 @@ static void attend_generic(const lh_tile *t, float *scratch) {
         int32_t visible = t->limit ? t->limit[i] : t->n_keys, state = t->row[i];
         const float *q = t->q + (size_t)i * t->stride;
         float *acc = t->acc + (size_t)state * t->stride;
-        float top = t->top[state];
+        float top = t->top[state], bias = t->bias ? t->bias[i] : 0;
         for (int32_t j = 0; j < visible; j++) {
             float s = 0;
             for (int32_t x = 0; x < t->dim; x++) s += q[x] * load_at(t, t->k, j, x);
-            scores[j] = s;
-            top = fmaxf(top, s);
+            scores[j] = s + bias;
+            top = fmaxf(top, scores[j]);
         }
         float shrink = expf(t->top[state] - top);
         t->top[state] = top;

@@ -130,6 +130,7 @@ static __global__ void __launch_bounds__(THREADS) one_kernel(lh_attention_args x
     int pair = thread % pairs, part = thread / pairs, parts = THREADS / pairs;
     float sums[2][HEADS][2] = {};
     float top = -INFINITY, weight = 0;  // of head number `warp`, in all lanes
+    float far_bias = lh_chosen_bias(plan, own) * LH_LOG2_E;
 
     // What a step is about: its chunk, its first key, and how many there are to see.
     auto chunk_of = [&](int step) {
@@ -162,7 +163,7 @@ static __global__ void __launch_bounds__(THREADS) one_kernel(lh_attention_args x
         int key = thread % shape.keys, groups = THREADS / shape.keys;
         for (int h = thread / shape.keys * 2; h < HEADS && key < n_keys; h += groups * 2) {
             const float *q = m.rotated + h * width;
-            float score[2] = {0, 0};
+            float bias = lh_is_chosen(plan, own, chunk) ? far_bias : 0, score[2] = {bias, bias};
             for (int at = 0; at < width; at += 8) {
                 float k[8];
                 load_eight<type>(m.k + key * shape.stride, at, k);

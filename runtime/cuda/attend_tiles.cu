@@ -375,8 +375,11 @@ static __global__ void __launch_bounds__(128) far_kernel(lh_attention_args x, lh
                 *(uint32_t *)(out + at) =
                     lh_pack_half2(w.sums[j][2 * side] * inverse, w.sums[j][2 * side + 1] * inverse);
         }
-        if (from == 0 && lane % 4 == 0)
-            b.logs[(size_t)row * (b.middle + 1) + s.position[r]] = w.top[side] + log2f(w.weight[side]);
+        if (from == 0 && lane % 4 == 0) {
+            float bias = lh_chosen_bias(a.plan, lh_position(x, b.token + row / a.n_head) / a.plan.chunk);
+            b.logs[(size_t)row * (b.middle + 1) + s.position[r]] =
+                w.top[side] + log2f(w.weight[side]) + bias * LH_LOG2_E;
+        }
     }
 }
 

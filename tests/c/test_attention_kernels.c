@@ -133,7 +133,7 @@ static void test_top(const char *name, const lh_attention_kernels *k, int32_t n,
 
 // Two tiles in a row into the same states, then everything against doubles.
 static void test_attend(const char *name, const lh_attention_kernels *k, int32_t rows, int32_t n_keys, int32_t dim,
-                        lh_kv_type type, bool limited, float size) {
+                        lh_kv_type type, bool limited, bool biased, float size) {
     int32_t stride = LH_ROUND_UP(dim, LH_PAD), states = rows + 2;
     size_t keys = (size_t)n_keys * dim, row_size = lh_kv_row_size(type, dim), side = (size_t)n_keys * row_size;
     float *q = lh_alloc((size_t)rows * stride, 4), *kv = lh_alloc(4 * keys, 4),
@@ -141,11 +141,13 @@ static void test_attend(const char *name, const lh_attention_kernels *k, int32_t
     float *top = lh_alloc((size_t)states, 4), *sum = lh_alloc((size_t)states, 4),
           *scratch = lh_alloc(lh_tile_scratch(rows, stride), 4);
     char *stored = lh_alloc(4 * side, 1);
+    float *bias = lh_alloc((size_t)rows, 4);
     int32_t *limit = lh_alloc((size_t)rows, 4), *row = lh_alloc((size_t)rows, 4);
     for (int32_t i = 0; i < rows; i++) {
         for (int32_t x = 0; x < dim; x++) q[i * stride + x] = uniform() * size;
         limit[i] = limited ? 1 + (int32_t)(i % n_keys) : n_keys;
         row[i] = rows + 1 - i;
+        bias[i] = biased ? 5 * uniform() : 0;
     }
     fill(kv, 4 * keys);
     for (int32_t j = 0; j < 4 * n_keys; j++) {
@@ -164,6 +166,7 @@ static void test_attend(const char *name, const lh_attention_kernels *k, int32_t
                      .q = q,
                      .limit = limited ? limit : NULL,
                      .row = row,
+                     .bias = biased && tile == 1 ? bias : NULL,
                      .top = top,
                      .sum = sum,
                      .acc = acc};
@@ -175,7 +178,7 @@ static void test_attend(const char *name, const lh_attention_kernels *k, int32_t
             int32_t tile = j / n_keys, at = j % n_keys;
             weight[j] = -INFINITY;
             if (at >= limit[i]) continue;
-            weight[j] = 0;
+            weight[j] = tile == 1 ? bias[i] : 0;
             for (int32_t x = 0; x < dim; x++)
                 weight[j] += (double)q[i * stride + x] * kv[2 * tile * keys + at * dim + x];
             most = fmax(most, weight[j]);
@@ -192,6 +195,7 @@ static void test_attend(const char *name, const lh_attention_kernels *k, int32_t
     for (int32_t x = 0; x < stride; x++) expect_near(name, "attend, another state", acc[x], 0, 0);
     lh_free(row);
     lh_free(limit);
+    lh_free(bias);
     lh_free(stored);
     lh_free(scratch);
     lh_free(sum);
@@ -254,7 +258,7 @@ int main(void) {
                 for (size_t n = 0; n < sizeof key_counts / sizeof *key_counts; n++) {
                     lh_kv_type type = (lh_kv_type)((r + n) % LH_KV_TYPES);
                     test_attend(tables[i].name, &k, row_counts[r], key_counts[n], dim, type, n % 3 == 1,
-                                r % 4 == 3 ? 30 : 1);
+                                (r + d) % 2, r % 4 == 3 ? 30 : 1);
                 }
             }
         }
