@@ -74,6 +74,9 @@ class Model(Handle):
         of it.
     local: chunks at the end, own included, that are always attended.
     dense_until: positions below it attend everything before them; between budget and window. None: budget.
+    far_layers: so many layers choose among all chunks: those whose heads can match content most strongly, by their weights;
+        the others attend as many of the last chunks instead (docs/selection.md). More than the model has: all. None: a third
+        for "peak", all for other schemes.
     far_penalty: where there are more chunks to choose from than the window holds, this times the logarithm of the ratio is
         taken off the scores of the chosen ones, so that matches by chance weigh less (docs/selection.md). 0: nothing.
         None: 0.5 for "peak", 0 for other schemes.
@@ -113,6 +116,7 @@ class Model(Handle):
         scheme: Literal["peak", "bounds", "paper"] = "peak",
         select_per: Literal["head", "kv_head"] = "kv_head",
         dense_until: int | None = None,
+        far_layers: int | None = None,
         far_penalty: float | None = None,
         attention: Literal["longheads", "dense"] = "longheads",
         rope_scaling: RopeScaling | None = None,
@@ -130,6 +134,7 @@ class Model(Handle):
             window=window,
             local=None if local is _LOCAL else local,
             dense_until=dense_until,
+            far_layers=far_layers,
             far_penalty=far_penalty,
             batch=batch,
             scheme=scheme,

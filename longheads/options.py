@@ -32,6 +32,8 @@ def add_reading(p: argparse.ArgumentParser, ctx: str = "the trained context") ->
     g.add_argument("--local", metavar="N", type=count, help="chunks at the end that are always attended (default: 8)")
     g.add_argument("--dense-until", metavar="N", type=count,
                    help="attend everything below this position (default: budget)")
+    g.add_argument("--far-layers", metavar="N", type=count,
+                   help="layers that choose among all chunks; the others attend the last ones (default: a third)")
     g.add_argument("--far-penalty", metavar="X", type=float,
                    help="how much less far chunks count as the text grows, against matches by chance; 0: not at all "
                         "(default: 0.5)")

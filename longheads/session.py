@@ -41,6 +41,7 @@ class SessionOptions(TypedDict, total=False):
     window: int | None
     local: int | None
     dense_until: int | None
+    far_layers: int | None
     far_penalty: float | None
     batch: int | None
     scheme: Literal["peak", "bounds", "paper"]
@@ -118,7 +119,8 @@ def resolve_options(model_handle: Any, options: SessionOptions) -> Any:
 def _expected(name: str) -> str:
     if name in _RANGES:
         return _RANGES[name]
-    return f"a positive number of {'chunks' if name == 'local' else 'tokens'}"
+    units = {"local": "chunks", "far_layers": "layers"}
+    return f"a positive number of {units.get(name, 'tokens')}"
 
 
 class Session(Handle):
@@ -174,7 +176,7 @@ class Session(Handle):
     def set_options(self, **options: Unpack[SessionOptions]) -> None:
         """Go on under other options; those that are not named stay. What was read stays as it was read.
 
-        budget, window, local, dense_until, far_penalty, select_per and attention may change; None is "from the model". Logits and
+        budget, window, local, dense_until, far_layers, far_penalty, select_per and attention may change; None is "from the model". Logits and
         selected chunks are those of the last token under the new options: it is read again when they are asked for.
         Raises ArgumentError for a change of what shapes the cache: ctx, batch, chunk, scheme, kv_type, kv_offload,
         rope_scaling, rope_scale; and for longheads attention in a session that was made dense.

@@ -1,6 +1,7 @@
 // Models: the public functions that are not a session's, a tokenizer's or a sampler's.
 #include "cpu/features.h"
 #include "model.h"
+#include "reach.h"
 
 #ifndef LH_VERSION
 #define LH_VERSION "0"  // the build sets it
@@ -39,6 +40,9 @@ static lh_status open_model(lh_model *m, const char *path, const lh_model_option
         return lh_error(LH_ERR_FORMAT,
                         "the tokenizer has %d tokens, the model only %d rows of embeddings: the file is inconsistent",
                         lh_tokenizer_n_vocab(m->tokenizer), m->config.n_vocab);
+    m->reach = lh_alloc((size_t)m->config.n_layer, sizeof *m->reach);
+    if (!m->reach) return LH_ERR_MEMORY;
+    LH_TRY(lh_reach(&m->config, &m->weights, m->reach));
     return each_matrix(m, upload);
 }
 
@@ -57,6 +61,7 @@ void lh_model_free(lh_model *m) {
     if (!m) return;
     if (m->backend && m->weights.layers) each_matrix(m, unload);
     lh_tokenizer_free(m->tokenizer);
+    lh_free(m->reach);
     lh_weights_free(&m->weights);
     lh_gguf_free(m->gguf);
     lh_backend_free(m->backend);

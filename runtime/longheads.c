@@ -54,13 +54,32 @@ static lh_status device_table(lh_backend *b, const lh_rope *rope, int64_t n, int
     return status;
 }
 
+// The n layers of the largest reach, the lower one of equals.
+static void choose_far(const float *reach, int32_t n_layer, int32_t n, bool *far) {
+    for (int32_t i = 0; i < n_layer; i++) {
+        int32_t before = 0;
+        for (int32_t j = 0; j < n_layer; j++) before += lh_ranks_before(reach[j], j, reach[i], i);
+        far[i] = before < n;
+    }
+}
+
+// Layers that do not read far choose nothing: all their chunks but the first are the last ones.
+static lh_chunk_plan plan_of_layer(const lh_longheads *lh, int32_t layer) {
+    lh_chunk_plan plan = lh->plan;
+    if (!lh->far[layer]) plan.local = plan.k - 1;
+    return plan;
+}
+
 lh_status lh_longheads_init(lh_longheads *lh, lh_backend *backend, const lh_config *c, const lh_rope *rope,
-                            const lh_session_options *o) {
+                            const float *reach, const lh_session_options *o) {
     *lh = (lh_longheads){
         .backend = backend, .plan = lh_plan_of(o), .scheme = o->scheme, .n_layer = c->n_layer, .n_head = c->n_head,
         .n_select = o->select_per == LH_PER_HEAD ? c->n_head : c->n_head_kv, .scale = rope->attn_scale,
         .rope_dim = c->rope_dim, .last_position = -1,
     };
+    lh->far = lh_alloc((size_t)c->n_layer, sizeof *lh->far);
+    if (!lh->far) return LH_ERR_MEMORY;
+    choose_far(reach, c->n_layer, o->far_layers, lh->far);
     LH_TRY(device_table(backend, rope, o->chunk, 1, &lh->rope_offset));
     LH_TRY(device_table(backend, rope, lh->plan.window, o->chunk, &lh->rope_chunk));
     size_t rows = (size_t)o->batch + c->n_layer - 1;
@@ -72,6 +91,7 @@ void lh_longheads_free(lh_longheads *lh) {
     lh->backend->ops->release(lh->backend, lh->rope_offset);
     lh->backend->ops->release(lh->backend, lh->rope_chunk);
     lh->backend->ops->release(lh->backend, lh->chosen);
+    lh_free(lh->far);
     *lh = (lh_longheads){0};
 }
 
@@ -85,7 +105,7 @@ static lh_attention attention_of(const lh_longheads *lh, const lh_kv *kv, int32_
                                  const float *k, const float *v) {
     const lh_kv_shape *s = &kv->shape;
     return (lh_attention){
-        .plan = lh->plan,
+        .plan = plan_of_layer(lh, layer),
         .n_head = s->n_head,
         .n_head_kv = s->n_head_kv,
         .head_dim = s->head_dim,

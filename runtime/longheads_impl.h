@@ -18,7 +18,8 @@ const lh_scheme_traits *lh_scheme_get(lh_scheme scheme);
 // A session's attention: resolved settings and the rotations that go with them.
 typedef struct lh_longheads {
     lh_backend *backend;
-    lh_chunk_plan plan;
+    lh_chunk_plan plan;    // of the layers that read far
+    bool *far;             // (n_layer): which these are
     lh_scheme scheme;
     int32_t n_layer, n_head, n_select;
     float scale;
@@ -35,8 +36,9 @@ lh_chunk_plan lh_plan_of(const lh_session_options *options);
 // What the cache must hold for these options.
 lh_kv_shape lh_kv_shape_of(const lh_config *c, const lh_session_options *options);
 
+// reach (n_layer): the layers that have most of it read far.
 lh_status lh_longheads_init(lh_longheads *lh, lh_backend *backend, const lh_config *c, const lh_rope *rope,
-                            const lh_session_options *options);
+                            const float *reach, const lh_session_options *options);
 void lh_longheads_free(lh_longheads *lh);
 
 // The first half of lh_longheads_layer: the keys, values and summaries of one layer's n tokens are stored.

@@ -112,6 +112,13 @@ static lh_status resolve_far_penalty(lh_session_options *o) {
     return LH_OK;
 }
 
+static lh_status resolve_far_layers(lh_session_options *o, int32_t n_layer) {
+    if (o->far_layers == 0) o->far_layers = o->scheme == LH_SCHEME_PEAK ? (n_layer + 2) / 3 : n_layer;
+    LH_TRY(in_range("far_layers", o->far_layers, 1, INT32_MAX));
+    o->far_layers = LH_MIN(o->far_layers, n_layer);
+    return LH_OK;
+}
+
 lh_status lh_session_options_resolve(const lh_model *m, lh_session_options *inout, char *text, size_t cap) {
     notes n = {text, text ? cap : 0, 0};
     if (n.cap) *text = '\0';
@@ -135,6 +142,7 @@ lh_status lh_session_options_resolve(const lh_model *m, lh_session_options *inou
     LH_TRY(resolve_budget(&o, &n));
     LH_TRY(resolve_local(&o, &n));
     LH_TRY(resolve_dense_until(&o, &n));
+    LH_TRY(resolve_far_layers(&o, c.n_layer));
     LH_TRY(resolve_far_penalty(&o));
     if (o.kv_offload && !m->backend->ops->offload) {
         note(&n, "kv_offload has no effect on %s: there all memory is the host's\n", m->backend->name);

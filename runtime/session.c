@@ -8,7 +8,7 @@ static lh_status init_longheads(const lh_model *m, const lh_session_options *o, 
     LH_TRY(lh_config_scale_rope(&config, o->rope_scaling, o->rope_scale));
     lh_rope rope;
     LH_TRY(lh_rope_init(&rope, &config, m->weights.rope_freqs));
-    lh_status status = lh_longheads_init(out, m->backend, &config, &rope, o);
+    lh_status status = lh_longheads_init(out, m->backend, &config, &rope, m->reach, o);
     lh_rope_free(&rope);
     return status;
 }

@@ -18,7 +18,7 @@ typedef struct header {
     int32_t scheme, select_per, attention, kv_type;
     int32_t has_logits, rope_scaling;
     float rope_scale, far_penalty;
-    int32_t reserved;     // 0
+    int32_t far_layers;
 } header;
 _Static_assert(sizeof(header) == 88, "on-disk layout");
 
@@ -74,6 +74,7 @@ static header header_of(const lh_session *s, int64_t position, bool has_logits) 
         .has_logits = has_logits,
         .rope_scaling = (int32_t)o->rope_scaling,
         .rope_scale = o->rope_scale,
+        .far_layers = o->far_layers,
         .far_penalty = LH_MAX(o->far_penalty, 0.0f),
     };
     memcpy(h.magic, magic, sizeof magic);
@@ -205,6 +206,7 @@ static lh_status check_header(const lh_session *s, const char *path, const heade
     } lengths[] = {
         {"chunk", h->chunk, own.chunk}, {"budget", h->budget, own.budget}, {"window", h->window, own.window},
         {"local", h->local, own.local}, {"dense_until", h->dense_until, own.dense_until},
+        {"far_layers", h->far_layers, own.far_layers},
     };
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
         if (lengths[i].found != lengths[i].expected)

@@ -33,6 +33,7 @@ class Plan:
     scheme: str = "bounds"          # bounds, paper, peak
     select_per: str = "head"        # head, kv_head
     attention: str = "longheads"    # longheads, dense
+    far_layers: int = 1000          # layers that choose, those with the largest reach; 1000: all
     far_penalty: float = 0.0        # off the scores of chosen chunks, times ln(candidates / chunks of the window)
 
     def resolved(self) -> Plan:
@@ -156,19 +157,31 @@ class Reference:
         chosen = np.full((self.n_layer, self.n_head, n, plan.budget // plan.chunk), -1, dtype=np.int64)
         margin = np.full((self.n_layer, self.n_head, n), math.inf)
         x = self.w["token_embd.weight"][np.asarray(ids)]
+        far = np.argsort([-self.reach(layer) for layer in range(self.n_layer)], kind="stable")[: plan.far_layers]
+        near_plan = dataclasses.replace(plan, local=plan.budget // plan.chunk - 1)
         for layer in range(self.n_layer):
             h = self.norm(x, f"blk.{layer}.attn_norm")
             q = self.linear(h, f"blk.{layer}.attn_q").reshape(n, self.n_head, self.head_dim)
             k = self.linear(h, f"blk.{layer}.attn_k").reshape(n, self.n_head_kv, self.head_dim)
             v = self.linear(h, f"blk.{layer}.attn_v").reshape(n, self.n_head_kv, self.head_dim)
             told = None if follow is None else follow[layer]
-            attended = Attention(self, plan, q, k, v).run(chosen[layer], margin[layer], told)
+            attended = Attention(self, plan if layer in far else near_plan, q, k, v).run(chosen[layer], margin[layer], told)
             x = x + self.linear(attended.reshape(n, -1), f"blk.{layer}.attn_output")
             h = self.norm(x, f"blk.{layer}.ffn_norm")
             gate, up = self.linear(h, f"blk.{layer}.ffn_gate"), self.linear(h, f"blk.{layer}.ffn_up")
             x = x + self.linear(gate / (1 + np.exp(-gate)) * up, f"blk.{layer}.ffn_down")
         output = "output" if "output.weight" in self.w else "token_embd"
         return Run(self.linear(self.norm(x, "output_norm"), output), chosen, margin)
+
+    def reach(self, layer: int) -> float:
+        """The spread of q.k in a layer's strongest head over its slow components, for independent unit activations."""
+        scaled = self.w[f"blk.{layer}.attn_norm.weight"]
+        slow = slice(-min(self.head_dim, max(16, self.head_dim // 4)), None)
+        q = (self.w[f"blk.{layer}.attn_q.weight"] * scaled).reshape(self.n_head, self.head_dim, -1)[:, slow]
+        k = (self.w[f"blk.{layer}.attn_k.weight"] * scaled).reshape(self.n_head_kv, self.head_dim, -1)[:, slow]
+        group = self.n_head // self.n_head_kv
+        spreads = [np.linalg.norm(q[h].T @ k[h // group]) for h in range(self.n_head)]
+        return max(spreads) / math.sqrt(self.head_dim)
 
     def norm(self, x: Floats, name: str) -> Floats:
         return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + self.eps) * self.w[f"{name}.weight"]

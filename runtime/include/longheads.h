@@ -115,6 +115,8 @@ typedef struct lh_session_options {
     int32_t window;       // W, a multiple of chunk (0: three quarters of trained_ctx)
     int32_t local;        // forced last chunks, own included (0: 8, or what the budget leaves room for)
     int32_t dense_until;  // positions below attend densely (0: budget)
+    int32_t far_layers;   // so many layers choose chunks by score, those with the strongest matches of content; the others
+                          // attend as many local ones instead (0: a third for LH_SCHEME_PEAK, else all; more: all)
     float far_penalty;    // times ln(candidates / chunks of the window): off the scores of chosen chunks where there are
                           // more of the former (0: 0.5 for LH_SCHEME_PEAK, none for others; negative: none)
     int32_t batch;        // most tokens computed at once (0: 1024)
@@ -140,7 +142,7 @@ LH_API lh_status lh_session_options_resolve(const lh_model *m, lh_session_option
 LH_API lh_status lh_session_new(const lh_model *m, const lh_session_options *options, lh_session **out);
 LH_API void lh_session_free(lh_session *s);
 // Go on under other options, which are resolved; what was read stays as it was read, and logits are asked for anew.
-// budget, window, local, dense_until, far_penalty, select_per and attention may change. What shapes the cache may not: ctx, batch,
+// budget, window, local, dense_until, far_layers, far_penalty, select_per and attention may change. What shapes the cache may not: ctx, batch,
 // chunk, scheme, kv_type, kv_offload and rope; and a session that was made dense stays so, because it has no summaries.
 LH_API lh_status lh_session_set_options(lh_session *s, const lh_session_options *options);
 LH_API void lh_session_get_options(const lh_session *s, lh_session_options *out);
