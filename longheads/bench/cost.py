@@ -48,7 +48,7 @@ def prompt_operations(model: Model, n: int) -> int:
 
 def token_bytes(model: Model, session: Session) -> int:
     """Bytes that the session's last token had to read: weights, the keys and values of the chunks that its heads
-    attended, and the summaries of all chunks where it chose among them."""
+    attended, and the summaries of all chunks in the layers where it chose among them."""
     reserved, chunk = session.stats, model.chunk
     n_chunk = -(-session.ctx // chunk)
     last = session.position - 1
@@ -60,4 +60,5 @@ def token_bytes(model: Model, session: Session) -> int:
     row = reserved["kv"] // (len(groups) * n_chunk * chunk)
     sparse = chosen.shape[2] < last // chunk + 1
     summaries = reserved["summaries"] * (last // chunk) // n_chunk if sparse else 0
+    summaries = summaries * session.options["far_layers"] // model.n_layer
     return model._info.active_bytes + rows * row + summaries
