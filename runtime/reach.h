@@ -4,9 +4,11 @@
 
 #include "weights.h"
 
-// Of each layer, that of its strongest head: how far q . k spreads over pairs of tokens in the components that rotations
-// hardly turn (peak.h), were their normed activations independent and of unit variance:
-//   | Wq' Wk'^T | / sqrt(head_dim), Wq' and Wk' the rows of these components times attn_norm, | | the Frobenius norm
+// Of each layer, that of its strongest head:
+//   | Sq^T Sk |^2 / (sqrt(head_dim) |Wq| |Wk|)
+// Wq and Wk are a head's rows times attn_norm, their first 1024 columns, which tell enough; Sq and Sk are those rows whose
+// components rotations hardly turn (peak.h); | | is the Frobenius norm. |Sq^T Sk| is how far q . k spreads in these components over pairs of tokens,
+// were their normed activations independent and of unit variance; once more, over |Wq| |Wk|, it is their share.
 // out (n_layer).
 lh_status lh_reach(const lh_config *c, const lh_weights *w, float *out);
 

@@ -174,14 +174,16 @@ class Reference:
         return Run(self.linear(self.norm(x, "output_norm"), output), chosen, margin)
 
     def reach(self, layer: int) -> float:
-        """The spread of q.k in a layer's strongest head over its slow components, for independent unit activations."""
+        """How strongly the strongest head of a layer matches content: the spread of q.k over its slow components for
+        independent unit activations, times their share in it."""
         scaled = self.w[f"blk.{layer}.attn_norm.weight"]
         slow = slice(-min(self.head_dim, max(16, self.head_dim // 4)), None)
-        q = (self.w[f"blk.{layer}.attn_q.weight"] * scaled).reshape(self.n_head, self.head_dim, -1)[:, slow]
-        k = (self.w[f"blk.{layer}.attn_k.weight"] * scaled).reshape(self.n_head_kv, self.head_dim, -1)[:, slow]
-        group = self.n_head // self.n_head_kv
-        spreads = [np.linalg.norm(q[h].T @ k[h // group]) for h in range(self.n_head)]
-        return max(spreads) / math.sqrt(self.head_dim)
+        q = (self.w[f"blk.{layer}.attn_q.weight"] * scaled).reshape(self.n_head, self.head_dim, -1)
+        k = (self.w[f"blk.{layer}.attn_k.weight"] * scaled).reshape(self.n_head_kv, self.head_dim, -1)
+        k = k.repeat(self.n_head // self.n_head_kv, axis=0)
+        spread = np.linalg.norm(q[:, slow].swapaxes(1, 2) @ k[:, slow], axis=(1, 2)) / math.sqrt(self.head_dim)
+        share = spread * math.sqrt(self.head_dim) / np.linalg.norm(q, axis=(1, 2)) / np.linalg.norm(k, axis=(1, 2))
+        return (spread * share).max()
 
     def norm(self, x: Floats, name: str) -> Floats:
         return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + self.eps) * self.w[f"{name}.weight"]
