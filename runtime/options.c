@@ -5,8 +5,9 @@
 #include "model.h"
 
 #define DEFAULT_CHUNK 64
-#define DEFAULT_BUDGET 1024
-#define DEFAULT_LOCAL 8
+#define DEFAULT_BUDGET 1536
+#define DEFAULT_CHOSEN 7      // chunks taken by score, where the budget leaves as many local ones
+#define LEAST_WINDOW 10       // chunks, by which the default of chunk goes
 #define DEFAULT_FAR_PENALTY 0.5f
 #define DEFAULT_BATCH 1024
 #define MAX_CTX ((int64_t)1 << 28)
@@ -43,9 +44,9 @@ static lh_status in_range(const char *name, int64_t value, int64_t low, int64_t 
 
 static lh_status resolve_chunk(lh_session_options *o, int32_t trained) {
     if (o->chunk == 0) {
-        // A model trained on little still gets room for chunk 0, the local ones and one of choice.
+        // A model trained on little still gets a window of several chunks.
         o->chunk = DEFAULT_CHUNK;
-        while (o->chunk > 1 && trained / 4 * 3 / o->chunk < DEFAULT_LOCAL + 2) o->chunk /= 2;
+        while (o->chunk > 1 && trained / 4 * 3 / o->chunk < LEAST_WINDOW) o->chunk /= 2;
     }
     return in_range("chunk", o->chunk, 1, LH_MIN(MAX_CHUNK, LH_MAX(trained / 2, 1)));
 }
@@ -66,7 +67,8 @@ static lh_status resolve_window(lh_session_options *o, int32_t trained, notes *n
 
 static lh_status resolve_budget(lh_session_options *o, notes *n) {
     bool chosen = o->budget != 0;
-    if (!chosen) o->budget = LH_MAX(DEFAULT_BUDGET / o->chunk, 2) * o->chunk;
+    // Where the window is small, a third of it stays free, for far chunks to keep their distance from near ones.
+    if (!chosen) o->budget = LH_MAX(LH_MIN(DEFAULT_BUDGET, o->window / 3 * 2) / o->chunk, 2) * o->chunk;
     LH_TRY(in_range("budget", o->budget, 2 * (int64_t)o->chunk, INT32_MAX));
     if (o->budget > o->window) {
         if (chosen) note(n, "budget is capped to the window of %d tokens (asked for: %d)\n", o->window, o->budget);
@@ -77,7 +79,7 @@ static lh_status resolve_budget(lh_session_options *o, notes *n) {
 
 static lh_status resolve_local(lh_session_options *o, notes *n) {
     int32_t k = o->budget / o->chunk;
-    if (o->local == 0) o->local = LH_MIN(DEFAULT_LOCAL, LH_MAX(1, k - 2));
+    if (o->local == 0) o->local = LH_MAX(k / 2, k - 1 - DEFAULT_CHOSEN);
     LH_TRY(in_range("local", o->local, 1, INT32_MAX));
     if (o->local > k - 1) {
         int32_t capped = LH_MAX(1, k - 2);

@@ -47,9 +47,9 @@ def test_signature():
     expected = dict(
         ctx=None,
         chunk=64,
-        budget=1024,
+        budget=1536,
         window=None,
-        local=8,
+        local=None,
         scheme="peak",
         select_per="kv_head",
         dense_until=None,
