@@ -80,7 +80,7 @@ class Model(Handle):
         for "peak", all for other schemes.
     far_penalty: where there are more chunks to choose from than the window holds, this times the logarithm of the ratio is
         taken off the scores of the chosen ones, so that matches by chance weigh less (docs/selection.md). 0: nothing.
-        None: 0.5 for "peak", 0 for other schemes.
+        None: 0.25 for "peak", 0 for other schemes.
     scheme: how chunks are judged: by their best key in a head's slow components ("peak", see docs/selection.md), by
         the "bounds" of their keys (Quest, arXiv 2406.10774), or as the "paper" does (LongHeads, arXiv 2402.10685).
     select_per: every query "head" chooses its own chunks, or the heads of a "kv_head" choose together.

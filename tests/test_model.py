@@ -69,7 +69,7 @@ def test_defaults_come_from_the_file_and_say_nothing(tiny_path):
         with Model(tiny_path) as model:
             assert (model.trained_ctx, model.ctx, model.window) == (256, 256, 192)
             assert model.chunk <= 64 and model.budget <= model.window
-            assert (model.options["far_layers"], model.options["far_penalty"]) == (1, 0.5)
+            assert (model.options["far_layers"], model.options["far_penalty"]) == (1, 0.25)
             with model.session(far_layers=99, far_penalty=0) as session:
                 assert (session.options["far_layers"], session.options["far_penalty"]) == (2, 0)
             with model.session(scheme="paper") as session:

@@ -118,7 +118,7 @@ typedef struct lh_session_options {
     int32_t far_layers;   // so many layers choose chunks by score, those with the strongest matches of content; the others
                           // attend as many local ones instead (0: a third for LH_SCHEME_PEAK, else all; more: all)
     float far_penalty;    // times ln(candidates / chunks of the window): off the scores of chosen chunks where there are
-                          // more of the former (0: 0.5 for LH_SCHEME_PEAK, none for others; negative: none)
+                          // more of the former (0: 0.25 for LH_SCHEME_PEAK, none for others; negative: none)
     int32_t batch;        // most tokens computed at once (0: 1024)
     lh_scheme scheme;
     lh_select_per select_per;
