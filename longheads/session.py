@@ -176,8 +176,9 @@ class Session(Handle):
     def set_options(self, **options: Unpack[SessionOptions]) -> None:
         """Go on under other options; those that are not named stay. What was read stays as it was read.
 
-        budget, window, local, dense_until, far_layers, far_penalty, select_per and attention may change; None is "from the model". Logits and
-        selected chunks are those of the last token under the new options: it is read again when they are asked for.
+        budget, window, local, dense_until, far_layers, far_penalty, select_per and attention may change; None is "from the
+        model". Logits and selected chunks are those of the last token under the new options: it is read again when they
+        are asked for.
         Raises ArgumentError for a change of what shapes the cache: ctx, batch, chunk, scheme, kv_type, kv_offload,
         rope_scaling, rope_scale; and for longheads attention in a session that was made dense.
         """

@@ -86,7 +86,8 @@ def _settings(report: Report) -> str:
         return f"dense attention, {tail}"
     return (
         f"{o['scheme']}, chunk {o['chunk']}, budget {o['budget']}, window {o['window']}, local {o['local']}, "
-        f"dense until {o['dense_until']}, far layers {o['far_layers']}, far penalty {o['far_penalty']:g}, select per {o['select_per']}, {tail}"
+        f"dense until {o['dense_until']}, far layers {o['far_layers']}, far penalty {o['far_penalty']:g}, "
+        f"select per {o['select_per']}, {tail}"
     )
 
 

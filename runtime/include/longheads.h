@@ -142,8 +142,9 @@ LH_API lh_status lh_session_options_resolve(const lh_model *m, lh_session_option
 LH_API lh_status lh_session_new(const lh_model *m, const lh_session_options *options, lh_session **out);
 LH_API void lh_session_free(lh_session *s);
 // Go on under other options, which are resolved; what was read stays as it was read, and logits are asked for anew.
-// budget, window, local, dense_until, far_layers, far_penalty, select_per and attention may change. What shapes the cache may not: ctx, batch,
-// chunk, scheme, kv_type, kv_offload and rope; and a session that was made dense stays so, because it has no summaries.
+// budget, window, local, dense_until, far_layers, far_penalty, select_per and attention may change. What shapes the cache
+// may not: ctx, batch, chunk, scheme, kv_type, kv_offload and rope; and a session that was made dense stays so, because it
+// has no summaries.
 LH_API lh_status lh_session_set_options(lh_session *s, const lh_session_options *options);
 LH_API void lh_session_get_options(const lh_session *s, lh_session_options *out);
 LH_API void lh_session_get_stats(const lh_session *s, lh_session_stats *out);
