@@ -89,7 +89,8 @@ LH_INLINE void dot_legacy(block_values_fn values, size_t size, bool is_signed, b
     int64_t n_blocks = n_cols / 32;
     for (int64_t r = 0; r < n_rows; r++) {
         const char *b = (const char *)rows + (size_t)r * row_size;
-        __m256 total[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()}, fix = _mm256_setzero_ps();
+        __m256 total[4], fix = _mm256_setzero_ps();
+        LH_UNROLL for (int j = 0; j < 4; j++) total[j] = _mm256_setzero_ps();
         int64_t i = 0;
         for (; i + 8 <= n_blocks; i += 8, b += 8 * size) {
             __m256 scale, min;
@@ -103,7 +104,7 @@ LH_INLINE void dot_legacy(block_values_fn values, size_t size, bool is_signed, b
                 __m256i w = values(b + (size_t)j * size);
                 const int8_t *q = act->q + 32 * (i + j);
                 __m256 product = is_signed ? dot_32_signed(w, q) : dot_32(w, q);
-                total[j % 2] = _mm256_fmadd_ps(_mm256_set1_ps(scales[j]), product, total[j % 2]);
+                total[j % 4] = _mm256_fmadd_ps(_mm256_set1_ps(scales[j]), product, total[j % 4]);
             }
         }
         float rest = 0;
@@ -112,10 +113,10 @@ LH_INLINE void dot_legacy(block_values_fn values, size_t size, bool is_signed, b
             memcpy(half, b, 4);
             __m256i w = values(b);
             __m256 product = is_signed ? dot_32_signed(w, act->q + 32 * i) : dot_32(w, act->q + 32 * i);
-            total[i % 2] = _mm256_fmadd_ps(_mm256_set1_ps(lh_half(half[0]) * act->scale[i]), product, total[i % 2]);
+            total[0] = _mm256_fmadd_ps(_mm256_set1_ps(lh_half(half[0]) * act->scale[i]), product, total[0]);
             if (!is_signed) rest += lh_half(half[has_min ? 1 : 0]) * act->sum32[i];
         }
-        float sum = vf_sum(_mm256_add_ps(total[0], total[1]));
+        float sum = vf_sum(_mm256_add_ps(_mm256_add_ps(total[0], total[1]), _mm256_add_ps(total[2], total[3])));
         out[r] = is_signed ? sum : sum + (has_min ? 1 : -zero) * (vf_sum(fix) + rest);
     }
 }
@@ -162,7 +163,7 @@ LH_INLINE void dot_4_5_k(values_fn values, size_t block_size, const void *rows, 
                          int64_t n_cols, const lh_act_row *act, float *out) {
     for (int64_t r = 0; r < n_rows; r++) {
         const char *block = (const char *)rows + (size_t)r * row_size;
-        __m256 total = _mm256_setzero_ps(), fix = _mm256_setzero_ps();
+        __m256 total[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()}, fix = _mm256_setzero_ps();
         for (int64_t i = 0; i < n_cols; i += 256, block += block_size) {
             const lh_block_q4_k *head = (const void *)block;  // Q5_K begins as Q4_K does
             fetch_ahead(block, block_size);
@@ -174,9 +175,10 @@ LH_INLINE void dot_4_5_k(values_fn values, size_t block_size, const void *rows, 
             float scale[8];
             store_for_broadcasts(scale, _mm256_mul_ps(scales, _mm256_loadu_ps(act->scale + i / 32)));
             LH_UNROLL for (int j = 0; j < 8; j++)
-                total = _mm256_fmadd_ps(_mm256_set1_ps(scale[j]), dot_32(values(block, j), act->q + i + 32 * j), total);
+                total[j % 2] = _mm256_fmadd_ps(_mm256_set1_ps(scale[j]), dot_32(values(block, j), act->q + i + 32 * j),
+                                               total[j % 2]);
         }
-        out[r] = vf_sum(_mm256_add_ps(total, fix));
+        out[r] = vf_sum(_mm256_add_ps(_mm256_add_ps(total[0], total[1]), fix));
     }
 }
 
@@ -204,7 +206,7 @@ static void dot_q6_k(const lh_type_traits *traits, const void *rows, size_t row_
     (void)traits;
     for (int64_t r = 0; r < n_rows; r++) {
         const lh_block_q6_k *b = (const void *)((const char *)rows + (size_t)r * row_size);
-        __m256 total = _mm256_setzero_ps(), fix = _mm256_setzero_ps();
+        __m256 total[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()}, fix = _mm256_setzero_ps();
         for (int64_t i = 0; i < n_cols; i += 256, b++) {
             fetch_ahead(b, sizeof *b);
             // Run 2j is half of the j-th 32 weights, run 2j + 1 the other: lanes 0..3 and 4..7 of their products.
@@ -220,10 +222,10 @@ static void dot_q6_k(const lh_type_traits *traits, const void *rows, size_t row_
                 __m256 weight_scale =
                     _mm256_permutevar8x32_ps(scale[j / 4], _mm256_setr_epi32(k, k, k, k, k + 1, k + 1, k + 1, k + 1));
                 __m256 product = _mm256_mul_ps(weight_scale, _mm256_permutevar8x32_ps(act_scale, _mm256_set1_epi32(j)));
-                total = _mm256_fmadd_ps(product, dot_32(values_q6_k(b, j), act->q + i + 32 * j), total);
+                total[j % 2] = _mm256_fmadd_ps(product, dot_32(values_q6_k(b, j), act->q + i + 32 * j), total[j % 2]);
             }
         }
-        out[r] = vf_sum(_mm256_fnmadd_ps(_mm256_set1_ps(32), fix, total));
+        out[r] = vf_sum(_mm256_fnmadd_ps(_mm256_set1_ps(32), fix, _mm256_add_ps(total[0], total[1])));
     }
 }
 
