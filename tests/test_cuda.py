@@ -300,7 +300,7 @@ def test_out_of_memory(gives_back, emulated, tiny_path, ids):
             model.session()
         # Wherever in the middle of a session's memory it ends, and where only scratch is missing.
         outcomes = []
-        for more in range(60_000, 3_000_000, 160_000):
+        for more in range(60_000, 2_400_000, 40_000):
             with limited(emulated, more):
                 try:
                     with model.session() as other:
