@@ -59,6 +59,6 @@ def token_bytes(model: Model, session: Session) -> int:
     rows = n_chosen * chunk - len(groups) * (chunk - 1 - last % chunk)  # the own chunk ends with the token
     row = reserved["kv"] // (len(groups) * n_chunk * chunk)
     sparse = chosen.shape[2] < last // chunk + 1
-    summaries = reserved["summaries"] * (last // chunk) // n_chunk if sparse else 0
-    summaries = summaries * session.options["far_layers"] // model.n_layer
+    of_layer = reserved["summaries"] // model.n_layer * (last // chunk) // n_chunk
+    summaries = of_layer * session.options["far_layers"] if sparse else 0
     return model._info.active_bytes + rows * row + summaries
