@@ -106,9 +106,8 @@ def test_same_chunks_and_logits(models, ids, scheme, select_per):
     assert relative_error(found, expected) < DECODE_ERROR
 
 
-@pytest.mark.parametrize(("scheme", "kv_type"), [
-    ("peak", "f16"), ("peak", "q8_0"), ("peak", "bf16"), ("bounds", "q8_0"), ("paper", "f16"),
-])
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0", "bf16"])
 def test_prompt_with_narrow_caches(models, ids, scheme, kv_type):
     on_gpu, on_cpu = models()
     options = dict(scheme=scheme, kv_type=kv_type)
