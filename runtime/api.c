@@ -40,7 +40,7 @@ static lh_status open_model(lh_model *m, const char *path, const lh_model_option
         return lh_error(LH_ERR_FORMAT,
                         "the tokenizer has %d tokens, the model only %d rows of embeddings: the file is inconsistent",
                         lh_tokenizer_n_vocab(m->tokenizer), m->config.n_vocab);
-    m->reach = lh_alloc((size_t)m->config.n_layer, sizeof *m->reach);
+    m->reach = lh_alloc((size_t)m->config.n_layer * m->config.n_head, sizeof *m->reach);
     if (!m->reach) return LH_ERR_MEMORY;
     LH_TRY(lh_reach(&m->config, &m->weights, m->reach));
     return each_matrix(m, upload);

@@ -59,6 +59,7 @@ typedef struct lh_attention {
     const float *q;                 // (n, n_head, head_dim)
     const float *new_k, *new_v;     // (n, n_head_kv, head_dim)
     int32_t n_select;               // n_head, or n_head_kv where a group chooses together
+    const int32_t *leader;          // (n_select): the query head that each choice is made for
     int32_t *chosen;                // (n, n_select, plan.k), ascending; rows of dense tokens are not written
     float *out;                     // (n, n_head, head_dim)
 } lh_attention;

@@ -43,24 +43,50 @@ lh_kv_shape lh_kv_shape_of(const lh_config *c, const lh_session_options *o) {
     return shape;
 }
 
-static lh_status device_table(lh_backend *b, const lh_rope *rope, int64_t n, int64_t step, float **out) {
+static lh_status to_device(lh_backend *b, const void *host, size_t bytes, void **out) {
+    LH_TRY(b->ops->alloc(b, bytes, out));
+    return b->ops->write(b, *out, host, bytes);
+}
+
+static lh_status rope_table(lh_backend *b, const lh_rope *rope, int64_t n, int64_t step, float **out) {
     size_t count = (size_t)n * 2 * rope->head_dim;
     float *host = lh_alloc(count, sizeof *host);
     if (!host) return LH_ERR_MEMORY;
     lh_rope_table(rope, n, step, host);
-    lh_status status = b->ops->alloc(b, count * sizeof *host, (void **)out);
-    if (status == LH_OK) status = b->ops->write(b, *out, host, count * sizeof *host);
+    lh_status status = to_device(b, host, count * sizeof *host, (void **)out);
     lh_free(host);
     return status;
 }
 
-// The n layers of the largest reach, the lower one of equals.
-static void choose_far(const float *reach, int32_t n_layer, int32_t n, bool *far) {
+// The first of the n largest.
+static int32_t largest(const float *x, int32_t n) {
+    int32_t best = 0;
+    for (int32_t i = 1; i < n; i++) best = x[i] > x[best] ? i : best;
+    return best;
+}
+
+// The n layers whose strongest heads have the largest reach, the lower one of equals.
+static void choose_far(const float *reach, int32_t n_layer, int32_t n_head, int32_t n, bool *far) {
     for (int32_t i = 0; i < n_layer; i++) {
+        float own = reach[i * n_head + largest(reach + i * n_head, n_head)];
         int32_t before = 0;
-        for (int32_t j = 0; j < n_layer; j++) before += lh_ranks_before(reach[j], j, reach[i], i);
+        for (int32_t j = 0; j < n_layer; j++)
+            before += lh_ranks_before(reach[j * n_head + largest(reach + j * n_head, n_head)], j, own, i);
         far[i] = before < n;
     }
+}
+
+// Heads that choose together follow the one of the largest reach: what it looks for is what there is to be found.
+static lh_status leader_table(lh_backend *b, const float *reach, int32_t n_layer, int32_t n_head, int32_t n_select,
+                              int32_t **out) {
+    size_t count = (size_t)n_layer * n_select;
+    int32_t group = n_head / n_select, *host = lh_alloc(count, sizeof *host);
+    if (!host) return LH_ERR_MEMORY;
+    for (size_t i = 0; i < count; i++)
+        host[i] = (int32_t)(i % (size_t)n_select) * group + largest(reach + i * (size_t)group, group);
+    lh_status status = to_device(b, host, count * sizeof *host, (void **)out);
+    lh_free(host);
+    return status;
 }
 
 // Layers that do not read far choose nothing: all their chunks but the first are the last ones.
@@ -79,9 +105,10 @@ lh_status lh_longheads_init(lh_longheads *lh, lh_backend *backend, const lh_conf
     };
     lh->far = lh_alloc((size_t)c->n_layer, sizeof *lh->far);
     if (!lh->far) return LH_ERR_MEMORY;
-    choose_far(reach, c->n_layer, o->far_layers, lh->far);
-    LH_TRY(device_table(backend, rope, o->chunk, 1, &lh->rope_offset));
-    LH_TRY(device_table(backend, rope, lh->plan.window, o->chunk, &lh->rope_chunk));
+    choose_far(reach, c->n_layer, c->n_head, o->far_layers, lh->far);
+    LH_TRY(leader_table(backend, reach, c->n_layer, c->n_head, lh->n_select, &lh->leader));
+    LH_TRY(rope_table(backend, rope, o->chunk, 1, &lh->rope_offset));
+    LH_TRY(rope_table(backend, rope, lh->plan.window, o->chunk, &lh->rope_chunk));
     size_t rows = (size_t)o->batch + c->n_layer - 1;
     return backend->ops->alloc(backend, rows * lh->n_select * lh->plan.k * sizeof(int32_t), (void **)&lh->chosen);
 }
@@ -90,6 +117,7 @@ void lh_longheads_free(lh_longheads *lh) {
     if (!lh->backend) return;
     lh->backend->ops->release(lh->backend, lh->rope_offset);
     lh->backend->ops->release(lh->backend, lh->rope_chunk);
+    lh->backend->ops->release(lh->backend, lh->leader);
     lh->backend->ops->release(lh->backend, lh->chosen);
     lh_free(lh->far);
     *lh = (lh_longheads){0};
@@ -131,6 +159,7 @@ static lh_attention attention_of(const lh_longheads *lh, const lh_kv *kv, int32_
         .new_k = k,
         .new_v = v,
         .n_select = lh->n_select,
+        .leader = lh->leader + (size_t)layer * lh->n_select,
     };
 }
 

@@ -26,6 +26,7 @@ typedef struct lh_longheads {
     float *rope_offset;    // (chunk, 2, head_dim), device
     float *rope_chunk;     // (max distance + 1, 2, head_dim), device
     int32_t rope_dim;
+    int32_t *leader;       // (n_layer, n_select), device; see lh_attention
     int32_t *chosen;       // (batch + n_layer - 1, n_select, k), device; see chosen_of in longheads.c
     int64_t last_position; // of the last token that went through, -1: none
     int32_t last_n;        // rows that it was the last of
@@ -36,7 +37,8 @@ lh_chunk_plan lh_plan_of(const lh_session_options *options);
 // What the cache must hold for these options.
 lh_kv_shape lh_kv_shape_of(const lh_config *c, const lh_session_options *options);
 
-// reach (n_layer): the layers that have most of it read far.
+// reach (n_layer, n_head): the layers whose heads have most of it read far, and heads that share a choice follow the one
+// that has most.
 lh_status lh_longheads_init(lh_longheads *lh, lh_backend *backend, const lh_config *c, const lh_rope *rope,
                             const float *reach, const lh_session_options *options);
 void lh_longheads_free(lh_longheads *lh);

@@ -11,7 +11,7 @@ struct lh_model {
     lh_gguf *gguf;
     lh_config config;
     lh_weights weights;
-    float *reach;                 // (n_layer); see reach.h
+    float *reach;                 // (n_layer, n_head); see reach.h
     lh_tokenizer *tokenizer;
     lh_backend *backend;
 };

@@ -8,8 +8,7 @@
 //
 // A summary: for every two components, the pair of codes of each key; behind all of them the step, a float.
 //   k[x] ~ centre[x] + step * (code[x] - LH_PEAK_ZERO)
-// The centre is the mean of the keys of chunk 0, the same for all chunks: q . centre does not bear on the
-// order of one head, and between heads that choose together it is left out, so that none wins by a large offset.
+// The centre is the mean of the keys of chunk 0, the same for all chunks: q . centre does not bear on their order.
 #ifndef LH_PEAK_H
 #define LH_PEAK_H
 

@@ -41,7 +41,7 @@ lh_status lh_reach(const lh_config *c, const lh_weights *w, float *out) {
     float *of_q = rows + dims * n, *of_k = of_q + square;
     for (int32_t i = 0; i < c->n_layer; i++) {
         const lh_layer *layer = &w->layers[i];
-        double most = 0, squares_of_k = 0;
+        double squares_of_k = 0;
         for (int32_t h = 0; h < c->n_head; h++) {
             if (h % group == 0)
                 squares_of_k = products(&layer->wk, layer->attn_norm, h / group, c->head_dim, dims, rows, n, of_k);
@@ -50,9 +50,8 @@ lh_status lh_reach(const lh_config *c, const lh_weights *w, float *out) {
             double sum = 0;
             for (size_t x = 0; x < square; x++) sum += (double)of_q[x] * of_k[x];
             double norms = sqrt(squares_of_q * squares_of_k);
-            if (norms > 0) most = fmax(most, sum / norms);
+            out[(size_t)i * c->n_head + h] = (float)(norms > 0 ? sum / norms / sqrt(c->head_dim) : 0);
         }
-        out[i] = (float)(most / sqrt(c->head_dim));
     }
     lh_free(rows);
     return LH_OK;

@@ -157,7 +157,7 @@ class Reference:
         chosen = np.full((self.n_layer, self.n_head, n, plan.budget // plan.chunk), -1, dtype=np.int64)
         margin = np.full((self.n_layer, self.n_head, n), math.inf)
         x = self.w["token_embd.weight"][np.asarray(ids)]
-        far = np.argsort([-self.reach(layer) for layer in range(self.n_layer)], kind="stable")[: plan.far_layers]
+        far = np.argsort([-self.reach(layer).max() for layer in range(self.n_layer)], kind="stable")[: plan.far_layers]
         near_plan = dataclasses.replace(plan, local=plan.budget // plan.chunk - 1)
         for layer in range(self.n_layer):
             h = self.norm(x, f"blk.{layer}.attn_norm")
@@ -165,7 +165,8 @@ class Reference:
             k = self.linear(h, f"blk.{layer}.attn_k").reshape(n, self.n_head_kv, self.head_dim)
             v = self.linear(h, f"blk.{layer}.attn_v").reshape(n, self.n_head_kv, self.head_dim)
             told = None if follow is None else follow[layer]
-            attended = Attention(self, plan if layer in far else near_plan, q, k, v).run(chosen[layer], margin[layer], told)
+            attention = Attention(self, plan if layer in far else near_plan, self.leaders(layer), q, k, v)
+            attended = attention.run(chosen[layer], margin[layer], told)
             x = x + self.linear(attended.reshape(n, -1), f"blk.{layer}.attn_output")
             h = self.norm(x, f"blk.{layer}.ffn_norm")
             gate, up = self.linear(h, f"blk.{layer}.ffn_gate"), self.linear(h, f"blk.{layer}.ffn_up")
@@ -173,9 +174,9 @@ class Reference:
         output = "output" if "output.weight" in self.w else "token_embd"
         return Run(self.linear(self.norm(x, "output_norm"), output), chosen, margin)
 
-    def reach(self, layer: int) -> float:
-        """How strongly the strongest head of a layer matches content: the spread of q.k over its slow components for
-        independent unit activations, times their share in it."""
+    def reach(self, layer: int) -> Floats:
+        """How strongly each head of a layer matches content: the spread of q.k over its slow components for
+        independent unit activations, times their share in it. (H)"""
         scaled = self.w[f"blk.{layer}.attn_norm.weight"]
         slow = slice(-min(self.head_dim, max(16, self.head_dim // 4)), None)
         q = (self.w[f"blk.{layer}.attn_q.weight"] * scaled).reshape(self.n_head, self.head_dim, -1)
@@ -183,7 +184,13 @@ class Reference:
         k = k.repeat(self.n_head // self.n_head_kv, axis=0)
         spread = np.linalg.norm(q[:, slow].swapaxes(1, 2) @ k[:, slow], axis=(1, 2)) / math.sqrt(self.head_dim)
         share = spread * math.sqrt(self.head_dim) / np.linalg.norm(q, axis=(1, 2)) / np.linalg.norm(k, axis=(1, 2))
-        return (spread * share).max()
+        return spread * share
+
+    def leaders(self, layer: int) -> Ints:
+        """Of each query head the one of its group that has the largest reach: (H)."""
+        group = self.n_head // self.n_head_kv
+        strongest = self.reach(layer).reshape(-1, group).argmax(axis=1)
+        return (np.arange(self.n_head_kv) * group + strongest).repeat(group)
 
     def norm(self, x: Floats, name: str) -> Floats:
         return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + self.eps) * self.w[f"{name}.weight"]
@@ -199,8 +206,9 @@ class Attention:
     chunks that were complete before its own chunk began.
     """
 
-    def __init__(self, model: Reference, plan: Plan, q: Floats, k: Floats, v: Floats) -> None:
+    def __init__(self, model: Reference, plan: Plan, leaders: Ints, q: Floats, k: Floats, v: Floats) -> None:
         self.plan, self.rope, self.scale = plan, model.rope, model.scale
+        self.leaders = leaders  # (H): whose choice a head takes where its group has one
         self.q = q  # (n, H, d), not rotated
         self.n, self.n_head, self.d = q.shape
         self.group = self.n_head // k.shape[1]
@@ -266,9 +274,7 @@ class Attention:
         last = np.arange(c - local + 1, c + 1)
         scores = self.scores(p, slice(1, c - local + 1))  # of chunks 1, 2, ..., c - local
         if self.plan.select_per == "kv_head":
-            together = scores.reshape(-1, self.group, scores.shape[1])
-            together = together.max(axis=1) if self.plan.scheme == "peak" else together.sum(axis=1)
-            scores = together.repeat(self.group, axis=0)
+            scores = scores[self.leaders]
         n_best = k - 1 - local
         chosen = np.empty((self.n_head, k), dtype=np.int64)
         margin = np.full(self.n_head, math.inf)

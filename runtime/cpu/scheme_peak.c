@@ -59,7 +59,7 @@ static size_t summarize_bytes(const lh_attention *a) {
 
 // --- score ------------------------------------------------------------------------------------------------------
 
-// Queries as the kernel wants them; a row is one head of one token.
+// Queries as the kernel wants them; a row is a token.
 typedef struct bench {
     int32_t *words;   // (rows, dims / 2): a pair of components, twice
     int32_t *zero;    // (rows): the product with codes that stand for zero
@@ -69,7 +69,7 @@ typedef struct bench {
 } bench;
 
 static size_t carve(const lh_attention *a, const lh_scoring *s, char *memory, bench *out) {
-    size_t rows = (size_t)s->n * (a->n_head / a->n_select), used = 0;
+    size_t rows = (size_t)s->n, used = 0;
     bench b;
 #define CARVE(field, count)             \
     b.field = (void *)(memory + used);  \
@@ -111,27 +111,21 @@ static void prepare_row(const lh_cpu *c, const lh_attention *a, int32_t token, i
 }
 
 static void score(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, void *scratch) {
-    int32_t together = a->n_head / a->n_select, dims = lh_peak_dims(a->head_dim), rows = s->n * together;
-    int32_t head = s->chooser * together, kv_head = head / (a->n_head / a->n_head_kv);
+    int32_t head = a->leader[s->chooser], kv_head = head / (a->n_head / a->n_head_kv);
+    int32_t dims = lh_peak_dims(a->head_dim);
     size_t codes = lh_peak_codes(a->head_dim, a->plan.chunk);
     bench b;
     carve(a, s, scratch, &b);
-    for (int32_t i = 0; i < rows; i++) prepare_row(c, a, s->token + i / together, head + i % together, i, &b);
+    for (int32_t i = 0; i < s->n; i++) prepare_row(c, a, s->token + i, head, i, &b);
     for (int32_t chunk = s->first; chunk < s->end; chunk++) {
         const char *summary = lh_summary_at(a, kv_head, chunk);
         for (size_t i = 0; i < a->summary_size; i += 64)
             __builtin_prefetch(summary + FETCH_CHUNKS * a->summary_size + i);
         float step;
         memcpy(&step, summary + codes, sizeof step);
-        c->attention.peak((const uint8_t *)summary, lh_peak_keys(a->plan.chunk), dims, b.words, rows, b.best);
-        for (int32_t t = 0; t < s->n; t++) {
-            float top = -INFINITY;
-            for (int32_t i = t * together; i < (t + 1) * together; i++) {
-                float value = (float)(b.best[i] - b.zero[i]) * b.step[i];
-                top = value > top ? value : top;
-            }
-            s->out[t * s->stride + chunk - s->first] = top * step;
-        }
+        c->attention.peak((const uint8_t *)summary, lh_peak_keys(a->plan.chunk), dims, b.words, s->n, b.best);
+        for (int32_t i = 0; i < s->n; i++)
+            s->out[i * s->stride + chunk - s->first] = (float)(b.best[i] - b.zero[i]) * b.step[i] * step;
     }
 }
 

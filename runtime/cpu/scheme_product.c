@@ -39,8 +39,8 @@ static void summarize_bounds(const lh_attention_kernels *k, const lh_attention *
 
 static void feature_bounds(const float *q, int32_t dim, float *out) {
     for (int32_t i = 0; i < dim; i++) {
-        out[i] += q[i] > 0 ? q[i] : 0;
-        out[dim + i] += q[i] < 0 ? q[i] : 0;
+        out[i] = q[i] > 0 ? q[i] : 0;
+        out[dim + i] = q[i] < 0 ? q[i] : 0;
     }
 }
 
@@ -105,7 +105,7 @@ static void summarize_paper(const lh_attention_kernels *k, const lh_attention *a
 }
 
 static void feature_paper(const float *q, int32_t dim, float *out) {
-    for (int32_t i = 0; i < dim; i++) out[i] += q[i];
+    memcpy(out, q, (size_t)dim * sizeof *out);
 }
 
 static size_t paper_bytes(const lh_attention *a) {
@@ -116,7 +116,7 @@ static size_t paper_bytes(const lh_attention *a) {
 
 // --- score ------------------------------------------------------------------------------------------------------
 
-// What of a query is multiplied with summaries, added to out (summary_dim).
+// What of a query is multiplied with summaries: out (summary_dim), zeros where it is not written.
 typedef void (*feature_fn)(const float *q, int32_t dim, float *out);
 
 // The product of features with the summaries of a scoring's chunks; w: where to describe these.
@@ -142,20 +142,15 @@ static size_t score_bytes(const lh_cpu *c, const lh_attention *a, const lh_scori
 }
 
 static void score(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, feature_fn feature, void *scratch) {
-    int32_t together = a->n_head / a->n_select, sharing = a->n_head / a->n_summary;
+    int32_t head = a->leader[s->chooser];
     float *features = scratch;
-    // Query heads that share a summary are added up before the product, not after.
-    int32_t step = LH_MIN(together, sharing);
-    for (int32_t head = s->chooser * together; head < (s->chooser + 1) * together; head += step) {
-        memset(features, 0, (size_t)s->n * a->summary_dim * sizeof *features);
-        for (int32_t i = 0; i < s->n * step; i++)
-            feature(a->q + ((size_t)(s->token + i / step) * a->n_head + head + i % step) * a->head_dim, a->head_dim,
-                    features + (size_t)(i / step) * a->summary_dim);
-        lh_tensor w;
-        lh_project p = product_of(a, s, head / sharing, features, &w);
-        p.add = head != s->chooser * together;
-        lh_cpu_multiply(c, &p, (char *)scratch + features_bytes(a, s));
-    }
+    memset(features, 0, (size_t)s->n * a->summary_dim * sizeof *features);
+    for (int32_t i = 0; i < s->n; i++)
+        feature(a->q + ((size_t)(s->token + i) * a->n_head + head) * a->head_dim, a->head_dim,
+                features + (size_t)i * a->summary_dim);
+    lh_tensor w;
+    lh_project p = product_of(a, s, head / (a->n_head / a->n_summary), features, &w);
+    lh_cpu_multiply(c, &p, (char *)scratch + features_bytes(a, s));
 }
 
 static void score_bounds(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, void *scratch) {

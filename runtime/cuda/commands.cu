@@ -95,7 +95,8 @@ static bool same_project(const lh_cuda_command *a, const lh_cuda_command *b) {
 // But for the position.
 static bool same_attention(const lh_attention *a, const lh_attention *b) {
     auto plan = [](const lh_attention *x) {
-        return std::tie(x->plan.chunk, x->plan.k, x->plan.window, x->plan.local, x->plan.dense);
+        return std::tie(x->plan.chunk, x->plan.k, x->plan.window, x->plan.local, x->plan.dense,
+                        x->plan.far_penalty);
     };
     auto cache = [](const lh_attention *x) {
         return std::tie(x->n_head, x->n_head_kv, x->head_dim, x->n_chunk, x->scale, x->kv_type, x->k, x->v, x->cache,
@@ -104,7 +105,7 @@ static bool same_attention(const lh_attention *a, const lh_attention *b) {
     };
     auto batch = [](const lh_attention *x) {
         return std::tie(x->rope_offset, x->rope_chunk, x->rope_dim, x->n, x->q, x->new_k, x->new_v, x->n_select,
-                        x->chosen, x->out);
+                        x->leader, x->chosen, x->out);
     };
     return plan(a) == plan(b) && cache(a) == cache(b) && batch(a) == batch(b);
 }

@@ -1,7 +1,7 @@
 // Scores of scheme `peak` (peak.h): the best product of a query with any key of a chunk, on integer tensor cores.
 //
-// A block has the queries of some tokens, all heads of one KV head, in shared memory as bytes, and runs through a slice
-// of the chunks. A warp takes a chunk: its codes go from memory to registers once, in the very order in which the
+// A block has the queries of some tokens, for one choice, in shared memory as bytes, and runs through a slice of the
+// chunks. A warp takes a chunk: its codes go from memory to registers once, in the very order in which the
 // tensor cores want them, and meet one tile of 16 queries after the other. Products are exact, so their order does not
 // matter, and scores are those of the CPU.
 #include <limits.h>
@@ -18,7 +18,7 @@
 #define STEP_DIMS 32   // components of one multiplication
 
 typedef struct peak_grid {
-    int32_t tokens;    // of a block
+    int32_t tokens;    // of a block: rows
     int32_t tiles;     // of a block
     int32_t slice;     // chunks of a block: whole stages
 } peak_grid;
@@ -31,7 +31,7 @@ static int32_t steps_of(int32_t head_dim) { return (lh_peak_dims(head_dim) + STE
 #define AT_ONCE 4
 
 template <int steps>
-static __device__ __forceinline__ void prepare_rows(const lh_attention_args &x, int token, int kv_head, int rows,
+static __device__ __forceinline__ void prepare_rows(const lh_attention_args &x, int token, int head, int rows,
                                                     int padded, signed char *queries, float *step, int *zero) {
     const lh_attention &a = x.a;
     const int width = steps * STEP_DIMS, lanes = steps == 1 ? LH_WARP / 2 : LH_WARP, pairs = steps == 4 ? 2 : 1;
@@ -43,7 +43,7 @@ static __device__ __forceinline__ void prepare_rows(const lh_attention_args &x, 
         float slow[AT_ONCE][pairs][2];
 #pragma unroll
         for (int u = 0; u < AT_ONCE; u++) {
-            int r = base + u * side_by_side + side, t = token + r / x.group, head = kv_head * x.group + r % x.group;
+            int r = base + u * side_by_side + side, t = token + r;
             const float *q = a.q + ((size_t)t * a.n_head + head) * dim;
             const float *near = a.rope_offset + 2 * (size_t)dim * (r < rows ? lh_position(x, t) % a.plan.chunk : 0);
 #pragma unroll
@@ -150,18 +150,18 @@ static __global__ void __launch_bounds__(THREADS) score_peak_kernel(lh_attention
                                                                     peak_grid grid) {
     const lh_attention &a = x.a;
     const int width = steps * STEP_DIMS;
-    int kv_head = (int)blockIdx.z, token = (int)blockIdx.y * grid.tokens, n = min(grid.tokens, block.n - token);
+    int chooser = (int)blockIdx.z, head = a.leader[chooser], kv_head = head / x.group;
+    int token = (int)blockIdx.y * grid.tokens, rows = min(grid.tokens, block.n - token);
     int candidates = lh_candidates(x, block), slice = (int)blockIdx.x * grid.slice;
     int warp = (int)threadIdx.x / LH_WARP, lane = (int)threadIdx.x % LH_WARP;
-    int rows = n * x.group, dims = lh_peak_dims(a.head_dim), n_keys = lh_peak_keys(a.plan.chunk);
-    int choosers = x.group / x.together;
+    int dims = lh_peak_dims(a.head_dim), n_keys = lh_peak_keys(a.plan.chunk);
     if (slice >= candidates) return;
 
     float *step = (float *)lh_shared_memory();                            // (tiles * TILE)
     int *zero = (int *)(step + grid.tiles * TILE);                        // (tiles * TILE)
     short *best = (short *)(zero + grid.tiles * TILE);  // (tiles * TILE, STAGE + 2): products fit 16 bits
     signed char *queries = (signed char *)(best + grid.tiles * TILE * (STAGE + 2));  // (tiles * TILE, width)
-    prepare_rows<steps>(x, block.token + token, kv_head, rows, grid.tiles * TILE, queries, step, zero);
+    prepare_rows<steps>(x, block.token + token, head, rows, grid.tiles * TILE, queries, step, zero);
     __syncthreads();
 
     int end = min(candidates, slice + grid.slice);
@@ -184,20 +184,12 @@ static __global__ void __launch_bounds__(THREADS) score_peak_kernel(lh_attention
             }
         }
         __syncthreads();
-        // Query heads that choose together: the best of them.
-        for (int item = warp; item < n * choosers; item += WARPS) {
-            if (stage + lane >= end) break;
-            int t = item / choosers, chooser = item % choosers;
-            float top = -INFINITY;
-            for (int i = 0; i < x.together; i++) {
-                int r = t * x.group + chooser * x.together + i;
-                float value = __fmul_rn((float)(best[r * (STAGE + 2) + lane] - zero[r]), step[r]);
-                top = value > top ? value : top;
-            }
+        for (int r = warp; r < rows && stage + lane < end; r += WARPS) {
             const char *summary = lh_cuda_summary(x, kv_head, 1 + stage + lane);
             float of_chunk = *(const float *)(summary + lh_peak_codes(a.head_dim, a.plan.chunk));
-            block.scores[((size_t)(token + t) * a.n_select + kv_head * choosers + chooser) * block.stride + stage +
-                         lane] = __fmul_rn(top, of_chunk);
+            float of_query = __fmul_rn((float)(best[r * (STAGE + 2) + lane] - zero[r]), step[r]);
+            block.scores[((size_t)(token + r) * a.n_select + chooser) * block.stride + stage + lane] =
+                __fmul_rn(of_query, of_chunk);
         }
         __syncthreads();
     }
@@ -206,13 +198,13 @@ static __global__ void __launch_bounds__(THREADS) score_peak_kernel(lh_attention
 template <int steps>
 static lh_status run(lh_cuda *c, const lh_attention_args *x, const lh_score_block *b) {
     peak_grid g;
-    g.tokens = LH_MIN(b->n, LH_MAX(1, MAX_ROWS / x->group));
-    g.tiles = (g.tokens * x->group + TILE - 1) / TILE;
+    g.tokens = LH_MIN(b->n, MAX_ROWS);
+    g.tiles = (g.tokens + TILE - 1) / TILE;
     // Preparing a block's queries costs about as much as meeting a few chunks. Where there is one token, memory is what
     // counts, and many blocks read it at once.
     g.slice = b->n == 1 ? STAGE : 4 * STAGE;
     dim3 grid((unsigned)((b->candidates + g.slice - 1) / g.slice), (unsigned)((b->n + g.tokens - 1) / g.tokens),
-              (unsigned)x->a.n_head_kv);
+              (unsigned)x->a.n_select);
     size_t rows = (size_t)g.tiles * TILE;
     size_t shared = rows * (sizeof(float) + sizeof(int) + (STAGE + 2) * sizeof(short) + steps * STEP_DIMS);
     LH_CUDA_RUN(c, score_peak_kernel<steps>, grid, THREADS, shared, *x, *b, g);
@@ -220,11 +212,6 @@ static lh_status run(lh_cuda *c, const lh_attention_args *x, const lh_score_bloc
 }
 
 lh_status lh_cuda_score_peak(lh_cuda *c, const lh_attention_args *x, const lh_score_block *b) {
-    if (x->group > MAX_ROWS)
-        return lh_error(LH_ERR_UNSUPPORTED,
-                        "%d query heads share a KV head, the CUDA backend chooses for at most %d: use "
-                        "the scheme bounds or the CPU",
-                        x->group, MAX_ROWS);
     switch (steps_of(x->a.head_dim)) {
         case 1: return run<1>(c, x, b);
         case 2: return run<2>(c, x, b);

@@ -85,6 +85,12 @@ static void *fetched(side *s, const void *from, size_t bytes) {
     return host;
 }
 
+// The first group follows its last head, the next its first, and so on.
+static int32_t leader_of(const lh_attention *a, int32_t chooser) {
+    int32_t group = a->n_head / a->n_select;
+    return chooser * group + (group - 1 + chooser) % group;
+}
+
 static side open_side(const test_case *c, lh_backend *b, int32_t n_chunk) {
     side s = {.b = b};
     int32_t d = c->head_dim, l = c->plan.chunk, most = 1;
@@ -123,6 +129,10 @@ static side open_side(const test_case *c, lh_backend *b, int32_t n_chunk) {
     a.rope_chunk = copied(&s, table, (size_t)c->plan.window * 2 * d * sizeof *table);
     lh_free(table);
     lh_rope_free(&rope);
+    int32_t *leader = lh_alloc((size_t)a.n_select, sizeof *leader);
+    for (int32_t i = 0; i < a.n_select; i++) leader[i] = leader_of(&a, i);
+    a.leader = copied(&s, leader, (size_t)a.n_select * sizeof *leader);
+    lh_free(leader);
     a.chosen = device(&s, (size_t)most * a.n_select * c->plan.k * sizeof(int32_t));
     a.out = device(&s, (size_t)most * c->n_head * d * sizeof(float));
     s.a = a;
@@ -144,7 +154,7 @@ static void close_side(side *s) {
         s->a.k = s->a.v = NULL;
     }
     void *all[] = {s->a.k, s->a.v, s->a.summary, s->a.queries, (void *)s->a.rope_offset, (void *)s->a.rope_chunk,
-                   s->a.chosen, s->a.out, s->q, s->k, s->v, s->x};
+                   (void *)s->a.leader, s->a.chosen, s->a.out, s->q, s->k, s->v, s->x};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) s->b->ops->release(s->b, all[i]);
     s->b->ops->unload(s->b, &s->table);
 }
@@ -207,19 +217,17 @@ static void check_summaries(const test_case *c, side *cpu, side *gpu, int64_t po
 }
 
 // The score of chunk s by the GPU's own summaries, in double; magnitude: the sum of the terms' sizes.
-static double score_of(const test_case *c, const lh_attention *a, const char *summaries, const float *q,
-                       int32_t chooser, int32_t s, double *magnitude) {
-    int32_t together = a->n_head / a->n_select, sharing = a->n_head / a->n_summary, d = c->head_dim;
+static double score_of(const test_case *c, const lh_attention *a, const char *summaries, const float *q, int32_t head,
+                       int32_t s, double *magnitude) {
+    int32_t sharing = a->n_head / a->n_summary, d = c->head_dim;
+    const char *summary = summaries + ((size_t)(head / sharing) * a->n_chunk + s) * a->summary_size;
     double sum = 0;
     *magnitude = 0;
-    for (int32_t h = chooser * together; h < (chooser + 1) * together; h++) {
-        const char *summary = summaries + ((size_t)(h / sharing) * a->n_chunk + s) * a->summary_size;
-        for (int32_t x = 0; x < d; x++) {
-            double value = q[(size_t)h * d + x],
-                   w = dequantised(summary, c->scheme == LH_SCHEME_BOUNDS && value < 0 ? d + x : x, a->summary_type);
-            sum += value * w;
-            *magnitude += fabs(value * w);
-        }
+    for (int32_t x = 0; x < d; x++) {
+        double value = q[(size_t)head * d + x],
+               w = dequantised(summary, c->scheme == LH_SCHEME_BOUNDS && value < 0 ? d + x : x, a->summary_type);
+        sum += value * w;
+        *magnitude += fabs(value * w);
     }
     return sum;
 }
@@ -233,7 +241,7 @@ static void check_choice(const test_case *c, const lh_attention *a, const char *
     for (int32_t r = 1; r < c->plan.k; r++) valid = valid && chosen[r] > chosen[r - 1];
     for (int32_t r = 0; r < c->plan.local; r++) valid = valid && chosen[1 + n + r] == end + r;
     for (int32_t s = 1; s < end; s++) {
-        double score = score_of(c, a, summaries, q, chooser, s, &magnitude);
+        double score = score_of(c, a, summaries, q, leader_of(a, chooser), s, &magnitude);
         most = fmax(most, magnitude);
         if (at <= n && chosen[at] == s) worst = fmin(worst, score), at++;
         else rest = fmax(rest, score);
