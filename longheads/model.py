@@ -90,6 +90,9 @@ class Model(Handle):
         and their caps reckon with a trained context of what the model reads unscaled, times rope_scale.
     rope_scale: by how much, 1 to 65536. None: as the file says. Alone, in a file without scaling, it is a linear one.
     kv_type: keys and values are kept as "f16", "bf16", "q8_0" (half of the memory) or "f32".
+    keep_all: keep keys and values of the whole text in all layers, not only in those that choose among all chunks; the
+        others need the last ones only, and keep some 4096 tokens more. Three times the memory: for Session.rewind to
+        anywhere, and for Session.set_options to let other layers choose.
     kv_offload: on a GPU, keep keys and values in memory of the host, pinned, and on the GPU only the chunks in use: for
         texts whose cache the GPU cannot hold.
     batch: most tokens computed at once. None: 1024.
@@ -123,6 +126,7 @@ class Model(Handle):
         rope_scaling: RopeScaling | None = None,
         rope_scale: float | None = None,
         kv_type: KVType = "f16",
+        keep_all: bool = False,
         kv_offload: bool = False,
         batch: int | None = None,
         threads: int | None = None,
@@ -142,6 +146,7 @@ class Model(Handle):
             select_per=select_per,
             attention=attention,
             kv_type=kv_type,
+            keep_all=keep_all,
             kv_offload=kv_offload,
             rope_scaling=rope_scaling,
             rope_scale=rope_scale,

@@ -49,6 +49,9 @@ def add_reading(p: argparse.ArgumentParser, ctx: str = "the trained context") ->
                    help="how many times as far (default: as the file says); alone it is a linear scaling")
     g.add_argument("--kv-type", choices=get_args(KVType), default="f16",
                    help="how keys and values are kept; q8_0 takes half of the memory (default: %(default)s)")
+    g.add_argument("--keep-all", action="store_true", default=None,
+                   help="keep keys and values of the whole text in all layers, not only in those that choose among all "
+                        "chunks: three times the memory, and any part of the text can be forgotten again")
     # fmt: on
 
 

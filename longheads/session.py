@@ -48,6 +48,7 @@ class SessionOptions(TypedDict, total=False):
     select_per: Literal["head", "kv_head"]
     attention: Literal["longheads", "dense"]
     kv_type: KVType
+    keep_all: bool
     kv_offload: bool
     rope_scaling: RopeScaling | None
     rope_scale: float | None
@@ -98,8 +99,8 @@ def resolve_options(model_handle: Any, options: SessionOptions) -> Any:
             if value not in _NAMED[name]:
                 raise ArgumentError(f"{name} is {value!r}, expected {' or '.join(map(repr, _NAMED[name]))}")
             setattr(out, name, _NAMED[name][value])
-        elif name == "kv_offload":
-            out.kv_offload = bool(value)
+        elif name in ("keep_all", "kv_offload"):
+            setattr(out, name, bool(value))
         elif name == "far_penalty" and value == 0:
             out.far_penalty = -1  # 0 is the core's "from the model"
         else:
@@ -179,8 +180,9 @@ class Session(Handle):
         budget, window, local, dense_until, far_layers, far_penalty, select_per and attention may change; None is "from the
         model". Logits and selected chunks are those of the last token under the new options: it is read again when they
         are asked for.
-        Raises ArgumentError for a change of what shapes the cache: ctx, batch, chunk, scheme, kv_type, kv_offload,
-        rope_scaling, rope_scale; and for longheads attention in a session that was made dense.
+        Raises ArgumentError for a change of what shapes the cache: ctx, batch, chunk, scheme, kv_type, keep_all,
+        kv_offload, rope_scaling, rope_scale; for longheads attention in a session that was made dense; and, without
+        keep_all, for what would need more of the text than layers kept that do not read far.
         """
         with self._turn() as pointer:
             resolved = resolve_options(self._model, cast(SessionOptions, self.options | options))
@@ -311,6 +313,8 @@ class Session(Handle):
         n = min(len(known), len(wanted) - 1)
         differ = np.flatnonzero(known[:n] != wanted[:n])
         keep = int(differ[0]) if len(differ) else n
+        if keep < lib.lh_session_oldest(self._pointer):
+            keep = 0  # what came before it is not there any more
         self.rewind(self.position - keep)
         self.feed(wanted[keep:], progress=progress)
         return len(wanted) - keep
@@ -318,6 +322,7 @@ class Session(Handle):
     def rewind(self, n: int) -> None:
         """Forget the last n tokens, 0 <= n <= position.
 
+        Without keep_all at least the last 4096 that were ever read, or all; ArgumentError says how many.
         Logits and selected chunks are those of the token that is last then: it is read again when they are asked for.
         """
         with self._turn() as pointer:

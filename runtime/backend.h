@@ -33,7 +33,8 @@ typedef struct lh_project {
 } lh_project;
 
 // One layer's attention over n new tokens at positions pos, pos+1, ...
-// A chunk's keys and values are contiguous. n_chunk is the capacity of the cache in chunks.
+// A chunk's keys and values are contiguous. n_chunk is the room of the cache in chunks; where the text is longer, chunk c
+// lies at lh_slot_of(c, n_chunk). All that the batch attends is there.
 typedef struct lh_attention {
     lh_chunk_plan plan;
     int32_t n_head, n_head_kv, head_dim, n_chunk;
@@ -47,7 +48,7 @@ typedef struct lh_attention {
     int32_t n_summary, summary_dim;
     lh_kv_type summary_type;        // of schemes whose summaries are vectors, as summary_dim is
     size_t summary_size;            // bytes
-    void *summary;                  // (n_summary, n_chunk) summaries
+    void *summary;                  // (n_summary, n_chunk) summaries; n_chunk is that of the whole context then
     float *queries;  // (chunk, n_head, head_dim): q of the tokens of the unfinished chunk; NULL: not needed
     // rotations, see rope.h
     const float *rope_offset;       // (chunk, 2, head_dim): by 0, 1, ..., chunk-1 tokens

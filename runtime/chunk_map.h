@@ -23,6 +23,9 @@ typedef struct lh_chunk_plan {
 LH_SHARED_FN int32_t lh_chunk_of(int64_t position, int32_t l) { return (int32_t)(position / l); }
 LH_SHARED_FN int32_t lh_offset_of(int64_t position, int32_t l) { return (int32_t)(position % l); }
 
+// Where chunk c lies in memory with room for n chunks, n > 1: of a text that is longer, chunk 0 and the last n - 1 stay.
+LH_SHARED_FN int32_t lh_slot_of(int32_t c, int32_t n) { return c < n ? c : 1 + (c - 1) % (n - 1); }
+
 // Distance in chunks of the r-th attended chunk s_r for a query of chunk c.
 LH_SHARED_FN int32_t lh_chunk_distance(lh_chunk_plan plan, int32_t c, int32_t s_r, int32_t r) {
     int32_t true_distance = c - s_r, packed = plan.window - 1 - r;

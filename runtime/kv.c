@@ -1,8 +1,11 @@
 #include "kv.h"
 
-static size_t side_bytes(const lh_kv_shape *s) {
-    return (size_t)s->n_head_kv * s->n_chunk * s->chunk * lh_kv_row_size(s->type, s->head_dim);
-}
+#include <string.h>
+
+// A chunk's keys.
+static size_t chunk_bytes(const lh_kv_shape *s) { return (size_t)s->chunk * lh_kv_row_size(s->type, s->head_dim); }
+
+static size_t side_bytes(const lh_kv_shape *s, int32_t room) { return (size_t)s->n_head_kv * room * chunk_bytes(s); }
 
 static size_t layer_summary_bytes(const lh_kv_shape *s) {
     return (size_t)s->n_summary * s->n_chunk * s->summary_size;
@@ -12,9 +15,20 @@ static size_t layer_query_bytes(const lh_kv_shape *s) {
     return s->keep_queries ? (size_t)s->chunk * s->n_head * s->head_dim * sizeof(float) : 0;
 }
 
-int64_t lh_kv_bytes(const lh_kv_shape *s) { return (int64_t)(2 * side_bytes(s) * s->n_layer); }
+// Chunks of all layers, where a layer has room for `most` at most.
+static int64_t all_chunks(const lh_kv_shape *s, int32_t most) {
+    return (int64_t)s->n_whole * LH_MIN(s->n_chunk, most) +
+           (int64_t)(s->n_layer - s->n_whole) * LH_MIN(s->n_near, most);
+}
+
+static int64_t bytes_of(const lh_kv_shape *s, int32_t most) {
+    return 2 * (int64_t)side_bytes(s, 1) * all_chunks(s, most);
+}
+
+int64_t lh_kv_bytes(const lh_kv_shape *s) { return bytes_of(s, s->n_chunk); }
+int64_t lh_kv_cache_bytes(const lh_kv *kv) { return bytes_of(&kv->shape, kv->slots); }
 int64_t lh_summary_bytes(const lh_kv_shape *s) {
-    return (int64_t)((layer_summary_bytes(s) + layer_query_bytes(s)) * s->n_layer);
+    return (int64_t)(layer_summary_bytes(s) + layer_query_bytes(s)) * s->n_whole;
 }
 
 static lh_status check_room(const char *what, uint64_t need, uint64_t have, const lh_kv_shape *s) {
@@ -24,27 +38,25 @@ static lh_status check_room(const char *what, uint64_t need, uint64_t have, cons
                     s->type == LH_KV_Q8_0 ? "" : " or use kv_type q8_0");
 }
 
-static size_t chunk_bytes(const lh_kv_shape *s) { return (size_t)s->chunk * lh_kv_row_size(s->type, s->head_dim); }
-
-int64_t lh_kv_cache_bytes(const lh_kv *kv) {
-    const lh_kv_shape *s = &kv->shape;
-    return (int64_t)(2 * chunk_bytes(s) * (size_t)s->n_head_kv * (size_t)s->n_layer * (size_t)kv->slots);
-}
-
 // Of what the device has left beside the summaries the copies of chunks take three quarters: buffers come after them.
 static lh_status count_slots(lh_kv *kv, uint64_t have) {
     const lh_kv_shape *s = &kv->shape;
-    uint64_t summaries = (uint64_t)lh_summary_bytes(s);
-    kv->slots = 1;
-    uint64_t one = (uint64_t)lh_kv_cache_bytes(kv);
-    LH_TRY(check_room("summaries and a chunk of each head on the device", summaries + one, have, s));
-    uint64_t slots = LH_MAX((have - summaries) / 4 * 3 / one, (uint64_t)1);
-    kv->slots = (int32_t)LH_MIN(slots, (uint64_t)LH_MIN(s->n_chunk, LH_CACHE_SLOTS));
+    uint64_t summaries = (uint64_t)lh_summary_bytes(s), least = (uint64_t)bytes_of(s, 1);
+    LH_TRY(check_room("summaries and a chunk of each head on the device", summaries + least, have, s));
+    uint64_t room = LH_MAX((have - summaries) / 4 * 3, least);
+    // Layers that hold less leave their share to the others: the largest number that fits.
+    int32_t low = 1, high = LH_MIN(s->n_chunk, LH_CACHE_SLOTS);
+    while (low < high) {
+        int32_t middle = low + (high - low + 1) / 2;
+        if ((uint64_t)bytes_of(s, middle) <= room) low = middle;
+        else high = middle - 1;
+    }
+    kv->slots = low;
     return LH_OK;
 }
 
-lh_status lh_kv_init(lh_kv *kv, lh_backend *backend, const lh_kv_shape *shape) {
-    *kv = (lh_kv){.shape = *shape, .backend = backend};
+lh_status lh_kv_init(lh_kv *kv, lh_backend *backend, const lh_kv_shape *shape, const bool *whole) {
+    *kv = (lh_kv){.shape = *shape, .backend = backend, .lost = 1};
     const lh_backend_ops *ops = backend->ops;
     const lh_offload_ops *offload = shape->offload ? ops->offload : NULL;
     // Pages come only when they are touched, so ask first: running dry later would kill the process, not the call.
@@ -64,18 +76,39 @@ lh_status lh_kv_init(lh_kv *kv, lh_backend *backend, const lh_kv_shape *shape) {
     kv->summary = table + 2 * n;
     kv->queries = table + 3 * n;
     kv->cache = table + 4 * n;
+    kv->whole = lh_alloc(n, sizeof *kv->whole);
+    if (!kv->whole) return LH_ERR_MEMORY;
+    memcpy(kv->whole, whole, n * sizeof *whole);
     lh_status (*alloc)(lh_backend *, size_t, void **) = offload ? offload->alloc : ops->alloc;
-    for (size_t i = 0; i < n; i++) {
-        LH_TRY(alloc(backend, side_bytes(shape), &kv->k[i]));
-        LH_TRY(alloc(backend, side_bytes(shape), &kv->v[i]));
-        LH_TRY(ops->alloc(backend, layer_summary_bytes(shape), &kv->summary[i]));
-        if (shape->keep_queries) LH_TRY(ops->alloc(backend, layer_query_bytes(shape), &kv->queries[i]));
+    for (int32_t i = 0; i < shape->n_layer; i++) {
+        int32_t room = lh_kv_room(kv, i);
+        LH_TRY(alloc(backend, side_bytes(shape, room), &kv->k[i]));
+        LH_TRY(alloc(backend, side_bytes(shape, room), &kv->v[i]));
+        if (kv->whole[i]) {
+            LH_TRY(ops->alloc(backend, layer_summary_bytes(shape), &kv->summary[i]));
+            if (shape->keep_queries) LH_TRY(ops->alloc(backend, layer_query_bytes(shape), &kv->queries[i]));
+        }
         if (!offload) continue;
         lh_chunk_cache *cache;
-        LH_TRY(offload->cache_new(backend, shape->n_head_kv, shape->n_chunk, kv->slots, chunk_bytes(shape), &cache));
+        LH_TRY(offload->cache_new(backend, shape->n_head_kv, room, LH_MIN(kv->slots, room), chunk_bytes(shape), &cache));
         kv->cache[i] = cache;
     }
     return LH_OK;
+}
+
+int32_t lh_kv_room(const lh_kv *kv, int32_t layer) {
+    return kv->whole[layer] ? kv->shape.n_chunk : kv->shape.n_near;
+}
+
+int32_t lh_kv_lost_at(const lh_kv *kv, int64_t position, int32_t lost) {
+    return LH_MAX(lost, lh_chunk_of(position - 1, kv->shape.chunk) - kv->shape.n_near + 2);
+}
+
+void lh_kv_grow(lh_kv *kv, int64_t n) { kv->lost = lh_kv_lost_at(kv, kv->position + n, kv->lost); }
+
+void lh_kv_clear(lh_kv *kv) {
+    kv->position = 0;
+    kv->lost = 1;
 }
 
 void lh_kv_free(lh_kv *kv) {
@@ -89,6 +122,7 @@ void lh_kv_free(lh_kv *kv) {
         b->ops->release(b, kv->summary[i]);
         b->ops->release(b, kv->queries[i]);
     }
+    lh_free(kv->whole);
     lh_free(kv->k);
     *kv = (lh_kv){0};
 }
@@ -106,17 +140,33 @@ lh_status lh_kv_count(const lh_kv *kv, int64_t *hits, int64_t *misses) {
     return LH_OK;
 }
 
-lh_status lh_kv_each(const lh_kv *kv, int64_t position, lh_kv_visit visit, void *arg) {
+// One KV head's keys or values of one layer, which lie at `base`: as one piece, or chunk by chunk.
+static lh_status each_row(const lh_kv *kv, int32_t layer, char *base, int64_t position, int32_t lost, lh_kv_visit visit,
+                          void *arg) {
     const lh_kv_shape *s = &kv->shape;
-    size_t row = lh_kv_row_size(s->type, s->head_dim), head = (size_t)s->n_chunk * s->chunk * row;
+    size_t row = lh_kv_row_size(s->type, s->head_dim);
+    if (kv->whole[layer]) return visit(arg, base, (size_t)position * row);
+    int32_t room = lh_kv_room(kv, layer), first = lh_kv_lost_at(kv, position, lost), c = 0;
+    while ((int64_t)c * s->chunk < position) {
+        bool there = c == 0 || c >= first;
+        size_t rows = (size_t)LH_MIN((int64_t)s->chunk, position - (int64_t)c * s->chunk);
+        LH_TRY(visit(arg, there ? base + lh_slot_of(c, room) * chunk_bytes(s) : NULL, rows * row));
+        c = c == 0 ? lost : c + 1;
+    }
+    return LH_OK;
+}
+
+lh_status lh_kv_each(const lh_kv *kv, int64_t position, int32_t lost, lh_kv_visit visit, void *arg) {
+    const lh_kv_shape *s = &kv->shape;
     size_t summary_head = (size_t)s->n_chunk * s->summary_size;
     size_t complete = (size_t)lh_chunk_of(position, s->chunk), offset = (size_t)lh_offset_of(position, s->chunk);
-    for (int i = 0; i < s->n_layer; i++) {
+    for (int32_t i = 0; i < s->n_layer; i++) {
+        size_t head = side_bytes(s, lh_kv_room(kv, i)) / (size_t)s->n_head_kv;
         for (size_t h = 0; h < (size_t)s->n_head_kv; h++) {
-            LH_TRY(visit(arg, (char *)kv->k[i] + h * head, (size_t)position * row));
-            LH_TRY(visit(arg, (char *)kv->v[i] + h * head, (size_t)position * row));
+            LH_TRY(each_row(kv, i, (char *)kv->k[i] + h * head, position, lost, visit, arg));
+            LH_TRY(each_row(kv, i, (char *)kv->v[i] + h * head, position, lost, visit, arg));
         }
-        for (size_t h = 0; h < (size_t)s->n_summary; h++)
+        for (size_t h = 0; kv->summary[i] && h < (size_t)s->n_summary; h++)
             LH_TRY(visit(arg, (char *)kv->summary[i] + h * summary_head, complete * s->summary_size));
         if (kv->queries[i]) LH_TRY(visit(arg, kv->queries[i], offset * s->n_head * s->head_dim * sizeof(float)));
     }

@@ -7,6 +7,8 @@
 typedef struct lh_kv_shape {
     int32_t n_layer, n_head, n_head_kv, head_dim;
     int32_t chunk, n_chunk;          // tokens a chunk, chunks
+    int32_t n_whole;                 // layers that keep keys and values of the whole text, and summaries
+    int32_t n_near;                  // chunks that the others have room for: chunk 0 and the last ones
     lh_kv_type type;
     int32_t n_summary;               // summaries a chunk and layer
     int32_t summary_dim;             // values of one, where it is a vector
@@ -20,8 +22,10 @@ typedef struct lh_kv {
     lh_kv_shape shape;
     lh_backend *backend;
     int64_t position;                // tokens stored
-    void **k, **v;                   // (n_layer) of (n_head_kv, n_chunk, chunk) rows
-    void **summary;                  // (n_layer) of (n_summary, n_chunk) summaries
+    bool *whole;                     // (n_layer): which layers keep the whole text
+    int32_t lost;                    // chunks 1, ..., lost - 1 are gone from the layers that do not; 1: none
+    void **k, **v;                   // (n_layer) of (n_head_kv, lh_kv_room, chunk) rows
+    void **summary;                  // (n_layer) of (n_summary, n_chunk) summaries, or of NULL
     void **queries;                  // (n_layer) of (chunk, n_head, head_dim) floats, or of NULL
     void **cache;                    // (n_layer) of lh_chunk_cache *, or of NULL
     int32_t slots;                   // of each KV head in a cache
@@ -30,8 +34,16 @@ typedef struct lh_kv {
 int64_t lh_kv_bytes(const lh_kv_shape *s);       // keys and values
 int64_t lh_summary_bytes(const lh_kv_shape *s);  // summaries and kept queries
 
-lh_status lh_kv_init(lh_kv *kv, lh_backend *backend, const lh_kv_shape *shape);
+// whole (n_layer): shape->n_whole of them.
+lh_status lh_kv_init(lh_kv *kv, lh_backend *backend, const lh_kv_shape *shape, const bool *whole);
 void lh_kv_free(lh_kv *kv);
+
+// Chunks that a layer has room for; chunk c lies at lh_slot_of it.
+int32_t lh_kv_room(const lh_kv *kv, int32_t layer);
+// n tokens are about to be written behind `position`.
+void lh_kv_grow(lh_kv *kv, int64_t n);
+// The state as it is after reading nothing.
+void lh_kv_clear(lh_kv *kv);
 
 // Keys and values were written without append.
 lh_status lh_kv_written(const lh_kv *kv);
@@ -40,9 +52,12 @@ lh_status lh_kv_count(const lh_kv *kv, int64_t *hits, int64_t *misses);
 // Bytes of the device's copies of chunks.
 int64_t lh_kv_cache_bytes(const lh_kv *kv);
 
-// A stretch of the stored state, for saving: calls visit once for every contiguous piece that holds data at
-// `position` tokens, in a fixed order. Stops at the first failure.
+// The stored state, for saving: calls visit for every piece that holds data at `position` tokens of which chunks 1, ...,
+// lost - 1 are gone where the text is not kept whole, in an order that is the same for every cache of this shape but for
+// n_chunk and n_near. Pieces that there is no room for are NULL. Stops at the first failure.
 typedef lh_status (*lh_kv_visit)(void *arg, void *device, size_t bytes);
-lh_status lh_kv_each(const lh_kv *kv, int64_t position, lh_kv_visit visit, void *arg);
+lh_status lh_kv_each(const lh_kv *kv, int64_t position, int32_t lost, lh_kv_visit visit, void *arg);
+// `lost` of this cache once it was filled so.
+int32_t lh_kv_lost_at(const lh_kv *kv, int64_t position, int32_t lost);
 
 #endif

@@ -26,13 +26,22 @@ lh_chunk_plan lh_plan_of(const lh_session_options *o) {
     };
 }
 
-lh_kv_shape lh_kv_shape_of(const lh_config *c, const lh_session_options *o) {
+// Chunks that layers which do not read far must have room for: what the first of `batch` tokens attends, up to the last.
+static int32_t near_room(lh_chunk_plan plan, int32_t batch) { return plan.dense + batch / plan.chunk + 2; }
+
+// Tokens that can always be forgotten again, where layers do not keep the whole text.
+#define NEAR_REWIND 4096
+
+lh_kv_shape lh_kv_shape_of(const lh_config *c, const lh_session_options *o, int32_t n_whole) {
     const lh_scheme_traits *scheme = lh_scheme_get(o->scheme);
     lh_kv_shape shape = {
         .n_layer = c->n_layer, .n_head = c->n_head, .n_head_kv = c->n_head_kv, .head_dim = c->head_dim,
         .chunk = o->chunk, .n_chunk = (int32_t)((o->ctx + o->chunk - 1) / o->chunk), .type = o->kv_type,
-        .offload = o->kv_offload,
+        .offload = o->kv_offload, .n_whole = n_whole,
     };
+    shape.n_near = shape.n_chunk;
+    if (n_whole < c->n_layer)
+        shape.n_near = LH_MIN(shape.n_chunk, near_room(lh_plan_of(o), o->batch + NEAR_REWIND));
     // Where everything is attended nothing is chosen, and no summary is ever read.
     if (o->attention == LH_ATTENTION_DENSE) return shape;
     shape.n_summary = scheme->per_query_head ? c->n_head : c->n_head_kv;
@@ -105,7 +114,8 @@ lh_status lh_longheads_init(lh_longheads *lh, lh_backend *backend, const lh_conf
     };
     lh->far = lh_alloc((size_t)c->n_layer, sizeof *lh->far);
     if (!lh->far) return LH_ERR_MEMORY;
-    choose_far(reach, c->n_layer, c->n_head, o->far_layers, lh->far);
+    bool dense = o->attention == LH_ATTENTION_DENSE;
+    choose_far(reach, c->n_layer, c->n_head, dense ? c->n_layer : o->far_layers, lh->far);
     LH_TRY(leader_table(backend, reach, c->n_layer, c->n_head, lh->n_select, &lh->leader));
     LH_TRY(rope_table(backend, rope, o->chunk, 1, &lh->rope_offset));
     LH_TRY(rope_table(backend, rope, lh->plan.window, o->chunk, &lh->rope_chunk));
@@ -132,19 +142,20 @@ static int32_t *chosen_of(const lh_longheads *lh, int32_t layer, int32_t row) {
 static lh_attention attention_of(const lh_longheads *lh, const lh_kv *kv, int32_t layer, int32_t n, const float *q,
                                  const float *k, const float *v) {
     const lh_kv_shape *s = &kv->shape;
+    bool whole = kv->whole[layer];
     return (lh_attention){
         .plan = plan_of_layer(lh, layer),
         .n_head = s->n_head,
         .n_head_kv = s->n_head_kv,
         .head_dim = s->head_dim,
-        .n_chunk = s->n_chunk,
+        .n_chunk = lh_kv_room(kv, layer),
         .scale = lh->scale,
         .kv_type = s->type,
         .k = kv->k[layer],
         .v = kv->v[layer],
         .cache = kv->cache[layer],
         .scheme = lh->scheme,
-        .n_summary = s->n_summary,
+        .n_summary = whole ? s->n_summary : 0,
         .summary_dim = s->summary_dim,
         .summary_type = lh_summary_type(s->type),
         .summary_size = s->summary_size,
@@ -161,6 +172,18 @@ static lh_attention attention_of(const lh_longheads *lh, const lh_kv *kv, int32_
         .n_select = lh->n_select,
         .leader = lh->leader + (size_t)layer * lh->n_select,
     };
+}
+
+int64_t lh_longheads_oldest(const lh_longheads *lh, int32_t lost) {
+    // The last token is read again for its logits: it and all after it find what they attend.
+    int64_t chunk = LH_MAX((int64_t)lost + lh->plan.k - 2, lh->plan.dense);
+    return lost > 1 ? chunk * lh->plan.chunk + 1 : 0;
+}
+
+bool lh_longheads_fits(const lh_longheads *lh, const lh_kv *kv, int32_t batch) {
+    for (int32_t i = 0; i < lh->n_layer; i++)
+        if (lh->far[i] && !kv->whole[i]) return false;
+    return kv->shape.n_near == kv->shape.n_chunk || near_room(lh->plan, batch) <= kv->shape.n_near;
 }
 
 static lh_status store(const lh_longheads *lh, const lh_attention *a) {

@@ -19,7 +19,7 @@ const lh_scheme_traits *lh_scheme_get(lh_scheme scheme);
 typedef struct lh_longheads {
     lh_backend *backend;
     lh_chunk_plan plan;    // of the layers that read far
-    bool *far;             // (n_layer): which these are
+    bool *far;             // (n_layer): which these are; all where attention is dense
     lh_scheme scheme;
     int32_t n_layer, n_head, n_select;
     float scale;
@@ -34,14 +34,19 @@ typedef struct lh_longheads {
 
 // options: resolved.
 lh_chunk_plan lh_plan_of(const lh_session_options *options);
-// What the cache must hold for these options.
-lh_kv_shape lh_kv_shape_of(const lh_config *c, const lh_session_options *options);
+// What the cache must hold for these options; n_whole: layers that keep the whole text.
+lh_kv_shape lh_kv_shape_of(const lh_config *c, const lh_session_options *options, int32_t n_whole);
 
 // reach (n_layer, n_head): the layers whose heads have most of it read far, and heads that share a choice follow the one
 // that has most.
 lh_status lh_longheads_init(lh_longheads *lh, lh_backend *backend, const lh_config *c, const lh_rope *rope,
                             const float *reach, const lh_session_options *options);
 void lh_longheads_free(lh_longheads *lh);
+
+// The lowest position, but 0, at which one can go on over a cache whose lh_kv.lost is `lost`.
+int64_t lh_longheads_oldest(const lh_longheads *lh, int32_t lost);
+// Can these settings go on over the cache, whatever it has read? batch: tokens at a time.
+bool lh_longheads_fits(const lh_longheads *lh, const lh_kv *kv, int32_t batch);
 
 // The first half of lh_longheads_layer: the keys, values and summaries of one layer's n tokens are stored.
 lh_status lh_longheads_store(const lh_longheads *lh, const lh_kv *kv, int32_t layer, int32_t n, const float *q,

@@ -13,6 +13,19 @@ static lh_status init_longheads(const lh_model *m, const lh_session_options *o, 
     return status;
 }
 
+// Layers that do not read far attend the last chunks only, and keep little more.
+static lh_status init_kv(lh_session *s) {
+    const lh_model *m = s->model;
+    int32_t n_layer = m->config.n_layer, n_whole = 0;
+    bool *whole = lh_alloc((size_t)n_layer, sizeof *whole);
+    if (!whole) return LH_ERR_MEMORY;
+    for (int32_t i = 0; i < n_layer; i++) n_whole += whole[i] = s->options.keep_all || s->longheads.far[i];
+    lh_kv_shape shape = lh_kv_shape_of(&m->config, &s->options, n_whole);
+    lh_status status = lh_kv_init(&s->kv, m->backend, &shape, whole);
+    lh_free(whole);
+    return status;
+}
+
 lh_status lh_session_new(const lh_model *m, const lh_session_options *options, lh_session **out) {
     *out = NULL;
     lh_session_options o = options ? *options : (lh_session_options){0};
@@ -20,13 +33,12 @@ lh_status lh_session_new(const lh_model *m, const lh_session_options *options, l
     lh_session *s = lh_alloc(1, sizeof *s);
     if (!s) return LH_ERR_MEMORY;
     *s = (lh_session){.model = m, .options = o, .busy = ATOMIC_FLAG_INIT};
-    lh_kv_shape shape = lh_kv_shape_of(&m->config, &o);
     s->ids = lh_alloc((size_t)o.ctx, sizeof *s->ids);
     s->logits = lh_alloc((size_t)m->config.n_vocab, sizeof *s->logits);
     lh_status status = s->ids && s->logits ? LH_OK : LH_ERR_MEMORY;
     m->backend->ops->begin(m->backend);
-    if (status == LH_OK) status = lh_kv_init(&s->kv, m->backend, &shape);
     if (status == LH_OK) status = init_longheads(m, &o, &s->longheads);
+    if (status == LH_OK) status = init_kv(s);
     if (status == LH_OK) status = lh_forward_init(&s->forward, m->backend, &m->config, &m->weights, o.batch);
     m->backend->ops->end(m->backend);
     if (status != LH_OK) lh_session_free(s);
@@ -63,7 +75,7 @@ void lh_session_leave(lh_session *s) {
 }
 
 void lh_session_clear(lh_session *s) {
-    s->kv.position = 0;
+    lh_kv_clear(&s->kv);
     s->has_logits = false;
     s->longheads.last_position = -1;
 }
@@ -76,7 +88,7 @@ static lh_status check_change(const lh_session *s, const lh_session_options *to)
     } fixed[] = {
         {"ctx", now->ctx == to->ctx}, {"batch", now->batch == to->batch}, {"chunk", now->chunk == to->chunk},
         {"scheme", now->scheme == to->scheme}, {"kv_type", now->kv_type == to->kv_type},
-        {"kv_offload", now->kv_offload == to->kv_offload},
+        {"kv_offload", now->kv_offload == to->kv_offload}, {"keep_all", now->keep_all == to->keep_all},
         {"rope_scaling", now->rope_scaling == to->rope_scaling}, {"rope_scale", now->rope_scale == to->rope_scale},
     };
     for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++)
@@ -97,6 +109,12 @@ lh_status lh_session_set_options(lh_session *s, const lh_session_options *option
     lh_longheads next = {0};
     lh_status status = check_change(s, &o);
     if (status == LH_OK) status = init_longheads(s->model, &o, &next);
+    if (status == LH_OK && !(lh_longheads_fits(&next, &s->kv, o.batch) &&
+                             s->kv.position >= lh_longheads_oldest(&next, s->kv.lost)))
+        status = lh_error(LH_ERR_ARGUMENT,
+                          "%d of %d layers of this session keep no more of the text than its first options took, too "
+                          "little for these: make it with keep_all",
+                          s->kv.shape.n_layer - s->kv.shape.n_whole, s->kv.shape.n_layer);
     if (status == LH_OK) {
         lh_longheads_free(&s->longheads);
         s->longheads = next;
@@ -117,6 +135,8 @@ void lh_session_get_stats(const lh_session *s, lh_session_stats *out) {
         .summary_bytes = lh_summary_bytes(&s->kv.shape),
         .buffer_bytes = s->forward.bytes,
         .cache_bytes = lh_kv_cache_bytes(&s->kv),
+        .summaries_bytes = (int64_t)s->kv.shape.summary_size * s->kv.shape.n_summary,
+        .row_bytes = 2 * (int64_t)lh_kv_row_size(s->kv.shape.type, s->kv.shape.head_dim),
     };
     if (!s->kv.slots) return;
     const lh_backend_ops *ops = s->model->backend->ops;
@@ -186,6 +206,7 @@ static lh_status run_batch(lh_session *s, const int32_t *ids, int32_t n, bool wa
 // lost them, so the part of that chunk that stays is read again.
 static lh_status rewind_to(lh_session *s, int64_t target) {
     int32_t chunk = s->options.chunk;
+    if (target == 0) lh_kv_clear(&s->kv);
     bool lost = s->kv.shape.keep_queries && lh_chunk_of(target, chunk) != lh_chunk_of(s->kv.position, chunk);
     int32_t again = lost ? lh_offset_of(target, chunk) : 0;
     s->kv.position = target - again;
@@ -245,12 +266,20 @@ lh_status lh_session_logits(lh_session *s, const float **out) {
     return status;
 }
 
+int64_t lh_session_oldest(const lh_session *s) { return lh_longheads_oldest(&s->longheads, s->kv.lost); }
+
 lh_status lh_session_rewind(lh_session *s, int64_t n) {
     LH_TRY(lh_session_enter(s));
     lh_status status = LH_OK;
+    int64_t oldest = lh_session_oldest(s);
     if (n < 0 || n > s->kv.position)
         status = lh_error(LH_ERR_ARGUMENT, "cannot forget %lld tokens: expected 0 to %lld, what was read so far",
                           (long long)n, (long long)s->kv.position);
+    else if (n < s->kv.position && s->kv.position - n < oldest)
+        status = lh_error(LH_ERR_ARGUMENT,
+                          "cannot forget %lld of %lld tokens: most layers keep the last ones only, expected 0 to %lld or "
+                          "all of them; make the session with keep_all to forget any number",
+                          (long long)n, (long long)s->kv.position, (long long)LH_MAX(s->kv.position - oldest, 0));
     else if (n > 0) status = rewind_to(s, s->kv.position - n);
     lh_session_leave(s);
     return status;

@@ -18,11 +18,11 @@ typedef struct header {
     int32_t scheme, select_per, attention, kv_type;
     int32_t has_logits, rope_scaling;
     float rope_scale, far_penalty;
-    int32_t far_layers;
+    int32_t far_layers, n_whole, lost;
 } header;
-_Static_assert(sizeof(header) == 88, "on-disk layout");
+_Static_assert(sizeof(header) == 96, "on-disk layout");
 
-static const char magic[8] = "LHSESS4";
+static const char magic[8] = "LHSESS5";
 
 // FNV-1a over 8-byte words, the last one padded with zeros.
 static uint64_t hash(uint64_t h, const void *data, size_t bytes) {
@@ -76,6 +76,8 @@ static header header_of(const lh_session *s, int64_t position, bool has_logits) 
         .rope_scale = o->rope_scale,
         .far_layers = o->far_layers,
         .far_penalty = LH_MAX(o->far_penalty, 0.0f),
+        .n_whole = s->kv.shape.n_whole,
+        .lost = s->kv.lost,
     };
     memcpy(h.magic, magic, sizeof magic);
     return h;
@@ -119,6 +121,7 @@ static lh_status get_device(void *arg, void *device, size_t bytes) {
     for (size_t at = 0; at < bytes; at += STAGE_BYTES) {
         size_t here = LH_MIN(bytes - at, STAGE_BYTES);
         LH_TRY(get(s, s->stage, here));
+        if (!device) continue;  // older than what is kept here
         LH_TRY(s->backend->ops->write(s->backend, (char *)device + at, s->stage, here));
     }
     return LH_OK;
@@ -132,7 +135,7 @@ static lh_status count(void *arg, void *device, size_t bytes) {
 
 static uint64_t payload_bytes(const lh_session *s, const header *h) {
     stream counter = {0};
-    lh_kv_each(&s->kv, h->position, count, &counter);
+    lh_kv_each(&s->kv, h->position, h->lost, count, &counter);
     uint64_t logits = h->has_logits ? (uint64_t)s->model->config.n_vocab * sizeof *s->logits : 0;
     return (uint64_t)h->position * sizeof *s->ids + logits + counter.bytes + sizeof(uint64_t);
 }
@@ -145,7 +148,7 @@ static lh_status write_all(lh_session *s, stream *out) {
     LH_TRY(put(out, &h, sizeof h));
     LH_TRY(put(out, s->ids, (size_t)h.position * sizeof *s->ids));
     if (h.has_logits) LH_TRY(put(out, s->logits, (size_t)s->model->config.n_vocab * sizeof *s->logits));
-    LH_TRY(lh_kv_each(&s->kv, h.position, put_device, out));
+    LH_TRY(lh_kv_each(&s->kv, h.position, h.lost, put_device, out));
     uint64_t sum = out->sum;
     return put(out, &sum, sizeof sum);
 }
@@ -235,6 +238,12 @@ static lh_status check_header(const lh_session *s, const char *path, const heade
     if (h->position < 0 || h->position > s->options.ctx)
         return lh_error(LH_ERR_CONTEXT, "%s holds %lld tokens, this session has room for %lld: raise ctx", path,
                         (long long)h->position, (long long)s->options.ctx);
+    if (h->n_whole != own.n_whole)
+        return lh_error(LH_ERR_ARGUMENT,
+                        "%s keeps the whole text in %d layers, this session in %d: open the model with the same "
+                        "far_layers and keep_all",
+                        path, h->n_whole, own.n_whole);
+    if (h->lost < 1 || lh_longheads_oldest(&s->longheads, h->lost) > h->position) return damaged_header(path);
     if (h->payload != payload_bytes(s, h)) return damaged_header(path);
     return LH_OK;
 }
@@ -260,7 +269,7 @@ static lh_status verify(lh_session *s, stream *in, header *h, int32_t *ids, floa
             return lh_error(LH_ERR_FORMAT, "%s holds an id outside the vocabulary: it is damaged", in->path);
     if (h->has_logits) LH_TRY(get(in, logits, (size_t)n_vocab * sizeof *logits));
     long cache_at = ftell(in->f);
-    LH_TRY(lh_kv_each(&s->kv, h->position, skip_device, in));
+    LH_TRY(lh_kv_each(&s->kv, h->position, h->lost, skip_device, in));
     uint64_t expected = in->sum, found;
     LH_TRY(get(in, &found, sizeof found));
     if (found != expected) return lh_error(LH_ERR_FORMAT, "%s is damaged: its checksum does not fit", in->path);
@@ -272,9 +281,10 @@ static lh_status verify(lh_session *s, stream *in, header *h, int32_t *ids, floa
 
 static lh_status take_over(lh_session *s, stream *in, const header *h) {
     lh_session_clear(s);
-    LH_TRY(lh_kv_each(&s->kv, h->position, get_device, in));
+    LH_TRY(lh_kv_each(&s->kv, h->position, h->lost, get_device, in));
     LH_TRY(lh_kv_written(&s->kv));
     s->kv.position = h->position;
+    s->kv.lost = lh_kv_lost_at(&s->kv, h->position, h->lost);
     s->has_logits = h->has_logits;
     return LH_OK;
 }

@@ -34,6 +34,7 @@ static lh_status fill_batch(lh_session *s, int32_t n, uint64_t seed, float *host
     // Queries are read only where summaries are made from them.
     const column columns[] = {{s->forward.k, kv_row}, {s->forward.v, kv_row}, {s->forward.q, q_row}};
     const uint32_t n_columns = shape->keep_queries ? 3 : 2;
+    lh_kv_grow(&s->kv, n);
     for (int32_t layer = 0; layer < shape->n_layer; layer++) {
         for (uint32_t c = 0; c < n_columns; c++) {
             for (int32_t t = 0; t < n; t++)

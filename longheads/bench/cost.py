@@ -49,16 +49,13 @@ def prompt_operations(model: Model, n: int) -> int:
 def token_bytes(model: Model, session: Session) -> int:
     """Bytes that the session's last token had to read: weights, the keys and values of the chunks that its heads
     attended, and the summaries of all chunks in the layers where it chose among them."""
-    reserved, chunk = session.stats, model.chunk
-    n_chunk = -(-session.ctx // chunk)
+    stats, chunk = session._stats(), model.chunk
     last = session.position - 1
     chosen = session.selected()  # (n_layer, n_head, k)
     groups = chosen.reshape(model.n_layer * model.n_head_kv, -1)
     # Heads that share keys and values read a chunk once.
     n_chosen = sum(len(np.unique(group[group >= 0])) for group in groups)
     rows = n_chosen * chunk - len(groups) * (chunk - 1 - last % chunk)  # the own chunk ends with the token
-    row = reserved["kv"] // (len(groups) * n_chunk * chunk)
     sparse = chosen.shape[2] < last // chunk + 1
-    of_layer = reserved["summaries"] // model.n_layer * (last // chunk) // n_chunk
-    summaries = of_layer * session.options["far_layers"] if sparse else 0
-    return model._info.active_bytes + rows * row + summaries
+    summaries = session.options["far_layers"] * (last // chunk) * stats.summaries_bytes if sparse else 0
+    return model._info.active_bytes + rows * stats.row_bytes + summaries

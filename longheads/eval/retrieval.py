@@ -123,7 +123,7 @@ def ask_all(
     order = reading_order(questions)
     rows = []
     for setting in settings:
-        with model.session(ctx=_room(questions), **setting.options) as session:
+        with model.session(ctx=_room(questions), keep_all=True, **setting.options) as session:
             rule = rule_of(session)
             cases = [case_of(task, name, rule, question) for question in questions]
             work = [(cases[i], questions[i].prompt) for i in order]
@@ -157,7 +157,7 @@ def ask_over(
 
     Only what shapes the cache must be the same in all settings (see Session.set_options).
     """
-    with model.session(ctx=_room(questions), **_shape(reading, settings).options) as session:
+    with model.session(ctx=_room(questions), keep_all=True, **_shape(reading, settings).options) as session:
         rules = []
         for setting in (reading, *settings):
             try:

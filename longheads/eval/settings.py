@@ -81,4 +81,4 @@ def follow(session: Session, setting: Setting) -> None:
 
 def rule_of(session: Session) -> dict[str, Any]:
     """Everything that a result depends on, with what the model makes of options that were left open."""
-    return {name: value for name, value in session.options.items() if name not in ("ctx", "batch")}
+    return {name: value for name, value in session.options.items() if name not in ("ctx", "batch", "keep_all")}

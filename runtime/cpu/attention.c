@@ -51,17 +51,16 @@ static void append_task(void *arg, int64_t piece, int thread) {
     const lh_attention *a = j->a;
     const lh_attention_kernels *k = &j->cpu->attention;
     size_t dim = (size_t)a->head_dim, row = lh_kv_row_size(a->kv_type, a->head_dim);
-    size_t head = (size_t)a->n_chunk * a->plan.chunk * row;
     float *rotated = lh_cpu_scratch_of(j->cpu, thread);
     int32_t from = (int32_t)piece * APPEND_TOKENS, to = LH_MIN(from + APPEND_TOKENS, a->n);
     for (int32_t t = from; t < to; t++) {
-        int64_t position = a->pos + t;
-        const float *table = a->rope_offset + 2 * dim * lh_offset_of(position, a->plan.chunk);
+        int32_t chunk = lh_chunk_of(a->pos + t, a->plan.chunk), offset = lh_offset_of(a->pos + t, a->plan.chunk);
+        const float *table = a->rope_offset + 2 * dim * offset;
         for (int32_t h = 0; h < a->n_head_kv; h++) {
-            size_t in = ((size_t)t * a->n_head_kv + h) * dim, at = h * head + (size_t)position * row;
+            size_t in = ((size_t)t * a->n_head_kv + h) * dim, at = offset * row;
             k->rotate(a->new_k + in, table, 1, 1, a->head_dim, rotated);
-            k->store(rotated, a->head_dim, a->kv_type, (char *)a->k + at);
-            k->store(a->new_v + in, a->head_dim, a->kv_type, (char *)a->v + at);
+            k->store(rotated, a->head_dim, a->kv_type, lh_cpu_chunk(a, a->k, h, chunk) + at);
+            k->store(a->new_v + in, a->head_dim, a->kv_type, lh_cpu_chunk(a, a->v, h, chunk) + at);
         }
     }
 }

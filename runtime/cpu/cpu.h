@@ -33,7 +33,7 @@ static inline void *lh_cpu_scratch_of(const lh_cpu *c, int thread) { return c->s
 // Keys or values of one chunk: (chunk, head_dim) of cache, which is a->k or a->v.
 static inline char *lh_cpu_chunk(const lh_attention *a, void *cache, int32_t kv_head, int32_t chunk) {
     size_t row = lh_kv_row_size(a->kv_type, a->head_dim);
-    return (char *)cache + ((size_t)kv_head * a->n_chunk + chunk) * a->plan.chunk * row;
+    return (char *)cache + ((size_t)kv_head * a->n_chunk + lh_slot_of(chunk, a->n_chunk)) * a->plan.chunk * row;
 }
 
 // What lh_cpu_project does, for one matrix, on the calling thread alone and in memory of that size: for tasks that

@@ -9,6 +9,7 @@ typedef struct lh_cache_view {
     int32_t slots;         // of each KV head; 0: there are no copies, home is the device
     size_t chunk_bytes;    // of the keys of a chunk
     char *k, *v;           // (n_head_kv, slots) chunks
+    // A chunk is known here by where it is at home, its lh_slot_of.
     int32_t *slot_of;      // (n_head_kv, n_chunk): of a chunk, -1: none
     int32_t *chunk_of;     // (n_head_kv, slots): of a slot, -1: none
     int32_t *used;         // (n_head_kv, slots): when last
@@ -50,13 +51,13 @@ enum lh_kv_side { LH_KEYS, LH_VALUES };
 static __device__ __forceinline__ char *lh_kv_home(const lh_attention_args &x, lh_kv_side side, int kv_head,
                                                    int chunk) {
     char *home = (char *)(side == LH_KEYS ? x.a.k : x.a.v);
-    return home + ((size_t)kv_head * x.a.n_chunk + chunk) * x.a.plan.chunk * x.row;
+    return home + ((size_t)kv_head * x.a.n_chunk + lh_slot_of(chunk, x.a.n_chunk)) * x.a.plan.chunk * x.row;
 }
 
 static __device__ __forceinline__ char *lh_kv_copy(const lh_attention_args &x, lh_kv_side side, int kv_head,
                                                    int chunk) {
     if (!x.cache.slots) return NULL;
-    int slot = x.cache.slot_of[(size_t)kv_head * x.a.n_chunk + chunk];
+    int slot = x.cache.slot_of[(size_t)kv_head * x.a.n_chunk + lh_slot_of(chunk, x.a.n_chunk)];
     char *copies = side == LH_KEYS ? x.cache.k : x.cache.v;
     return slot < 0 ? NULL : copies + ((size_t)kv_head * x.cache.slots + slot) * x.cache.chunk_bytes;
 }

@@ -51,7 +51,7 @@ static __global__ void __launch_bounds__(THREADS) fetch_kernel(lh_attention_args
     wanted w = wanted_of(x, kv_head);
     __syncthreads();
     for (int i = thread; i < w.n; i += THREADS) {
-        int chunk = chunk_of(w, i), slot = slot_of[chunk];
+        int chunk = lh_slot_of(chunk_of(w, i), x.a.n_chunk), slot = slot_of[chunk];
         if (slot >= 0) {
             used[slot] = now;
             atomicAdd(&n_hits, 1);

@@ -124,6 +124,8 @@ typedef struct lh_session_options {
     lh_select_per select_per;
     lh_attention_kind attention;
     lh_kv_type kv_type;
+    bool keep_all;        // keep keys and values of the whole text in all layers, not only in those that read far: lets
+                          // rewind go anywhere and set_options make other layers read far
     bool kv_offload;      // keys and values live in memory of the host, and on the GPU only the chunks in use
     lh_rope_scaling rope_scaling;  // 0 with a rope_scale: the file's kind, or linear where it has none
     float rope_scale;              // 1 to 65536 (0: the file's)
@@ -133,6 +135,8 @@ typedef struct lh_session_stats {
     int64_t kv_bytes, summary_bytes, buffer_bytes;  // reserved for the whole ctx
     int64_t cache_bytes;               // kv_offload: of the GPU's copies of chunks
     int64_t cache_hits, cache_misses;  // of chunks that single tokens attended: found there, fetched
+    int64_t row_bytes;                 // of a token's key and value in one KV head
+    int64_t summaries_bytes;           // of a chunk's summaries in one layer
 } lh_session_stats;
 
 // Fill in every 0, cap what exceeds the model, refuse what makes no sense. Each cap adds a sentence and a newline to
@@ -143,8 +147,8 @@ LH_API lh_status lh_session_new(const lh_model *m, const lh_session_options *opt
 LH_API void lh_session_free(lh_session *s);
 // Go on under other options, which are resolved; what was read stays as it was read, and logits are asked for anew.
 // budget, window, local, dense_until, far_layers, far_penalty, select_per and attention may change. What shapes the cache
-// may not: ctx, batch, chunk, scheme, kv_type, kv_offload and rope; and a session that was made dense stays so, because it
-// has no summaries.
+// may not: ctx, batch, chunk, scheme, kv_type, keep_all, kv_offload and rope; a session that was made dense stays so, because
+// it has no summaries; and without keep_all layers that did not read far do not begin to.
 LH_API lh_status lh_session_set_options(lh_session *s, const lh_session_options *options);
 LH_API void lh_session_get_options(const lh_session *s, lh_session_options *out);
 LH_API void lh_session_get_stats(const lh_session *s, lh_session_stats *out);
@@ -159,7 +163,9 @@ LH_API int64_t lh_session_position(const lh_session *s);
 // The ids that were read, position of them; valid until the session is loaded or freed.
 LH_API const int32_t *lh_session_ids(const lh_session *s);
 // Forget the last n tokens. Logits and selected chunks are those of the token that is last then (it is read again when
-// they are asked for).
+// they are asked for). Without keep_all the position that is reached must be 0, or lh_session_oldest at least, which is
+// so for 4096 tokens from the farthest position on that was read.
+LH_API int64_t lh_session_oldest(const lh_session *s);
 LH_API lh_status lh_session_rewind(lh_session *s, int64_t n);
 // For benchmarks: n tokens whose keys and values are random instead of computed, so that a depth is reached in
 // seconds. Their ids are 0, as which they are read where they must be read again (see rewind). The same seed gives the

@@ -48,7 +48,7 @@ typedef struct test_case {
     int32_t batches[12];     // tokens, up to a 0
     int32_t single;          // tokens that follow one at a time
     int32_t rope_dim;        // 0: head_dim
-    int32_t chunks;          // of the cache; 0: one more than are used
+    int32_t chunks;          // room of the cache; 0: one more than are used. Where more are used, nothing is chosen
     int32_t slots;           // of copies, where keys and values are at home in memory of the host; 0: on the device
 } test_case;
 
@@ -100,7 +100,7 @@ static side open_side(const test_case *c, lh_backend *b, int32_t n_chunk) {
     lh_attention a = {
         .plan = c->plan, .n_head = c->n_head, .n_head_kv = c->n_head_kv, .head_dim = d, .n_chunk = n_chunk,
         .scale = 1 / sqrtf((float)d), .kv_type = c->type, .scheme = c->scheme,
-        .n_summary = dense ? 0 : per_query_head ? c->n_head : c->n_head_kv,
+        .n_summary = dense || lh_n_chosen(c->plan) == 0 ? 0 : per_query_head ? c->n_head : c->n_head_kv,
         .summary_type = lh_summary_type(c->type), .rope_dim = c->rope_dim ? c->rope_dim : d,
         .n_select = c->per_head ? c->n_head : c->n_head_kv,
     };
@@ -116,7 +116,7 @@ static side open_side(const test_case *c, lh_backend *b, int32_t n_chunk) {
         a.k = device(&s, bytes);
         a.v = device(&s, bytes);
     }
-    if (!dense) a.summary = device(&s, (size_t)a.n_summary * n_chunk * a.summary_size);
+    if (a.n_summary) a.summary = device(&s, (size_t)a.n_summary * n_chunk * a.summary_size);
     if (per_query_head) a.queries = device(&s, (size_t)l * c->n_head * d * sizeof(float));
     lh_config config = {.head_dim = d, .rope_dim = a.rope_dim, .rope_base = 10000, .rope_scaling = LH_ROPE_NONE,
                         .trained_ctx = 4096, .rope_factor = 1};
@@ -172,12 +172,13 @@ static float dequantised(const void *row, int32_t i, lh_kv_type type) {
 static void check_cache(const test_case *c, side *cpu, side *gpu, int64_t position) {
     const lh_attention *a = &cpu->a;
     size_t row = lh_kv_row_size(c->type, c->head_dim), head = (size_t)a->n_chunk * c->plan.chunk * row;
+    size_t used = LH_MIN((size_t)position * row, head);
     for (int which = 0; which < 2; which++)
         for (int32_t h = 0; h < c->n_head_kv; h++) {
-            char *one = fetched(cpu, (char *)(which ? cpu->a.v : cpu->a.k) + h * head, (size_t)position * row);
-            char *two = fetched(gpu, (char *)(which ? gpu->a.v : gpu->a.k) + h * head, (size_t)position * row);
+            char *one = fetched(cpu, (char *)(which ? cpu->a.v : cpu->a.k) + h * head, used);
+            char *two = fetched(gpu, (char *)(which ? gpu->a.v : gpu->a.k) + h * head, used);
             checks++;
-            if (memcmp(one, two, (size_t)position * row) != 0)
+            if (memcmp(one, two, used) != 0)
                 FAIL("%s: %s of head %d differ", c->name, which ? "values" : "keys", h);
             lh_free(one);
             lh_free(two);
@@ -413,7 +414,7 @@ static void run_case(const test_case *c, lh_backend *cpu_backend, lh_backend *gp
 
 static const struct group {
     const char *name;
-    test_case cases[18];
+    test_case cases[20];
 } groups[] = {
     {"schemes", {
         {"peak, kv head", 8, 2, 64, {16, 6, 8, 2, 6, 0.5f}, PEAK, false, F16, RANDOM, {90, 33, 70, 5}, 40, 0, 0, 0},
@@ -443,6 +444,8 @@ static const struct group {
         {"long chunks", 2, 1, 32, {100, 3, 5, 1, 3, 0}, PEAK, false, F16, RANDOM, {450, 77}, 4, 0, 0, 0},
         {"chunks of one", 2, 1, 32, {1, 5, 20, 1, 5, 1}, PEAK, false, F16, RANDOM, {40}, 20, 0, 0, 0},
         {"nothing to choose", 4, 2, 32, {16, 4, 8, 3, 4, 0}, PEAK, false, F16, RANDOM, {120}, 5, 0, 0, 0},
+        {"room for the last chunks", 4, 2, 32, {16, 4, 8, 3, 4, 0}, PEAK, false, F16, RANDOM, {120, 70, 100, 9}, 40, 0,
+         14, 0},
         {"dense", 4, 2, 32, DENSE, PEAK, false, F16, RANDOM, {100, 3, 60}, 6, 0, 0, 0},
         {"a long context, hardly used", 2, 1, 8, {4, 5, 20, 1, 5, 0}, PEAK, true, F16, RANDOM, {60}, 6, 0, 9000, 0},
         {"forty heads", 40, 1, 16, {16, 4, 8, 1, 4, 0}, PEAK, false, F16, RANDOM, {90}, 3, 0, 0, 0},
@@ -464,6 +467,8 @@ static const struct group {
     {"offload", {
         {"few slots", 8, 2, 64, {16, 6, 8, 2, 6, 1}, PEAK, false, F16, RANDOM, {90, 33, 70, 5}, 30, 0, 0, 3},
         {"some slots", 8, 2, 64, {16, 6, 8, 2, 6, 0}, PEAK, true, F16, RANDOM, {198}, 30, 0, 0, 9},
+        {"room for the last chunks, few slots", 8, 2, 64, {16, 6, 8, 5, 6, 0}, PEAK, false, F16, RANDOM, {90, 33, 70, 5},
+         40, 0, 13, 8},
         {"all in slots", 4, 2, 32, {16, 6, 16, 2, 6, 0}, PEAK, false, F16, RANDOM, {198}, 30, 0, 0, 30},
         {"odd rows", 4, 2, 36, {5, 6, 8, 2, 6, 0}, BOUNDS, false, Q8_0, RANDOM, {61, 40}, 20, 0, 0, 7},
         {"paper", 2, 2, 32, {8, 5, 5, 2, 5, 0}, PAPER, false, F32, RANDOM, {70}, 20, 0, 0, 6},
@@ -483,7 +488,7 @@ int main(int argc, char **argv) {
     TRY(lh_backend_open_cpu(1, &cpu));
     for (size_t g = 0; g < sizeof groups / sizeof *groups; g++) {
         if (argc > 1 && strcmp(argv[1], groups[g].name) != 0) continue;
-        for (const test_case *c = groups[g].cases; c->name && c < groups[g].cases + 18; c++) {
+        for (const test_case *c = groups[g].cases; c->name && c < groups[g].cases + 20; c++) {
             if (argc > 2 && strcmp(argv[2], c->name) != 0) continue;
             run_case(c, cpu, gpu);
         }
