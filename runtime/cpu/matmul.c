@@ -12,8 +12,10 @@
 #define REAL_COLS 512
 // Rows for one call of a dot kernel, so that they are still in cache for the next token.
 #define DOT_ROWS 32
-// Shares of a matrix for each thread: enough that a thread which comes late leaves little to wait for.
+// Shares of the weights for each thread: enough that a thread which comes late leaves little to wait for.
 #define SHARES 4
+// Bytes of a share that are fetched while its activations are prepared: what kernels, which fetch ahead, begin behind.
+#define HEAD_BYTES 4096
 // Weights, in bytes, under which waking the other threads costs more than it brings.
 #define MIN_PARALLEL_BYTES (32 * 1024)
 
@@ -68,16 +70,14 @@ typedef struct stream_job {
     const lh_cpu *cpu;
     const lh_project *p;
     bool integer;      // some matrix wants quantised activations
-    int64_t n_shares;  // pieces of work: every matrix is cut into as many
+    int64_t n_shares;  // pieces of work
+    int64_t share;     // rows of one, of all matrices' one behind the other
 } stream_job;
 
-static void stream_rows(const stream_job *job, int i, const lh_act_row *rows, int64_t piece) {
+static void stream_rows(const stream_job *job, int i, const lh_act_row *rows, int64_t first, int64_t end) {
     const lh_project *p = job->p;
     const lh_tensor *w = p->w[i];
     lh_dot_fn dot = job->cpu->matmul.dot[w->type];
-    // Shares are whole vectors of rows.
-    int64_t share = LH_ROUND_UP((w->n_rows + job->n_shares - 1) / job->n_shares, 16);
-    int64_t first = LH_MIN(share * piece, w->n_rows), end = LH_MIN(first + share, w->n_rows);
     for (int64_t r = first; r < end; r += DOT_ROWS) {
         int64_t n_rows = LH_MIN(end - r, DOT_ROWS);
         const char *data = (const char *)w->data + (size_t)r * w->row_size;
@@ -99,7 +99,23 @@ static size_t stream_size(const stream_job *job) {
     return LH_ALIGN + (size_t)job->p->n * act_row_size(job->p->n_cols, job->integer);
 }
 
+// Threads take pieces in turn. So that what one of them takes lies together, as far as that goes, and what was fetched
+// ahead is its own, shares are dealt to them like cards.
+static int64_t first_row(const stream_job *job, int64_t piece) {
+    int64_t n_threads = LH_MAX(job->n_shares / SHARES, 1);
+    return (piece % n_threads * SHARES + piece / n_threads) * job->share;
+}
+
+static void fetch_head(const lh_project *p, int64_t row) {
+    int i = 0;
+    for (; i < p->n_out && row >= p->w[i]->n_rows; i++) row -= p->w[i]->n_rows;
+    for (size_t at = 0; i < p->n_out && at < HEAD_BYTES; at += 64)
+        __builtin_prefetch((const char *)p->w[i]->data + (size_t)row * p->w[i]->row_size + at);
+}
+
 static void run_share(const stream_job *job, int64_t piece, char *scratch) {
+    int64_t first = first_row(job, piece), end = first + job->share;
+    fetch_head(job->p, first);
     char *memory = scratch + LH_ALIGN;
     const stream_job *prepared;
     memcpy(&prepared, scratch, sizeof prepared);
@@ -108,7 +124,12 @@ static void run_share(const stream_job *job, int64_t piece, char *scratch) {
         rows[t] = prepared == job ? row_of(job->p, t, job->integer, memory)
                                 : prepare_row(&job->cpu->matmul, job->p, t, job->integer, memory);
     memcpy(scratch, &job, sizeof job);
-    for (int i = 0; i < job->p->n_out; i++) stream_rows(job, i, rows, piece);
+    for (int i = 0; i < job->p->n_out; i++) {
+        int64_t n = job->p->w[i]->n_rows;
+        stream_rows(job, i, rows, LH_MIN(LH_MAX(first, 0), n), LH_MIN(LH_MAX(end, 0), n));
+        first -= n;
+        end -= n;
+    }
 }
 
 static void stream_task(void *arg, int64_t piece, int thread) {
@@ -118,9 +139,14 @@ static void stream_task(void *arg, int64_t piece, int thread) {
 
 static lh_status stream(lh_cpu *c, const lh_project *p, bool integer) {
     size_t bytes = 0;
-    for (int i = 0; i < p->n_out; i++) bytes += (size_t)p->w[i]->n_rows * p->w[i]->row_size;
+    int64_t n_rows = 0;
+    for (int i = 0; i < p->n_out; i++) {
+        bytes += (size_t)p->w[i]->n_rows * p->w[i]->row_size;
+        n_rows += p->w[i]->n_rows;
+    }
     int n_threads = lh_threads_count(c->threads);
-    stream_job job = {c, p, integer, bytes < MIN_PARALLEL_BYTES ? 1 : SHARES * n_threads};
+    stream_job job = {c, p, integer, bytes < MIN_PARALLEL_BYTES ? 1 : SHARES * n_threads, 0};
+    job.share = LH_ROUND_UP((n_rows + job.n_shares - 1) / job.n_shares, 16);  // whole vectors
     LH_TRY(lh_cpu_scratch_threads(c, stream_size(&job)));
     for (int t = 0; t < n_threads; t++) memset(lh_cpu_scratch_of(c, t), 0, LH_ALIGN);
     lh_threads_for(c->threads, job.n_shares, stream_task, &job);
@@ -278,7 +304,7 @@ lh_status lh_cpu_project(lh_backend *b, const lh_project *p) {
 // --- one thread, one matrix ------------------------------------------------------------------------------------
 
 size_t lh_cpu_multiply_size(const lh_cpu *c, const lh_project *p) {
-    stream_job few = {c, p, is_integer(p->w[0]), 1};
+    stream_job few = {c, p, is_integer(p->w[0]), 1, p->w[0]->n_rows};
     if (p->n < MIN_PANEL_TOKENS) return stream_size(&few);
     panel_job many;
     size_t thread_size, shared_size;
@@ -288,7 +314,7 @@ size_t lh_cpu_multiply_size(const lh_cpu *c, const lh_project *p) {
 
 void lh_cpu_multiply(const lh_cpu *c, const lh_project *p, void *memory) {
     if (p->n < MIN_PANEL_TOKENS) {
-        stream_job job = {c, p, is_integer(p->w[0]), 1};
+        stream_job job = {c, p, is_integer(p->w[0]), 1, p->w[0]->n_rows};
         memset(memory, 0, LH_ALIGN);
         run_share(&job, 0, memory);
         return;
