@@ -83,15 +83,16 @@ class Model(Handle):
         None: 0.25 for "peak", 0 for other schemes.
     scheme: how chunks are judged: by their best key in a head's slow components ("peak", see docs/selection.md), by
         the "bounds" of their keys (Quest, arXiv 2406.10774), or as the "paper" does (LongHeads, arXiv 2402.10685).
-    select_per: every query "head" chooses its own chunks, or the heads of a "kv_head" choose together.
+    select_per: every query "head" chooses its own chunks, or the heads of a "kv_head" follow the one that can match content
+        most strongly, by its weights.
     attention: "longheads", or "dense" for ordinary attention, which is good up to the trained context.
     rope_scaling: positions stretched, as llama.cpp does it, over more tokens than the model was trained on: "none",
         "linear", or "yarn" (arXiv 2309.00071). None: as the file says. Where it is another than the file's, window, ctx
         and their caps reckon with a trained context of what the model reads unscaled, times rope_scale.
     rope_scale: by how much, 1 to 65536. None: as the file says. Alone, in a file without scaling, it is a linear one.
     kv_type: keys and values are kept as "f16", "bf16", "q8_0" (half of the memory) or "f32".
-    keep_all: keep keys and values of the whole text in all layers, not only in those that choose among all chunks; the
-        others need the last ones only, and keep some 4096 tokens more. Three times the memory: for Session.rewind to
+    keep_all: keep keys, values and summaries of the whole text in all layers, not only in those that choose among all
+        chunks; the others need the last ones only, and keep 4096 tokens more. Three times the memory: for Session.rewind to
         anywhere, and for Session.set_options to let other layers choose.
     kv_offload: on a GPU, keep keys and values in memory of the host, pinned, and on the GPU only the chunks in use: for
         texts whose cache the GPU cannot hold.
@@ -103,7 +104,8 @@ class Model(Handle):
     file, ArgumentError for a value, OutOfMemoryError.
 
     A model is safe to use from many threads. Calls to generate, stream and chat share a session: a prompt that begins
-    like the last one reads only what is new. A call that finds it in use makes another.
+    like the last one reads only what is new, if it keeps all of it but its last 4096 tokens or keep_all is set. A call
+    that finds the session in use makes another.
     """
 
     _closed = "the model is closed: open it again"

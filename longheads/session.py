@@ -302,6 +302,7 @@ class Session(Handle):
     def read(self, ids: Ids, *, progress: Progress | None = None) -> int:
         """Make the session hold exactly these ids: what it has in common with them is kept, the rest forgotten or fed.
 
+        Without keep_all all are fed where the difference is too far back to rewind to.
         Returns how many ids were fed; the last one always is, so that there are logits. Raises as feed.
         """
         wanted = ids_array(ids)
@@ -322,7 +323,8 @@ class Session(Handle):
     def rewind(self, n: int) -> None:
         """Forget the last n tokens, 0 <= n <= position.
 
-        Without keep_all at least the last 4096 that were ever read, or all; ArgumentError says how many.
+        Without keep_all that is n <= 4096, counted from the farthest position that was ever read and under the options that
+        the session was made with, or n == position; ArgumentError says how many.
         Logits and selected chunks are those of the token that is last then: it is read again when they are asked for.
         """
         with self._turn() as pointer:

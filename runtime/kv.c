@@ -161,7 +161,7 @@ lh_status lh_kv_each(const lh_kv *kv, int64_t position, int32_t lost, lh_kv_visi
     size_t summary_head = (size_t)s->n_chunk * s->summary_size;
     size_t complete = (size_t)lh_chunk_of(position, s->chunk), offset = (size_t)lh_offset_of(position, s->chunk);
     for (int32_t i = 0; i < s->n_layer; i++) {
-        size_t head = side_bytes(s, lh_kv_room(kv, i)) / (size_t)s->n_head_kv;
+        size_t head = (size_t)lh_kv_room(kv, i) * chunk_bytes(s);
         for (size_t h = 0; h < (size_t)s->n_head_kv; h++) {
             LH_TRY(each_row(kv, i, (char *)kv->k[i] + h * head, position, lost, visit, arg));
             LH_TRY(each_row(kv, i, (char *)kv->v[i] + h * head, position, lost, visit, arg));

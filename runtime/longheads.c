@@ -29,7 +29,7 @@ lh_chunk_plan lh_plan_of(const lh_session_options *o) {
 // Chunks that layers which do not read far must have room for: what the first of `batch` tokens attends, up to the last.
 static int32_t near_room(lh_chunk_plan plan, int32_t batch) { return plan.dense + batch / plan.chunk + 2; }
 
-// Tokens that can always be forgotten again, where layers do not keep the whole text.
+// Tokens that can always be forgotten again where layers do not keep the whole text, under a session's first options.
 #define NEAR_REWIND 4096
 
 lh_kv_shape lh_kv_shape_of(const lh_config *c, const lh_session_options *o, int32_t n_whole) {
@@ -74,13 +74,17 @@ static int32_t largest(const float *x, int32_t n) {
     return best;
 }
 
+static float layer_reach(const float *reach, int32_t layer, int32_t n_head) {
+    const float *heads = reach + (size_t)layer * n_head;
+    return heads[largest(heads, n_head)];
+}
+
 // The n layers whose strongest heads have the largest reach, the lower one of equals.
 static void choose_far(const float *reach, int32_t n_layer, int32_t n_head, int32_t n, bool *far) {
     for (int32_t i = 0; i < n_layer; i++) {
-        float own = reach[i * n_head + largest(reach + i * n_head, n_head)];
+        float own = layer_reach(reach, i, n_head);
         int32_t before = 0;
-        for (int32_t j = 0; j < n_layer; j++)
-            before += lh_ranks_before(reach[j * n_head + largest(reach + j * n_head, n_head)], j, own, i);
+        for (int32_t j = 0; j < n_layer; j++) before += lh_ranks_before(layer_reach(reach, j, n_head), j, own, i);
         far[i] = before < n;
     }
 }

@@ -207,12 +207,15 @@ static lh_status run_batch(lh_session *s, const int32_t *ids, int32_t n, bool wa
 static lh_status rewind_to(lh_session *s, int64_t target) {
     int32_t chunk = s->options.chunk;
     if (target == 0) lh_kv_clear(&s->kv);
-    bool lost = s->kv.shape.keep_queries && lh_chunk_of(target, chunk) != lh_chunk_of(s->kv.position, chunk);
-    int32_t again = lost ? lh_offset_of(target, chunk) : 0;
+    bool incomplete = s->kv.shape.keep_queries && lh_chunk_of(target, chunk) != lh_chunk_of(s->kv.position, chunk);
+    int32_t again = incomplete ? lh_offset_of(target, chunk) : 0;
     s->kv.position = target - again;
     while (s->kv.position < target) {
         int32_t rows = (int32_t)LH_MIN(target - s->kv.position, (int64_t)s->options.batch);
-        LH_TRY(run_batch(s, s->ids + s->kv.position, rows, false, NULL));
+        lh_status status = run_batch(s, s->ids + s->kv.position, rows, false, NULL);
+        // Half of the way back is no place to go on from.
+        if (status != LH_OK) lh_session_clear(s);
+        LH_TRY(status);
     }
     s->has_logits = false;
     s->longheads.last_position = -1;
@@ -277,9 +280,10 @@ lh_status lh_session_rewind(lh_session *s, int64_t n) {
                           (long long)n, (long long)s->kv.position);
     else if (n < s->kv.position && s->kv.position - n < oldest)
         status = lh_error(LH_ERR_ARGUMENT,
-                          "cannot forget %lld of %lld tokens: most layers keep the last ones only, expected 0 to %lld or "
-                          "all of them; make the session with keep_all to forget any number",
-                          (long long)n, (long long)s->kv.position, (long long)LH_MAX(s->kv.position - oldest, 0));
+                          "cannot forget %lld of %lld tokens: %d of %d layers keep the last ones only, expected 0 to "
+                          "%lld or all of them; make the session with keep_all to forget any number",
+                          (long long)n, (long long)s->kv.position, s->kv.shape.n_layer - s->kv.shape.n_whole,
+                          s->kv.shape.n_layer, (long long)LH_MAX(s->kv.position - oldest, 0));
     else if (n > 0) status = rewind_to(s, s->kv.position - n);
     lh_session_leave(s);
     return status;

@@ -243,7 +243,7 @@ static lh_status check_header(const lh_session *s, const char *path, const heade
                         "%s keeps the whole text in %d layers, this session in %d: open the model with the same "
                         "far_layers and keep_all",
                         path, h->n_whole, own.n_whole);
-    if (h->lost < 1 || lh_longheads_oldest(&s->longheads, h->lost) > h->position) return damaged_header(path);
+    if (h->lost < 1 || (h->lost > 1 && h->n_whole == s->kv.shape.n_layer) || lh_longheads_oldest(&s->longheads, h->lost) > h->position) return damaged_header(path);
     if (h->payload != payload_bytes(s, h)) return damaged_header(path);
     return LH_OK;
 }

@@ -88,6 +88,19 @@ def test_read_and_whole(bench, tiny_path, monkeypatch):
     assert filled == [64, 64]
 
 
+def test_a_prompt_longer_than_can_be_forgotten(bench, tiny_path, monkeypatch):
+    """Then the depth is reached anew for every round."""
+    filled = []
+    fill = longheads.Session.fill
+    monkeypatch.setattr(longheads.Session, "fill", lambda self, n, **_: filled.append(n) or fill(self, n))
+    out = bench(tiny_path, "-d", "64", *QUICK, "-p", "9000")
+    assert [row[1] for row in cells(out)] == ["prompt 9000", "decode 4"]
+    assert filled == [64] * 3
+    filled.clear()
+    bench(tiny_path, "-d", "64", *QUICK, "-p", "9000", "--keep-all")
+    assert filled == [64]
+
+
 def test_plot(bench, tiny_path, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     bench(tiny_path, "-d", "0,64,300", *QUICK, "--plot", tmp_path / "speed.png")

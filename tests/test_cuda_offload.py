@@ -95,6 +95,35 @@ def test_copies_follow_what_is_written(model, ids, tmp_path):
         assert (session.logits == plain.logits).all()
 
 
+def test_layers_that_keep_the_last_chunks(gpu, ids, tmp_path):
+    """With room for less than the text, on the device and at home, all is as if everything was kept. See test_kept.py."""
+    path = make_model(tmp_path / "model.gguf", n_head_kv=1, n_vocab=600)
+    options = {**OPTIONS, "ctx": 5400, "batch": 144, "far_layers": 1}
+    with gpu.Model(path, device="cuda", **options) as model:
+        sessions = [model.session(keep_all=True), model.session(), model.session(kv_offload=True)]
+
+        def go_on(begin: int, prompt: int, single: int) -> None:
+            for session in sessions:
+                session.feed(ids[begin : begin + prompt])
+                for i in range(begin + prompt, begin + prompt + single):
+                    session.feed(ids[i : i + 1])
+                assert (session.logits == sessions[0].logits).all()
+                assert (session.selected() == sessions[0].selected()).all()
+
+        for session in sessions:
+            session.fill(4996)
+        assert sessions[1].stats["kv"] < 0.95 * sessions[0].stats["kv"]
+        go_on(0, 70, 20)
+        sessions[1].save(tmp_path / "session")
+        for session in sessions:
+            session.rewind(300)
+        go_on(100, 80, 6)
+        for session in sessions[1:]:
+            session.load(tmp_path / "session")
+            session.feed(ids[200:204])
+        assert (sessions[1].logits == sessions[2].logits).all()
+
+
 def test_it_shapes_the_cache(gpu, model):
     with model.session(kv_offload=True) as session, pytest.raises(gpu.ArgumentError, match="kv_offload shapes"):
         session.set_options(kv_offload=False)

@@ -71,7 +71,7 @@ def test_rewind(kept, ids):
         assert_same(everything, session)
     before = session.logits
     with pytest.raises(
-        longheads.ArgumentError, match=r"cannot forget 200 of 2404 tokens.*expected 0 to \d+ or all.*keep_all"
+        longheads.ArgumentError, match=r"cannot forget 200 of 2404 tokens: 1 of 2 layers.*expected 0 to \d+ or all.*keep_all"
     ):
         session.rewind(200)
     assert session.position == 2404 and (session.logits == before).all()

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from longheads.errors import ArgumentError
 from longheads.session import Progress, Session
 
 Text = NDArray[np.int32]  #: token ids, one for every position
@@ -15,7 +16,7 @@ Text = NDArray[np.int32]  #: token ids, one for every position
 class Engine(Protocol):
     name: str
 
-    def deepen(self, text: Text, depth: int, progress: Progress) -> None:
+    def deepen(self, text: Text, depth: int, progress: Progress | None) -> None:
         """Go on from where it stands to a depth, by whatever means; text: (depth,) or more."""
 
     def read(self, ids: Text, progress: Progress | None = None) -> None:
@@ -32,9 +33,10 @@ class LongHeads:
 
     def __init__(self, session: Session, fill: bool) -> None:
         self.session, self._fill = session, fill
+        self._text: Text | None = None  # what depths are reached with
 
-    def deepen(self, text: Text, depth: int, progress: Progress) -> None:
-        at = self.session.position
+    def deepen(self, text: Text, depth: int, progress: Progress | None) -> None:
+        at, self._text = self.session.position, text
         if self._fill:
             self.session.fill(depth - at, progress=progress)
         else:
@@ -44,4 +46,10 @@ class LongHeads:
         self.session.feed(ids, progress=progress)
 
     def rewind(self, position: int) -> None:
-        self.session.rewind(self.session.position - position)
+        try:
+            self.session.rewind(self.session.position - position)
+        except ArgumentError:  # without keep_all a session goes back so far only by beginning anew
+            if self._text is None:
+                raise
+            self.session.rewind(self.session.position)
+            self.deepen(self._text, position, None)

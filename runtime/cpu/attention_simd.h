@@ -17,6 +17,7 @@
 #define INLINE static inline __attribute__((always_inline))
 #define FEW_ROWS 4   // below this a panel costs more than it saves
 #define MOST_VECS 8  // of one row of a block
+#define HEAD_BYTES 512
 
 // Values x, x + 1, ... of a row; x is a multiple of VN.
 INLINE vf load_vector(const void *row, size_t x, lh_kv_type type) {
@@ -270,8 +271,9 @@ static float softmax_step(float *scores, int32_t visible, int32_t cols, float bi
     return shrink;
 }
 
-static void fetch(const char *p, size_t bytes) {
-    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i);
+// Where keys or values of a chunk begin; the hardware goes on from there. More would only wait for its turn.
+static void fetch_head(const char *p, size_t bytes) {
+    for (size_t i = 0; i < bytes && i < HEAD_BYTES; i += 64) __builtin_prefetch(p + i);
 }
 
 static void attend_simd(const lh_tile *t, float *scratch) {
@@ -283,7 +285,7 @@ static void attend_simd(const lh_tile *t, float *scratch) {
     size_t row = lh_kv_row_size(t->type, t->dim), side = (size_t)t->n_keys * row;
 
     // Few rows do little with what they read: memory has to work meanwhile.
-    if (few && t->next_k) fetch(t->next_k, side);
+    if (few && t->next_k) fetch_head(t->next_k, side);
     if (!few) transpose(t->k, t->n_keys, t->dim, t->type, panel);
     for (int32_t i = 0; i < t->rows; i += BLOCK_ROWS) {
         int32_t some = t->rows - i < BLOCK_ROWS ? t->rows - i : BLOCK_ROWS;
@@ -294,7 +296,7 @@ static void attend_simd(const lh_tile *t, float *scratch) {
         else
             for (int32_t r = 0; r < some; r++) dots_few(q + r * stride, t->k, t->n_keys, t->dim, t->type, c[r]);
     }
-    if (few && t->next_v) fetch(t->next_v, side);
+    if (few && t->next_v) fetch_head(t->next_v, side);
     for (int32_t i = 0; i < t->rows; i++)
         shrink[i] = softmax_step(scores + (size_t)i * LH_TILE_KEYS, t->limit ? t->limit[i] : t->n_keys, cols,
                                  t->bias ? t->bias[i] : 0, &t->top[t->row[i]], &t->sum[t->row[i]]);

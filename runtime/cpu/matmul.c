@@ -14,7 +14,7 @@
 #define DOT_ROWS 32
 // Shares of the weights for each thread: enough that a thread which comes late leaves little to wait for.
 #define SHARES 4
-// Bytes of a share that are fetched while its activations are prepared: what kernels, which fetch ahead, begin behind.
+// Bytes of a share that are fetched before anything else: what kernels, which fetch ahead, begin behind.
 #define HEAD_BYTES 4096
 // Weights, in bytes, under which waking the other threads costs more than it brings.
 #define MIN_PARALLEL_BYTES (32 * 1024)
@@ -71,7 +71,8 @@ typedef struct stream_job {
     const lh_project *p;
     bool integer;      // some matrix wants quantised activations
     int64_t n_shares;  // pieces of work
-    int64_t share;     // rows of one, of all matrices' one behind the other
+    int64_t n_rows;    // of all matrices, one behind the other
+    int64_t share;     // of these
 } stream_job;
 
 static void stream_rows(const stream_job *job, int i, const lh_act_row *rows, int64_t first, int64_t end) {
@@ -115,6 +116,7 @@ static void fetch_head(const lh_project *p, int64_t row) {
 
 static void run_share(const stream_job *job, int64_t piece, char *scratch) {
     int64_t first = first_row(job, piece), end = first + job->share;
+    if (first >= job->n_rows) return;
     fetch_head(job->p, first);
     char *memory = scratch + LH_ALIGN;
     const stream_job *prepared;
@@ -139,14 +141,14 @@ static void stream_task(void *arg, int64_t piece, int thread) {
 
 static lh_status stream(lh_cpu *c, const lh_project *p, bool integer) {
     size_t bytes = 0;
-    int64_t n_rows = 0;
+    int n_threads = lh_threads_count(c->threads);
+    stream_job job = {.cpu = c, .p = p, .integer = integer};
     for (int i = 0; i < p->n_out; i++) {
         bytes += (size_t)p->w[i]->n_rows * p->w[i]->row_size;
-        n_rows += p->w[i]->n_rows;
+        job.n_rows += p->w[i]->n_rows;
     }
-    int n_threads = lh_threads_count(c->threads);
-    stream_job job = {c, p, integer, bytes < MIN_PARALLEL_BYTES ? 1 : SHARES * n_threads, 0};
-    job.share = LH_ROUND_UP((n_rows + job.n_shares - 1) / job.n_shares, 16);  // whole vectors
+    job.n_shares = bytes < MIN_PARALLEL_BYTES ? 1 : SHARES * n_threads;
+    job.share = LH_ROUND_UP((job.n_rows + job.n_shares - 1) / job.n_shares, 16);
     LH_TRY(lh_cpu_scratch_threads(c, stream_size(&job)));
     for (int t = 0; t < n_threads; t++) memset(lh_cpu_scratch_of(c, t), 0, LH_ALIGN);
     lh_threads_for(c->threads, job.n_shares, stream_task, &job);
@@ -304,7 +306,7 @@ lh_status lh_cpu_project(lh_backend *b, const lh_project *p) {
 // --- one thread, one matrix ------------------------------------------------------------------------------------
 
 size_t lh_cpu_multiply_size(const lh_cpu *c, const lh_project *p) {
-    stream_job few = {c, p, is_integer(p->w[0]), 1, p->w[0]->n_rows};
+    stream_job few = {c, p, is_integer(p->w[0]), 1, p->w[0]->n_rows, p->w[0]->n_rows};
     if (p->n < MIN_PANEL_TOKENS) return stream_size(&few);
     panel_job many;
     size_t thread_size, shared_size;
@@ -314,7 +316,7 @@ size_t lh_cpu_multiply_size(const lh_cpu *c, const lh_project *p) {
 
 void lh_cpu_multiply(const lh_cpu *c, const lh_project *p, void *memory) {
     if (p->n < MIN_PANEL_TOKENS) {
-        stream_job job = {c, p, is_integer(p->w[0]), 1, p->w[0]->n_rows};
+        stream_job job = {c, p, is_integer(p->w[0]), 1, p->w[0]->n_rows, p->w[0]->n_rows};
         memset(memory, 0, LH_ALIGN);
         run_share(&job, 0, memory);
         return;

@@ -18,7 +18,7 @@
 #define STEP_DIMS 32   // components of one multiplication
 
 typedef struct peak_grid {
-    int32_t tokens;    // of a block: rows
+    int32_t tokens;    // of a block
     int32_t tiles;     // of a block
     int32_t slice;     // chunks of a block: whole stages
 } peak_grid;

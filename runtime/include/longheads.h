@@ -124,8 +124,8 @@ typedef struct lh_session_options {
     lh_select_per select_per;
     lh_attention_kind attention;
     lh_kv_type kv_type;
-    bool keep_all;        // keep keys and values of the whole text in all layers, not only in those that read far: lets
-                          // rewind go anywhere and set_options make other layers read far
+    bool keep_all;        // keep keys, values and summaries of the whole text in all layers, not only in those that read
+                          // far: lets rewind go anywhere and set_options make other layers read far
     bool kv_offload;      // keys and values live in memory of the host, and on the GPU only the chunks in use
     lh_rope_scaling rope_scaling;  // 0 with a rope_scale: the file's kind, or linear where it has none
     float rope_scale;              // 1 to 65536 (0: the file's)
@@ -163,10 +163,11 @@ LH_API int64_t lh_session_position(const lh_session *s);
 // The ids that were read, position of them; valid until the session is loaded or freed.
 LH_API const int32_t *lh_session_ids(const lh_session *s);
 // Forget the last n tokens. Logits and selected chunks are those of the token that is last then (it is read again when
-// they are asked for). Without keep_all the position that is reached must be 0, or lh_session_oldest at least, which is
-// so for 4096 tokens from the farthest position on that was read.
-LH_API int64_t lh_session_oldest(const lh_session *s);
+// they are asked for). Without keep_all one can go back to lh_session_oldest, or to 0.
 LH_API lh_status lh_session_rewind(lh_session *s, int64_t n);
+// The lowest position, but 0, to go back to. Under the options that the session was made with, the last 4096 tokens before
+// the farthest position that was ever read can be forgotten.
+LH_API int64_t lh_session_oldest(const lh_session *s);
 // For benchmarks: n tokens whose keys and values are random instead of computed, so that a depth is reached in
 // seconds. Their ids are 0, as which they are read where they must be read again (see rewind). The same seed gives the
 // same state, in whatever pieces.
