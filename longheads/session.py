@@ -195,6 +195,11 @@ class Session(Handle):
         return lib.lh_session_position(self._pointer)
 
     @property
+    def oldest(self) -> int:
+        """The lowest position, but 0, that rewind can go back to; 0 where it can go to any."""
+        return lib.lh_session_oldest(self._pointer)
+
+    @property
     def stats(self) -> dict[str, int]:
         """Bytes reserved for the whole context: `kv`, `summaries` and `buffers`; `cache`: the GPU's copies of chunks where
         kv_offload leaves the others in memory of the host."""
@@ -314,7 +319,7 @@ class Session(Handle):
         n = min(len(known), len(wanted) - 1)
         differ = np.flatnonzero(known[:n] != wanted[:n])
         keep = int(differ[0]) if len(differ) else n
-        if keep < lib.lh_session_oldest(self._pointer):
+        if keep < self.oldest:
             keep = 0  # what came before it is not there any more
         self.rewind(self.position - keep)
         self.feed(wanted[keep:], progress=progress)

@@ -243,7 +243,10 @@ static lh_status check_header(const lh_session *s, const char *path, const heade
                         "%s keeps the whole text in %d layers, this session in %d: open the model with the same "
                         "far_layers and keep_all",
                         path, h->n_whole, own.n_whole);
-    if (h->lost < 1 || (h->lost > 1 && h->n_whole == s->kv.shape.n_layer) || lh_longheads_oldest(&s->longheads, h->lost) > h->position) return damaged_header(path);
+    // Where all layers are whole nothing is lost.
+    int32_t most_lost = h->n_whole < s->kv.shape.n_layer ? INT32_MAX : 1;
+    if (h->lost < 1 || h->lost > most_lost || lh_longheads_oldest(&s->longheads, h->lost) > h->position)
+        return damaged_header(path);
     if (h->payload != payload_bytes(s, h)) return damaged_header(path);
     return LH_OK;
 }

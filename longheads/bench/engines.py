@@ -7,7 +7,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from longheads.errors import ArgumentError
 from longheads.session import Progress, Session
 
 Text = NDArray[np.int32]  #: token ids, one for every position
@@ -33,7 +32,7 @@ class LongHeads:
 
     def __init__(self, session: Session, fill: bool) -> None:
         self.session, self._fill = session, fill
-        self._text: Text | None = None  # what depths are reached with
+        self._text: Text = np.empty(0, np.int32)  # what depths are reached with
 
     def deepen(self, text: Text, depth: int, progress: Progress | None) -> None:
         at, self._text = self.session.position, text
@@ -46,10 +45,8 @@ class LongHeads:
         self.session.feed(ids, progress=progress)
 
     def rewind(self, position: int) -> None:
-        try:
-            self.session.rewind(self.session.position - position)
-        except ArgumentError:  # without keep_all a session goes back so far only by beginning anew
-            if self._text is None:
-                raise
+        if 0 < position < self.session.oldest:  # without keep_all it goes back so far only by beginning anew
             self.session.rewind(self.session.position)
             self.deepen(self._text, position, None)
+        else:
+            self.session.rewind(self.session.position - position)
