@@ -10,6 +10,7 @@
 #include "attention_kernels.h"
 #include "chunk_map.h"
 #include "kv_type.h"
+#include "prefetch.h"
 #include "quant.h"
 #include "quant_blocks.h"
 #include "simd_math.h"
@@ -271,11 +272,6 @@ static float softmax_step(float *scores, int32_t visible, int32_t cols, float bi
     return shrink;
 }
 
-// Where keys or values of a chunk begin; the hardware goes on from there. More would only wait for its turn.
-static void fetch_head(const char *p, size_t bytes) {
-    for (size_t i = 0; i < bytes && i < HEAD_BYTES; i += 64) __builtin_prefetch(p + i);
-}
-
 static void attend_simd(const lh_tile *t, float *scratch) {
     int32_t cols = LH_ROUND_UP(t->n_keys, VN);
     size_t stride = (size_t)t->stride;
@@ -284,8 +280,9 @@ static void attend_simd(const lh_tile *t, float *scratch) {
     bool few = t->rows < FEW_ROWS;
     size_t row = lh_kv_row_size(t->type, t->dim), side = (size_t)t->n_keys * row;
 
-    // Few rows do little with what they read: memory has to work meanwhile.
-    if (few && t->next_k) fetch_head(t->next_k, side);
+    // Few rows do little with what they read: memory has to work meanwhile. Where keys or values begin is enough: the
+    // hardware goes on from there, and more would only wait for its turn.
+    if (few && t->next_k) lh_prefetch(t->next_k, LH_MIN(side, (size_t)HEAD_BYTES));
     if (!few) transpose(t->k, t->n_keys, t->dim, t->type, panel);
     for (int32_t i = 0; i < t->rows; i += BLOCK_ROWS) {
         int32_t some = t->rows - i < BLOCK_ROWS ? t->rows - i : BLOCK_ROWS;
@@ -296,7 +293,7 @@ static void attend_simd(const lh_tile *t, float *scratch) {
         else
             for (int32_t r = 0; r < some; r++) dots_few(q + r * stride, t->k, t->n_keys, t->dim, t->type, c[r]);
     }
-    if (few && t->next_v) fetch_head(t->next_v, side);
+    if (few && t->next_v) lh_prefetch(t->next_v, LH_MIN(side, (size_t)HEAD_BYTES));
     for (int32_t i = 0; i < t->rows; i++)
         shrink[i] = softmax_step(scores + (size_t)i * LH_TILE_KEYS, t->limit ? t->limit[i] : t->n_keys, cols,
                                  t->bias ? t->bias[i] : 0, &t->top[t->row[i]], &t->sum[t->row[i]]);

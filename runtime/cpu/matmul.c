@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cpu.h"
+#include "prefetch.h"
 
 // From this many tokens on unpacking a panel pays.
 #define MIN_PANEL_TOKENS 4
@@ -110,8 +111,7 @@ static int64_t first_row(const stream_job *job, int64_t piece) {
 static void fetch_head(const lh_project *p, int64_t row) {
     int i = 0;
     for (; i < p->n_out && row >= p->w[i]->n_rows; i++) row -= p->w[i]->n_rows;
-    for (size_t at = 0; i < p->n_out && at < HEAD_BYTES; at += 64)
-        __builtin_prefetch((const char *)p->w[i]->data + (size_t)row * p->w[i]->row_size + at);
+    if (i < p->n_out) lh_prefetch((const char *)p->w[i]->data + (size_t)row * p->w[i]->row_size, HEAD_BYTES);
 }
 
 static void run_share(const stream_job *job, int64_t piece, char *scratch) {

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "peak.h"
+#include "prefetch.h"
 #include "scheme.h"
 
 #define FETCH_CHUNKS 4  // ahead
@@ -119,8 +120,7 @@ static void score(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, v
     for (int32_t i = 0; i < s->n; i++) prepare_row(c, a, s->token + i, head, i, &b);
     for (int32_t chunk = s->first; chunk < s->end; chunk++) {
         const char *summary = lh_summary_at(a, kv_head, chunk);
-        for (size_t i = 0; i < a->summary_size; i += 64)
-            __builtin_prefetch(summary + FETCH_CHUNKS * a->summary_size + i);
+        lh_prefetch(summary + FETCH_CHUNKS * a->summary_size, a->summary_size);
         float step;
         memcpy(&step, summary + codes, sizeof step);
         c->attention.peak((const uint8_t *)summary, lh_peak_keys(a->plan.chunk), dims, b.words, s->n, b.best);

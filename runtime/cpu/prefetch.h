@@ -1,0 +1,11 @@
+// Ask for memory before it is needed.
+#ifndef LH_CPU_PREFETCH_H
+#define LH_CPU_PREFETCH_H
+
+#include <stddef.h>
+
+static inline __attribute__((always_inline)) void lh_prefetch(const void *p, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)p + i);
+}
+
+#endif
