@@ -75,9 +75,9 @@ class Model(Handle):
     local: chunks at the end, own included, that are always attended. None: all but eight of the budget's, at least half:
         beside the first chunk, seven are chosen.
     dense_until: positions below it attend everything before them; between budget and window. None: budget.
-    far_layers: so many layers choose among all chunks: those whose heads can match content most strongly, by their weights;
-        the others attend as many of the last chunks instead (docs/selection.md). More than the model has: all. None: a third
-        for "peak", all for other schemes.
+    far_heads: so many KV heads, of all layers, choose among all chunks: those that can match content most strongly, by
+        their weights; the others attend as many of the last chunks instead (docs/selection.md). More than the model has:
+        all. None: a fifth for "peak", all for other schemes.
     far_penalty: where there are more chunks to choose from than the window holds, this times the logarithm of the ratio is
         taken off the scores of the chosen ones, so that matches by chance weigh less (docs/selection.md). 0: nothing.
         None: 0.25 for "peak", 0 for other schemes.
@@ -91,11 +91,11 @@ class Model(Handle):
         and their caps reckon with a trained context of what the model reads unscaled, times rope_scale.
     rope_scale: by how much, 1 to 65536. None: as the file says. Alone, in a file without scaling, it is a linear one.
     kv_type: keys and values are kept as "f16", "bf16", "q8_0" (half of the memory) or "f32".
-    keep_all: keep keys, values and summaries of the whole text in all layers, not only in those that choose among all
-        chunks; the others need the last ones only, and keep 4096 tokens more. Three times the memory: for Session.rewind to
-        anywhere, and for Session.set_options to let other layers choose.
-    kv_offload: on a GPU, keep keys and values in memory of the host, pinned, and on the GPU only the chunks in use: for
-        texts whose cache the GPU cannot hold.
+    keep_all: keep keys, values and summaries of the whole text in all KV heads, not only in those that choose among all
+        chunks; the others need the last ones only, and keep 4096 tokens more. Five times the memory: for Session.rewind to
+        anywhere, and for Session.set_options to let other heads choose.
+    kv_offload: on a GPU, keep the whole text's keys and values in memory of the host, pinned, and on the GPU only the
+        chunks in use: for texts whose cache the GPU cannot hold.
     batch: most tokens computed at once. None: 1024.
     threads: None: as many as the process may use (affinity and container quota).
     device: "auto", "cpu", "cuda" or "cuda:N".
@@ -122,7 +122,7 @@ class Model(Handle):
         scheme: Literal["peak", "bounds", "paper"] = "peak",
         select_per: Literal["head", "kv_head"] = "kv_head",
         dense_until: int | None = None,
-        far_layers: int | None = None,
+        far_heads: int | None = None,
         far_penalty: float | None = None,
         attention: Literal["longheads", "dense"] = "longheads",
         rope_scaling: RopeScaling | None = None,
@@ -141,7 +141,7 @@ class Model(Handle):
             window=window,
             local=local,
             dense_until=dense_until,
-            far_layers=far_layers,
+            far_heads=far_heads,
             far_penalty=far_penalty,
             batch=batch,
             scheme=scheme,

@@ -33,8 +33,9 @@ def add_reading(p: argparse.ArgumentParser, ctx: str = "the trained context") ->
                    help="chunks at the end that are always attended (default: all but 8 of the budget, at least half)")
     g.add_argument("--dense-until", metavar="N", type=count,
                    help="attend everything below this position (default: budget)")
-    g.add_argument("--far-layers", metavar="N", type=count,
-                   help="layers that choose among all chunks; the others attend the last ones (default: a third)")
+    g.add_argument("--far-heads", metavar="N", type=count,
+                   help="KV heads, of all layers, that choose among all chunks; the others attend the last ones (default: "
+                        "a fifth)")
     g.add_argument("--far-penalty", metavar="X", type=float,
                    help="how much less far chunks count as the text grows, against matches by chance; 0: not at all "
                         "(default: 0.25)")

@@ -41,7 +41,7 @@ class SessionOptions(TypedDict, total=False):
     window: int | None
     local: int | None
     dense_until: int | None
-    far_layers: int | None
+    far_heads: int | None
     far_penalty: float | None
     batch: int | None
     scheme: Literal["peak", "bounds", "paper"]
@@ -120,7 +120,7 @@ def resolve_options(model_handle: Any, options: SessionOptions) -> Any:
 def _expected(name: str) -> str:
     if name in _RANGES:
         return _RANGES[name]
-    units = {"local": "chunks", "far_layers": "layers"}
+    units = {"local": "chunks", "far_heads": "KV heads"}
     return f"a positive number of {units.get(name, 'tokens')}"
 
 
@@ -177,12 +177,12 @@ class Session(Handle):
     def set_options(self, **options: Unpack[SessionOptions]) -> None:
         """Go on under other options; those that are not named stay. What was read stays as it was read.
 
-        budget, window, local, dense_until, far_layers, far_penalty, select_per and attention may change; None is "from the
+        budget, window, local, dense_until, far_heads, far_penalty, select_per and attention may change; None is "from the
         model". Logits and selected chunks are those of the last token under the new options: it is read again when they
         are asked for.
         Raises ArgumentError for a change of what shapes the cache: ctx, batch, chunk, scheme, kv_type, keep_all,
         kv_offload, rope_scaling, rope_scale; for longheads attention in a session that was made dense; and, without
-        keep_all, for what would need more of the text than layers kept that do not read far.
+        keep_all, for what would need more of the text than heads kept that do not read far.
         """
         with self._turn() as pointer:
             resolved = resolve_options(self._model, cast(SessionOptions, self.options | options))

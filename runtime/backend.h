@@ -32,23 +32,28 @@ typedef struct lh_project {
     bool add;                // y[0] += ...: the residual stream (n_out is 1 then)
 } lh_project;
 
-// One layer's attention over n new tokens at positions pos, pos+1, ...
-// A chunk's keys and values are contiguous. n_chunk is the room of the cache in chunks; where the text is longer, chunk c
-// lies at lh_slot_of(c, n_chunk). All that the batch attends is there.
+// Where a KV head of a layer keeps its text. Where that is longer than its room, chunk c lies at lh_slot_of(c, room).
+typedef struct lh_kv_head {
+    void *k, *v;             // (room, chunk) rows (kv_type.h); keys are rotated by the offset in the chunk
+    void *summary;           // (n_summary, n_chunk) summaries; NULL: it has none, and cannot choose
+    int32_t room;            // chunks
+    int32_t cached;          // its number among the heads of the layer's lh_chunk_cache; -1: k and v are on the device
+} lh_kv_head;
+
+// One layer's attention over n new tokens at positions pos, pos+1, ... All that they attend is in the cache.
 typedef struct lh_attention {
     lh_chunk_plan plan;
-    int32_t n_head, n_head_kv, head_dim, n_chunk;
+    int32_t n_head, n_head_kv, head_dim;
+    int32_t n_chunk;                // of the whole context
     float scale;                    // of q.k
     // the cache of this layer
     lh_kv_type kv_type;
-    void *k;                        // (n_head_kv, n_chunk, chunk) rows (kv_type.h), rotated by the offset in the chunk
-    void *v;                        // (n_head_kv, n_chunk, chunk) rows
-    lh_chunk_cache *cache;          // NULL: k and v are on the device
+    const lh_kv_head *heads;        // (n_head_kv)
+    lh_chunk_cache *cache;          // NULL: all is on the device
     lh_scheme scheme;
-    int32_t n_summary, summary_dim;
+    int32_t n_summary, summary_dim; // summaries of a chunk and KV head that has them; 0: none has
     lh_kv_type summary_type;        // of schemes whose summaries are vectors, as summary_dim is
     size_t summary_size;            // bytes
-    void *summary;                  // (n_summary, n_chunk) summaries; n_chunk is that of the whole context then
     float *queries;  // (chunk, n_head, head_dim): q of the tokens of the unfinished chunk; NULL: not needed
     // rotations, see rope.h
     const float *rope_offset;       // (chunk, 2, head_dim): by 0, 1, ..., chunk-1 tokens
@@ -60,18 +65,40 @@ typedef struct lh_attention {
     const float *q;                 // (n, n_head, head_dim)
     const float *new_k, *new_v;     // (n, n_head_kv, head_dim)
     int32_t n_select;               // n_head, or n_head_kv where a group chooses together
-    const int32_t *leader;          // (n_select): the query head that each choice is made for
+    const int32_t *leader;          // (n_select): the query head that each choice is made for; -1: none, the last
+                                    // chunks are taken. The same for all that a KV head's query heads choose
     int32_t *chosen;                // (n, n_select, plan.k), ascending; rows of dense tokens are not written
     float *out;                     // (n, n_head, head_dim)
 } lh_attention;
 
-// Keys and values at home in memory of the host. read and write know these addresses, too.
+// The plan of one choice: all chunks but the first are local ones where nothing is chosen.
+LH_SHARED_FN lh_chunk_plan lh_plan_of_choice(const lh_attention *a, int32_t chooser) {
+    lh_chunk_plan plan = a->plan;
+    if (a->leader[chooser] < 0) plan.local = plan.k - 1;
+    return plan;
+}
+
+LH_SHARED_FN lh_chunk_plan lh_plan_of_head(const lh_attention *a, int32_t kv_head) {
+    return lh_plan_of_choice(a, kv_head * (a->n_select / a->n_head_kv));
+}
+
+// Summaries are numbered as if all KV heads had them: (n_head_kv, n_summary). The one that a query head is scored with:
+LH_SHARED_FN int32_t lh_summary_of(const lh_attention *a, int32_t head) {
+    return head / (a->n_head / (a->n_head_kv * a->n_summary));
+}
+
+LH_SHARED_FN char *lh_summary_at(const lh_attention *a, int32_t summary, int32_t chunk) {
+    char *of_head = (char *)a->heads[summary / a->n_summary].summary;
+    return of_head + ((size_t)(summary % a->n_summary) * a->n_chunk + chunk) * a->summary_size;
+}
+
+// Keys and values at home in memory of the host, whole texts only. read and write know these addresses, too.
 typedef struct lh_offload_ops {
     // Zeroed.
     lh_status (*alloc)(lh_backend *b, size_t bytes, void **out);
     void (*release)(lh_backend *b, void *p);
-    // Room for `slots` chunks of each KV head, 1 to LH_CACHE_SLOTS; chunk_bytes: of the keys of one.
-    lh_status (*cache_new)(lh_backend *b, int32_t n_head_kv, int32_t n_chunk, int32_t slots, size_t chunk_bytes,
+    // Room for `slots` of n_chunk chunks of each of n_head KV heads, 1 to LH_CACHE_SLOTS; chunk_bytes: of the keys of one.
+    lh_status (*cache_new)(lh_backend *b, int32_t n_head, int32_t n_chunk, int32_t slots, size_t chunk_bytes,
                            lh_chunk_cache **out);
     void (*cache_free)(lh_backend *b, lh_chunk_cache *cache);
     // Forget all copies: what is at home was written by others than append.

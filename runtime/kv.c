@@ -5,30 +5,30 @@
 // A chunk's keys.
 static size_t chunk_bytes(const lh_kv_shape *s) { return (size_t)s->chunk * lh_kv_row_size(s->type, s->head_dim); }
 
-static size_t side_bytes(const lh_kv_shape *s, int32_t room) { return (size_t)s->n_head_kv * room * chunk_bytes(s); }
+// Keys and values of `chunks` chunks of one KV head.
+static int64_t chunks_bytes(const lh_kv_shape *s, int64_t chunks) { return 2 * chunks * (int64_t)chunk_bytes(s); }
 
-static size_t layer_summary_bytes(const lh_kv_shape *s) {
-    return (size_t)s->n_summary * s->n_chunk * s->summary_size;
-}
+static size_t head_summary_bytes(const lh_kv_shape *s) { return (size_t)s->n_summary * s->n_chunk * s->summary_size; }
 
 static size_t layer_query_bytes(const lh_kv_shape *s) {
     return s->keep_queries ? (size_t)s->chunk * s->n_head * s->head_dim * sizeof(float) : 0;
 }
 
-// Chunks of all layers, where a layer has room for `most` at most.
-static int64_t all_chunks(const lh_kv_shape *s, int32_t most) {
-    return (int64_t)s->n_whole * LH_MIN(s->n_chunk, most) +
-           (int64_t)(s->n_layer - s->n_whole) * LH_MIN(s->n_near, most);
+static int64_t whole_bytes(const lh_kv_shape *s) { return chunks_bytes(s, (int64_t)s->n_whole * s->n_chunk); }
+
+static int64_t near_bytes(const lh_kv_shape *s) {
+    return chunks_bytes(s, ((int64_t)s->n_layer * s->n_head_kv - s->n_whole) * s->n_near);
 }
 
-static int64_t bytes_of(const lh_kv_shape *s, int32_t most) {
-    return 2 * (int64_t)side_bytes(s, 1) * all_chunks(s, most);
+int64_t lh_kv_bytes(const lh_kv_shape *s) { return whole_bytes(s) + near_bytes(s); }
+
+int64_t lh_kv_cache_bytes(const lh_kv *kv) {
+    return chunks_bytes(&kv->shape, (int64_t)kv->shape.n_whole * kv->slots);
 }
 
-int64_t lh_kv_bytes(const lh_kv_shape *s) { return bytes_of(s, s->n_chunk); }
-int64_t lh_kv_cache_bytes(const lh_kv *kv) { return bytes_of(&kv->shape, kv->slots); }
+// At most: of queries, as if all layers kept them.
 int64_t lh_summary_bytes(const lh_kv_shape *s) {
-    return (int64_t)(layer_summary_bytes(s) + layer_query_bytes(s)) * s->n_whole;
+    return (int64_t)head_summary_bytes(s) * s->n_whole + (int64_t)layer_query_bytes(s) * s->n_layer;
 }
 
 static lh_status check_room(const char *what, uint64_t need, uint64_t have, const lh_kv_shape *s) {
@@ -38,66 +38,99 @@ static lh_status check_room(const char *what, uint64_t need, uint64_t have, cons
                     s->type == LH_KV_Q8_0 ? "" : " or use kv_type q8_0");
 }
 
-// Of what the device has left beside the summaries the copies of chunks take three quarters: buffers come after them.
+// Of what the device has left beside summaries and last chunks the copies of chunks take three quarters: buffers come
+// after them.
 static lh_status count_slots(lh_kv *kv, uint64_t have) {
     const lh_kv_shape *s = &kv->shape;
-    uint64_t summaries = (uint64_t)lh_summary_bytes(s), least = (uint64_t)bytes_of(s, 1);
-    LH_TRY(check_room("summaries and a chunk of each head on the device", summaries + least, have, s));
-    uint64_t room = LH_MAX((have - summaries) / 4 * 3, least);
-    // Layers that hold less leave their share to the others: the largest number that fits.
-    int32_t low = 1, high = LH_MIN(s->n_chunk, LH_CACHE_SLOTS);
-    while (low < high) {
-        int32_t middle = low + (high - low + 1) / 2;
-        if ((uint64_t)bytes_of(s, middle) <= room) low = middle;
-        else high = middle - 1;
-    }
-    kv->slots = low;
+    uint64_t others = (uint64_t)(lh_summary_bytes(s) + near_bytes(s)), of_slot = (uint64_t)chunks_bytes(s, s->n_whole);
+    LH_TRY(check_room("summaries, last chunks and a chunk of each head on the device", others + of_slot, have, s));
+    uint64_t most = of_slot ? (have - others) / 4 * 3 / of_slot : 1;
+    kv->slots = (int32_t)LH_MAX(1, LH_MIN(most, (uint64_t)LH_MIN(s->n_chunk, LH_CACHE_SLOTS)));
     return LH_OK;
+}
+
+bool lh_kv_any_whole(const lh_kv *kv, int32_t layer) {
+    const bool *whole = kv->whole + (size_t)layer * kv->shape.n_head_kv;
+    for (int32_t h = 0; h < kv->shape.n_head_kv; h++)
+        if (whole[h]) return true;
+    return false;
+}
+
+// Keys and values of those of a layer's KV heads whose texts are whole, or of the others, `room` chunks each: in one
+// block. cached: these are numbered.
+static lh_status place(lh_kv *kv, int32_t layer, bool whole, int32_t room, bool cached,
+                       lh_status (*alloc)(lh_backend *, size_t, void **), void **block) {
+    const lh_kv_shape *s = &kv->shape;
+    size_t first = (size_t)layer * s->n_head_kv, side = room * chunk_bytes(s), n = 0;
+    for (int32_t h = 0; h < s->n_head_kv; h++) n += kv->whole[first + h] == whole;
+    if (n == 0) return LH_OK;
+    LH_TRY(alloc(kv->backend, 2 * n * side, block));
+    size_t at = 0;
+    for (int32_t h = 0; h < s->n_head_kv; h++) {
+        lh_kv_head *head = &kv->heads[first + h];
+        if (kv->whole[first + h] != whole) continue;
+        head->k = (char *)*block + at * side;
+        head->v = (char *)*block + (n + at) * side;
+        head->room = room;
+        head->cached = cached ? (int32_t)at : -1;
+        at++;
+    }
+    return LH_OK;
+}
+
+static lh_status init_layer(lh_kv *kv, int32_t layer) {
+    const lh_kv_shape *s = &kv->shape;
+    lh_backend *b = kv->backend;
+    const lh_offload_ops *offload = s->offload ? b->ops->offload : NULL;
+    LH_TRY(place(kv, layer, false, s->n_near, false, b->ops->alloc, &kv->near[layer]));
+    LH_TRY(place(kv, layer, true, s->n_chunk, offload != NULL, offload ? offload->alloc : b->ops->alloc,
+                 &kv->home[layer]));
+    int32_t n = 0;
+    for (int32_t h = 0; h < s->n_head_kv; h++) n += kv->whole[(size_t)layer * s->n_head_kv + h];
+    if (n == 0) return LH_OK;
+    if (offload) {
+        lh_chunk_cache *cache;
+        LH_TRY(offload->cache_new(b, n, s->n_chunk, kv->slots, chunk_bytes(s), &cache));
+        kv->cache[layer] = cache;
+    }
+    if (!s->n_summary) return LH_OK;
+    LH_TRY(b->ops->alloc(b, (size_t)n * head_summary_bytes(s), &kv->summary[layer]));
+    char *summary = kv->summary[layer];
+    for (int32_t h = 0; h < s->n_head_kv; h++) {
+        if (!kv->whole[(size_t)layer * s->n_head_kv + h]) continue;
+        kv->heads[(size_t)layer * s->n_head_kv + h].summary = summary;
+        summary += head_summary_bytes(s);
+    }
+    return s->keep_queries ? b->ops->alloc(b, layer_query_bytes(s), &kv->queries[layer]) : LH_OK;
 }
 
 lh_status lh_kv_init(lh_kv *kv, lh_backend *backend, const lh_kv_shape *shape, const bool *whole) {
     *kv = (lh_kv){.shape = *shape, .backend = backend, .lost = 1};
     const lh_backend_ops *ops = backend->ops;
-    const lh_offload_ops *offload = shape->offload ? ops->offload : NULL;
     // Pages come only when they are touched, so ask first: running dry later would kill the process, not the call.
-    uint64_t stored = (uint64_t)lh_kv_bytes(shape), have = ops->available(backend);
-    if (offload) {
-        LH_TRY(check_room("KV cache in memory of the host", stored, lh_memory_available(), shape));
+    uint64_t have = ops->available(backend);
+    if (shape->offload) {
+        LH_TRY(check_room("KV cache in memory of the host", (uint64_t)whole_bytes(shape), lh_memory_available(), shape));
         LH_TRY(count_slots(kv, have));
     } else {
-        LH_TRY(check_room("KV cache", stored + (uint64_t)lh_summary_bytes(shape), have, shape));
+        LH_TRY(check_room("KV cache", (uint64_t)(lh_kv_bytes(shape) + lh_summary_bytes(shape)), have, shape));
     }
     // One table of pointers, five columns of it.
-    size_t n = (size_t)shape->n_layer;
+    size_t n = (size_t)shape->n_layer, heads = n * shape->n_head_kv;
     void **table = lh_alloc(n * 5, sizeof *table);
     if (!table) return LH_ERR_MEMORY;
-    kv->k = table;
-    kv->v = table + n;
+    kv->near = table;
+    kv->home = table + n;
     kv->summary = table + 2 * n;
     kv->queries = table + 3 * n;
     kv->cache = table + 4 * n;
-    kv->whole = lh_alloc(n, sizeof *kv->whole);
-    if (!kv->whole) return LH_ERR_MEMORY;
-    memcpy(kv->whole, whole, n * sizeof *whole);
-    lh_status (*alloc)(lh_backend *, size_t, void **) = offload ? offload->alloc : ops->alloc;
-    for (int32_t i = 0; i < shape->n_layer; i++) {
-        int32_t room = lh_kv_room(kv, i);
-        LH_TRY(alloc(backend, side_bytes(shape, room), &kv->k[i]));
-        LH_TRY(alloc(backend, side_bytes(shape, room), &kv->v[i]));
-        if (kv->whole[i]) {
-            LH_TRY(ops->alloc(backend, layer_summary_bytes(shape), &kv->summary[i]));
-            if (shape->keep_queries) LH_TRY(ops->alloc(backend, layer_query_bytes(shape), &kv->queries[i]));
-        }
-        if (!offload) continue;
-        lh_chunk_cache *cache;
-        LH_TRY(offload->cache_new(backend, shape->n_head_kv, room, LH_MIN(kv->slots, room), chunk_bytes(shape), &cache));
-        kv->cache[i] = cache;
-    }
-    return LH_OK;
-}
-
-int32_t lh_kv_room(const lh_kv *kv, int32_t layer) {
-    return kv->whole[layer] ? kv->shape.n_chunk : kv->shape.n_near;
+    kv->whole = lh_alloc(heads, sizeof *kv->whole);
+    kv->heads = lh_alloc(heads, sizeof *kv->heads);
+    if (!kv->whole || !kv->heads) return LH_ERR_MEMORY;
+    memcpy(kv->whole, whole, heads * sizeof *whole);
+    for (int32_t i = 0; i < shape->n_layer; i++) LH_TRY(init_layer(kv, i));
+    LH_TRY(ops->alloc(backend, heads * sizeof *kv->heads, (void **)&kv->device_heads));
+    return ops->write(backend, kv->device_heads, kv->heads, heads * sizeof *kv->heads);
 }
 
 int32_t lh_kv_lost_at(const lh_kv *kv, int64_t position, int32_t lost) {
@@ -112,41 +145,42 @@ void lh_kv_clear(lh_kv *kv) {
 }
 
 void lh_kv_free(lh_kv *kv) {
-    if (!kv->k) return;
+    if (!kv->near) return;
     lh_backend *b = kv->backend;
     const lh_offload_ops *offload = kv->shape.offload ? b->ops->offload : NULL;
     for (size_t i = 0; i < (size_t)kv->shape.n_layer; i++) {
         if (offload && kv->cache[i]) offload->cache_free(b, kv->cache[i]);
-        (offload ? offload->release : b->ops->release)(b, kv->k[i]);
-        (offload ? offload->release : b->ops->release)(b, kv->v[i]);
+        (offload ? offload->release : b->ops->release)(b, kv->home[i]);
+        b->ops->release(b, kv->near[i]);
         b->ops->release(b, kv->summary[i]);
         b->ops->release(b, kv->queries[i]);
     }
+    b->ops->release(b, kv->device_heads);
+    lh_free(kv->heads);
     lh_free(kv->whole);
-    lh_free(kv->k);
+    lh_free(kv->near);
     *kv = (lh_kv){0};
 }
 
 lh_status lh_kv_written(const lh_kv *kv) {
-    for (int32_t i = 0; kv->slots && i < kv->shape.n_layer; i++)
-        LH_TRY(kv->backend->ops->offload->cache_clear(kv->backend, kv->cache[i]));
+    for (int32_t i = 0; i < kv->shape.n_layer; i++)
+        if (kv->cache[i]) LH_TRY(kv->backend->ops->offload->cache_clear(kv->backend, kv->cache[i]));
     return LH_OK;
 }
 
 lh_status lh_kv_count(const lh_kv *kv, int64_t *hits, int64_t *misses) {
     *hits = *misses = 0;
-    for (int32_t i = 0; kv->slots && i < kv->shape.n_layer; i++)
-        LH_TRY(kv->backend->ops->offload->cache_count(kv->backend, kv->cache[i], hits, misses));
+    for (int32_t i = 0; i < kv->shape.n_layer; i++)
+        if (kv->cache[i]) LH_TRY(kv->backend->ops->offload->cache_count(kv->backend, kv->cache[i], hits, misses));
     return LH_OK;
 }
 
-// One KV head's keys or values of one layer, which lie at `base`: as one piece, or chunk by chunk.
-static lh_status each_row(const lh_kv *kv, int32_t layer, char *base, int64_t position, int32_t lost, lh_kv_visit visit,
-                          void *arg) {
+// Keys or values of a KV head that does not keep the whole text, chunk by chunk.
+static lh_status each_chunk(const lh_kv *kv, int32_t room, char *base, int64_t position, int32_t lost,
+                            lh_kv_visit visit, void *arg) {
     const lh_kv_shape *s = &kv->shape;
     size_t row = lh_kv_row_size(s->type, s->head_dim);
-    if (kv->whole[layer]) return visit(arg, base, (size_t)position * row);
-    int32_t room = lh_kv_room(kv, layer), first = lh_kv_lost_at(kv, position, lost), c = 0;
+    int32_t first = lh_kv_lost_at(kv, position, lost), c = 0;
     while ((int64_t)c * s->chunk < position) {
         bool there = c == 0 || c >= first;
         size_t rows = (size_t)LH_MIN((int64_t)s->chunk, position - (int64_t)c * s->chunk);
@@ -156,19 +190,30 @@ static lh_status each_row(const lh_kv *kv, int32_t layer, char *base, int64_t po
     return LH_OK;
 }
 
+static lh_status each_of_head(const lh_kv *kv, size_t index, int64_t position, int32_t lost, lh_kv_visit visit,
+                              void *arg) {
+    const lh_kv_shape *s = &kv->shape;
+    const lh_kv_head *head = &kv->heads[index];
+    if (!kv->whole[index]) {
+        LH_TRY(each_chunk(kv, head->room, head->k, position, lost, visit, arg));
+        return each_chunk(kv, head->room, head->v, position, lost, visit, arg);
+    }
+    size_t bytes = (size_t)position * lh_kv_row_size(s->type, s->head_dim);
+    LH_TRY(visit(arg, head->k, bytes));
+    LH_TRY(visit(arg, head->v, bytes));
+    size_t room = (size_t)s->n_chunk * s->summary_size, complete = (size_t)lh_chunk_of(position, s->chunk);
+    for (size_t i = 0; i < (size_t)s->n_summary; i++)
+        LH_TRY(visit(arg, (char *)head->summary + i * room, complete * s->summary_size));
+    return LH_OK;
+}
+
 lh_status lh_kv_each(const lh_kv *kv, int64_t position, int32_t lost, lh_kv_visit visit, void *arg) {
     const lh_kv_shape *s = &kv->shape;
-    size_t summary_head = (size_t)s->n_chunk * s->summary_size;
-    size_t complete = (size_t)lh_chunk_of(position, s->chunk), offset = (size_t)lh_offset_of(position, s->chunk);
+    size_t queries = (size_t)lh_offset_of(position, s->chunk) * s->n_head * s->head_dim * sizeof(float);
     for (int32_t i = 0; i < s->n_layer; i++) {
-        size_t head = (size_t)lh_kv_room(kv, i) * chunk_bytes(s);
-        for (size_t h = 0; h < (size_t)s->n_head_kv; h++) {
-            LH_TRY(each_row(kv, i, (char *)kv->k[i] + h * head, position, lost, visit, arg));
-            LH_TRY(each_row(kv, i, (char *)kv->v[i] + h * head, position, lost, visit, arg));
-        }
-        for (size_t h = 0; kv->summary[i] && h < (size_t)s->n_summary; h++)
-            LH_TRY(visit(arg, (char *)kv->summary[i] + h * summary_head, complete * s->summary_size));
-        if (kv->queries[i]) LH_TRY(visit(arg, kv->queries[i], offset * s->n_head * s->head_dim * sizeof(float)));
+        for (int32_t h = 0; h < s->n_head_kv; h++)
+            LH_TRY(each_of_head(kv, (size_t)i * s->n_head_kv + h, position, lost, visit, arg));
+        if (kv->queries[i]) LH_TRY(visit(arg, kv->queries[i], queries));
     }
     return LH_OK;
 }

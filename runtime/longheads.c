@@ -26,10 +26,10 @@ lh_chunk_plan lh_plan_of(const lh_session_options *o) {
     };
 }
 
-// Chunks that layers which do not read far must have room for: what the first of `batch` tokens attends, up to the last.
+// Chunks that KV heads which do not read far must have room for: what the first of `batch` tokens attends, up to the last.
 static int32_t near_room(lh_chunk_plan plan, int32_t batch) { return plan.dense + batch / plan.chunk + 2; }
 
-// Tokens that can always be forgotten again where layers do not keep the whole text, under a session's first options.
+// Tokens that can always be forgotten again where KV heads do not keep the whole text, under a session's first options.
 #define NEAR_REWIND 4096
 
 lh_kv_shape lh_kv_shape_of(const lh_config *c, const lh_session_options *o, int32_t n_whole) {
@@ -40,11 +40,11 @@ lh_kv_shape lh_kv_shape_of(const lh_config *c, const lh_session_options *o, int3
         .offload = o->kv_offload, .n_whole = n_whole,
     };
     shape.n_near = shape.n_chunk;
-    if (n_whole < c->n_layer)
+    if (n_whole < c->n_layer * c->n_head_kv)
         shape.n_near = LH_MIN(shape.n_chunk, near_room(lh_plan_of(o), o->batch + NEAR_REWIND));
     // Where everything is attended nothing is chosen, and no summary is ever read.
     if (o->attention == LH_ATTENTION_DENSE) return shape;
-    shape.n_summary = scheme->per_query_head ? c->n_head : c->n_head_kv;
+    shape.n_summary = scheme->per_query_head ? c->n_head / c->n_head_kv : 1;
     shape.summary_dim = LH_ROUND_UP(scheme->vectors * c->head_dim, LH_SUMMARY_BLOCK);
     shape.summary_size = scheme->vectors ? lh_kv_row_size(lh_summary_type(o->kv_type), shape.summary_dim)
                                          : lh_peak_size(c->head_dim, o->chunk);
@@ -74,38 +74,47 @@ static int32_t largest(const float *x, int32_t n) {
     return best;
 }
 
-static float layer_reach(const float *reach, int32_t layer, int32_t n_head) {
-    const float *heads = reach + (size_t)layer * n_head;
-    return heads[largest(heads, n_head)];
-}
-
-// The n layers whose strongest heads have the largest reach, the lower one of equals.
-static void choose_far(const float *reach, int32_t n_layer, int32_t n_head, int32_t n, bool *far) {
-    for (int32_t i = 0; i < n_layer; i++) {
-        float own = layer_reach(reach, i, n_head);
-        int32_t before = 0;
-        for (int32_t j = 0; j < n_layer; j++) before += lh_ranks_before(layer_reach(reach, j, n_head), j, own, i);
-        far[i] = before < n;
+// Of n KV heads with `group` query heads each, the n_far whose strongest have the largest reach, the lower one of equals.
+static void choose_far(const float *reach, size_t n, int32_t group, size_t n_far, bool *far) {
+    for (size_t i = 0; i < n; i++) far[i] = false;
+    for (size_t taken = 0; taken < LH_MIN(n, n_far); taken++) {
+        size_t best = n;
+        float most = 0;
+        for (size_t i = 0; i < n; i++) {
+            float own = reach[i * group + largest(reach + i * group, group)];
+            if (!far[i] && (best == n || own > most)) best = i, most = own;
+        }
+        far[best] = true;
     }
 }
 
-// Heads that choose together follow the one of the largest reach: what it looks for is what there is to be found.
-static lh_status leader_table(lh_backend *b, const float *reach, int32_t n_layer, int32_t n_head, int32_t n_select,
-                              int32_t **out) {
-    size_t count = (size_t)n_layer * n_select;
-    int32_t group = n_head / n_select, *host = lh_alloc(count, sizeof *host);
+// A KV head's query heads that choose together follow the one of the largest reach: what it looks for is what there is
+// to be found.
+static lh_status leader_table(lh_longheads *lh, const float *reach) {
+    size_t count = (size_t)lh->n_layer * lh->n_select;
+    int32_t group = lh->n_head / lh->n_select, per_kv_head = lh->n_select / lh->n_head_kv;
+    int32_t *host = lh_alloc(count, sizeof *host);
     if (!host) return LH_ERR_MEMORY;
     for (size_t i = 0; i < count; i++)
-        host[i] = (int32_t)(i % (size_t)n_select) * group + largest(reach + i * (size_t)group, group);
-    lh_status status = to_device(b, host, count * sizeof *host, (void **)out);
+        host[i] = lh->far[i / per_kv_head]
+                      ? (int32_t)(i % (size_t)lh->n_select) * group + largest(reach + i * (size_t)group, group)
+                      : -1;
+    lh_status status = to_device(lh->backend, host, count * sizeof *host, (void **)&lh->leader);
     lh_free(host);
     return status;
 }
 
-// Layers that do not read far choose nothing: all their chunks but the first are the last ones.
+static bool any_far(const lh_longheads *lh, int32_t layer) {
+    const bool *far = lh->far + (size_t)layer * lh->n_head_kv;
+    for (int32_t h = 0; h < lh->n_head_kv; h++)
+        if (far[h]) return true;
+    return false;
+}
+
+// Layers none of whose heads reads far: all their chunks but the first are the last ones.
 static lh_chunk_plan plan_of_layer(const lh_longheads *lh, int32_t layer) {
     lh_chunk_plan plan = lh->plan;
-    if (!lh->far[layer]) plan.local = plan.k - 1;
+    if (!any_far(lh, layer)) plan.local = plan.k - 1;
     return plan;
 }
 
@@ -113,14 +122,15 @@ lh_status lh_longheads_init(lh_longheads *lh, lh_backend *backend, const lh_conf
                             const float *reach, const lh_session_options *o) {
     *lh = (lh_longheads){
         .backend = backend, .plan = lh_plan_of(o), .scheme = o->scheme, .n_layer = c->n_layer, .n_head = c->n_head,
-        .n_select = o->select_per == LH_PER_HEAD ? c->n_head : c->n_head_kv, .scale = rope->attn_scale,
+        .n_head_kv = c->n_head_kv, .n_select = o->select_per == LH_PER_HEAD ? c->n_head : c->n_head_kv, .scale = rope->attn_scale,
         .rope_dim = c->rope_dim, .last_position = -1,
     };
-    lh->far = lh_alloc((size_t)c->n_layer, sizeof *lh->far);
+    size_t n = (size_t)c->n_layer * c->n_head_kv;
+    lh->far = lh_alloc(n, sizeof *lh->far);
     if (!lh->far) return LH_ERR_MEMORY;
     bool dense = o->attention == LH_ATTENTION_DENSE;
-    choose_far(reach, c->n_layer, c->n_head, dense ? c->n_layer : o->far_layers, lh->far);
-    LH_TRY(leader_table(backend, reach, c->n_layer, c->n_head, lh->n_select, &lh->leader));
+    choose_far(reach, n, c->n_head / c->n_head_kv, dense ? n : (size_t)o->far_heads, lh->far);
+    LH_TRY(leader_table(lh, reach));
     LH_TRY(rope_table(backend, rope, o->chunk, 1, &lh->rope_offset));
     LH_TRY(rope_table(backend, rope, lh->plan.window, o->chunk, &lh->rope_chunk));
     size_t rows = (size_t)o->batch + c->n_layer - 1;
@@ -146,24 +156,21 @@ static int32_t *chosen_of(const lh_longheads *lh, int32_t layer, int32_t row) {
 static lh_attention attention_of(const lh_longheads *lh, const lh_kv *kv, int32_t layer, int32_t n, const float *q,
                                  const float *k, const float *v) {
     const lh_kv_shape *s = &kv->shape;
-    bool whole = kv->whole[layer];
     return (lh_attention){
         .plan = plan_of_layer(lh, layer),
         .n_head = s->n_head,
         .n_head_kv = s->n_head_kv,
         .head_dim = s->head_dim,
-        .n_chunk = lh_kv_room(kv, layer),
+        .n_chunk = s->n_chunk,
         .scale = lh->scale,
         .kv_type = s->type,
-        .k = kv->k[layer],
-        .v = kv->v[layer],
+        .heads = kv->device_heads + (size_t)layer * s->n_head_kv,
         .cache = kv->cache[layer],
         .scheme = lh->scheme,
-        .n_summary = whole ? s->n_summary : 0,
+        .n_summary = lh_kv_any_whole(kv, layer) ? s->n_summary : 0,
         .summary_dim = s->summary_dim,
         .summary_type = lh_summary_type(s->type),
         .summary_size = s->summary_size,
-        .summary = kv->summary[layer],
         .queries = kv->queries[layer],
         .rope_offset = lh->rope_offset,
         .rope_chunk = lh->rope_chunk,
@@ -185,7 +192,7 @@ int64_t lh_longheads_oldest(const lh_longheads *lh, int32_t lost) {
 }
 
 bool lh_longheads_fits(const lh_longheads *lh, const lh_kv *kv, int32_t batch) {
-    for (int32_t i = 0; i < lh->n_layer; i++)
+    for (size_t i = 0; i < (size_t)lh->n_layer * lh->n_head_kv; i++)
         if (lh->far[i] && !kv->whole[i]) return false;
     return kv->shape.n_near == kv->shape.n_chunk || near_room(lh->plan, batch) <= kv->shape.n_near;
 }

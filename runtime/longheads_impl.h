@@ -18,10 +18,10 @@ const lh_scheme_traits *lh_scheme_get(lh_scheme scheme);
 // A session's attention: resolved settings and the rotations that go with them.
 typedef struct lh_longheads {
     lh_backend *backend;
-    lh_chunk_plan plan;    // of the layers that read far
-    bool *far;             // (n_layer): which these are; all where attention is dense
+    lh_chunk_plan plan;    // of the KV heads that read far
+    bool *far;             // (n_layer, n_head_kv): which these are; all where attention is dense
     lh_scheme scheme;
-    int32_t n_layer, n_head, n_select;
+    int32_t n_layer, n_head, n_head_kv, n_select;
     float scale;
     float *rope_offset;    // (chunk, 2, head_dim), device
     float *rope_chunk;     // (max distance + 1, 2, head_dim), device
@@ -34,11 +34,11 @@ typedef struct lh_longheads {
 
 // options: resolved.
 lh_chunk_plan lh_plan_of(const lh_session_options *options);
-// What the cache must hold for these options; n_whole: layers that keep the whole text.
+// What the cache must hold for these options; n_whole: KV heads that keep the whole text.
 lh_kv_shape lh_kv_shape_of(const lh_config *c, const lh_session_options *options, int32_t n_whole);
 
-// reach (n_layer, n_head): the layers whose heads have most of it read far, and heads that share a choice follow the one
-// that has most.
+// reach (n_layer, n_head): the KV heads read far whose query heads have most of it, and query heads that share a choice
+// follow the one that has most.
 lh_status lh_longheads_init(lh_longheads *lh, lh_backend *backend, const lh_config *c, const lh_rope *rope,
                             const float *reach, const lh_session_options *options);
 void lh_longheads_free(lh_longheads *lh);

@@ -114,10 +114,11 @@ static lh_status resolve_far_penalty(lh_session_options *o) {
     return LH_OK;
 }
 
-static lh_status resolve_far_layers(lh_session_options *o, int32_t n_layer) {
-    if (o->far_layers == 0) o->far_layers = o->scheme == LH_SCHEME_PEAK ? (n_layer + 2) / 3 : n_layer;
-    LH_TRY(in_range("far_layers", o->far_layers, 1, INT32_MAX));
-    o->far_layers = LH_MIN(o->far_layers, n_layer);
+// n: KV heads of all layers.
+static lh_status resolve_far_heads(lh_session_options *o, int32_t n) {
+    if (o->far_heads == 0) o->far_heads = o->scheme == LH_SCHEME_PEAK ? (n + 4) / 5 : n;
+    LH_TRY(in_range("far_heads", o->far_heads, 1, INT32_MAX));
+    o->far_heads = LH_MIN(o->far_heads, n);
     return LH_OK;
 }
 
@@ -144,7 +145,7 @@ lh_status lh_session_options_resolve(const lh_model *m, lh_session_options *inou
     LH_TRY(resolve_budget(&o, &n));
     LH_TRY(resolve_local(&o, &n));
     LH_TRY(resolve_dense_until(&o, &n));
-    LH_TRY(resolve_far_layers(&o, c.n_layer));
+    LH_TRY(resolve_far_heads(&o, c.n_layer * c.n_head_kv));
     LH_TRY(resolve_far_penalty(&o));
     if (o.kv_offload && !m->backend->ops->offload) {
         note(&n, "kv_offload has no effect on %s: there all memory is the host's\n", m->backend->name);

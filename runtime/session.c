@@ -13,13 +13,13 @@ static lh_status init_longheads(const lh_model *m, const lh_session_options *o, 
     return status;
 }
 
-// Layers that do not read far attend the last chunks only, and keep little more.
+// KV heads that do not read far attend the last chunks only, and keep little more.
 static lh_status init_kv(lh_session *s) {
     const lh_model *m = s->model;
-    int32_t n_layer = m->config.n_layer, n_whole = 0;
-    bool *whole = lh_alloc((size_t)n_layer, sizeof *whole);
+    int32_t n = m->config.n_layer * m->config.n_head_kv, n_whole = 0;
+    bool *whole = lh_alloc((size_t)n, sizeof *whole);
     if (!whole) return LH_ERR_MEMORY;
-    for (int32_t i = 0; i < n_layer; i++) n_whole += whole[i] = s->options.keep_all || s->longheads.far[i];
+    for (int32_t i = 0; i < n; i++) n_whole += whole[i] = s->options.keep_all || s->longheads.far[i];
     lh_kv_shape shape = lh_kv_shape_of(&m->config, &s->options, n_whole);
     lh_status status = lh_kv_init(&s->kv, m->backend, &shape, whole);
     lh_free(whole);
@@ -80,6 +80,11 @@ void lh_session_clear(lh_session *s) {
     s->longheads.last_position = -1;
 }
 
+static int32_t n_kv_heads(const lh_session *s) { return s->kv.shape.n_layer * s->kv.shape.n_head_kv; }
+
+// KV heads that do not keep the whole text.
+static int32_t n_near(const lh_session *s) { return n_kv_heads(s) - s->kv.shape.n_whole; }
+
 static lh_status check_change(const lh_session *s, const lh_session_options *to) {
     const lh_session_options *now = &s->options;
     const struct {
@@ -112,9 +117,9 @@ lh_status lh_session_set_options(lh_session *s, const lh_session_options *option
     if (status == LH_OK && !(lh_longheads_fits(&next, &s->kv, o.batch) &&
                              s->kv.position >= lh_longheads_oldest(&next, s->kv.lost)))
         status = lh_error(LH_ERR_ARGUMENT,
-                          "%d of %d layers of this session keep no more of the text than its first options took, too "
-                          "little for these: make it with keep_all",
-                          s->kv.shape.n_layer - s->kv.shape.n_whole, s->kv.shape.n_layer);
+                          "%d of %d KV heads of this session keep no more of the text than its first options took, "
+                          "too little for these: make it with keep_all",
+                          n_near(s), n_kv_heads(s));
     if (status == LH_OK) {
         lh_longheads_free(&s->longheads);
         s->longheads = next;
@@ -280,10 +285,10 @@ lh_status lh_session_rewind(lh_session *s, int64_t n) {
                           (long long)n, (long long)s->kv.position);
     else if (n < s->kv.position && s->kv.position - n < oldest)
         status = lh_error(LH_ERR_ARGUMENT,
-                          "cannot forget %lld of %lld tokens: %d of %d layers keep the last ones only, expected 0 to "
-                          "%lld or all of them; make the session with keep_all to forget any number",
-                          (long long)n, (long long)s->kv.position, s->kv.shape.n_layer - s->kv.shape.n_whole,
-                          s->kv.shape.n_layer, (long long)LH_MAX(s->kv.position - oldest, 0));
+                          "cannot forget %lld of %lld tokens: %d of %d KV heads keep the last ones only, expected 0 "
+                          "to %lld or all of them; make the session with keep_all to forget any number",
+                          (long long)n, (long long)s->kv.position, n_near(s), n_kv_heads(s),
+                          (long long)LH_MAX(s->kv.position - oldest, 0));
     else if (n > 0) status = rewind_to(s, s->kv.position - n);
     lh_session_leave(s);
     return status;

@@ -18,11 +18,11 @@ typedef struct header {
     int32_t scheme, select_per, attention, kv_type;
     int32_t has_logits, rope_scaling;
     float rope_scale, far_penalty;
-    int32_t far_layers, n_whole, lost;
+    int32_t far_heads, n_whole, lost;
 } header;
 _Static_assert(sizeof(header) == 96, "on-disk layout");
 
-static const char magic[8] = "LHSESS5";
+static const char magic[8] = "LHSESS6";
 
 // FNV-1a over 8-byte words, the last one padded with zeros.
 static uint64_t hash(uint64_t h, const void *data, size_t bytes) {
@@ -74,7 +74,7 @@ static header header_of(const lh_session *s, int64_t position, bool has_logits) 
         .has_logits = has_logits,
         .rope_scaling = (int32_t)o->rope_scaling,
         .rope_scale = o->rope_scale,
-        .far_layers = o->far_layers,
+        .far_heads = o->far_heads,
         .far_penalty = LH_MAX(o->far_penalty, 0.0f),
         .n_whole = s->kv.shape.n_whole,
         .lost = s->kv.lost,
@@ -209,7 +209,7 @@ static lh_status check_header(const lh_session *s, const char *path, const heade
     } lengths[] = {
         {"chunk", h->chunk, own.chunk}, {"budget", h->budget, own.budget}, {"window", h->window, own.window},
         {"local", h->local, own.local}, {"dense_until", h->dense_until, own.dense_until},
-        {"far_layers", h->far_layers, own.far_layers},
+        {"far_heads", h->far_heads, own.far_heads},
     };
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
         if (lengths[i].found != lengths[i].expected)
@@ -240,11 +240,11 @@ static lh_status check_header(const lh_session *s, const char *path, const heade
                         (long long)h->position, (long long)s->options.ctx);
     if (h->n_whole != own.n_whole)
         return lh_error(LH_ERR_ARGUMENT,
-                        "%s keeps the whole text in %d layers, this session in %d: open the model with the same "
-                        "far_layers and keep_all",
+                        "%s keeps the whole text in %d KV heads, this session in %d: open the model with the same "
+                        "far_heads and keep_all",
                         path, h->n_whole, own.n_whole);
-    // Where all layers are whole nothing is lost.
-    int32_t most_lost = h->n_whole < s->kv.shape.n_layer ? INT32_MAX : 1;
+    // Where all keep the whole text nothing is lost.
+    int32_t most_lost = h->n_whole < s->kv.shape.n_layer * s->kv.shape.n_head_kv ? INT32_MAX : 1;
     if (h->lost < 1 || h->lost > most_lost || lh_longheads_oldest(&s->longheads, h->lost) > h->position)
         return damaged_header(path);
     if (h->payload != payload_bytes(s, h)) return damaged_header(path);

@@ -33,7 +33,7 @@ class Plan:
     scheme: str = "bounds"          # bounds, paper, peak
     select_per: str = "head"        # head, kv_head
     attention: str = "longheads"    # longheads, dense
-    far_layers: int = 1000          # layers that choose, those with the largest reach; 1000: all
+    far_heads: int = 1000           # KV heads that choose, those with the largest reach; 1000: all
     far_penalty: float = 0.0        # off the scores of chosen chunks, times ln(candidates / chunks of the window)
 
     def resolved(self) -> Plan:
@@ -157,15 +157,16 @@ class Reference:
         chosen = np.full((self.n_layer, self.n_head, n, plan.budget // plan.chunk), -1, dtype=np.int64)
         margin = np.full((self.n_layer, self.n_head, n), math.inf)
         x = self.w["token_embd.weight"][np.asarray(ids)]
-        far = np.argsort([-self.reach(layer).max() for layer in range(self.n_layer)], kind="stable")[: plan.far_layers]
-        near_plan = dataclasses.replace(plan, local=plan.budget // plan.chunk - 1)
+        reach = np.array([self.reach(layer).reshape(self.n_head_kv, -1).max(axis=1) for layer in range(self.n_layer)])
+        far = np.zeros(reach.shape, dtype=bool)  # (n_layer, G)
+        far.flat[np.argsort(-reach, axis=None, kind="stable")[: plan.far_heads]] = True
         for layer in range(self.n_layer):
             h = self.norm(x, f"blk.{layer}.attn_norm")
             q = self.linear(h, f"blk.{layer}.attn_q").reshape(n, self.n_head, self.head_dim)
             k = self.linear(h, f"blk.{layer}.attn_k").reshape(n, self.n_head_kv, self.head_dim)
             v = self.linear(h, f"blk.{layer}.attn_v").reshape(n, self.n_head_kv, self.head_dim)
             told = None if follow is None else follow[layer]
-            attention = Attention(self, plan if layer in far else near_plan, self.leaders(layer), q, k, v)
+            attention = Attention(self, plan, far[layer], self.leaders(layer), q, k, v)
             attended = attention.run(chosen[layer], margin[layer], told)
             x = x + self.linear(attended.reshape(n, -1), f"blk.{layer}.attn_output")
             h = self.norm(x, f"blk.{layer}.ffn_norm")
@@ -206,13 +207,16 @@ class Attention:
     chunks that were complete before its own chunk began.
     """
 
-    def __init__(self, model: Reference, plan: Plan, leaders: Ints, q: Floats, k: Floats, v: Floats) -> None:
+    def __init__(
+        self, model: Reference, plan: Plan, far: NDArray[np.bool_], leaders: Ints, q: Floats, k: Floats, v: Floats
+    ) -> None:
         self.plan, self.rope, self.scale = plan, model.rope, model.scale
         self.leaders = leaders  # (H): whose choice a head takes where its group has one
         self.q = q  # (n, H, d), not rotated
         self.n, self.n_head, self.d = q.shape
         self.group = self.n_head // k.shape[1]
         self.kv_of = np.arange(self.n_head) // self.group  # g(h)
+        self.far = far[self.kv_of]  # (H): which heads choose; the others take the last chunks
         l = plan.chunk
         n_chunk = -(-self.n // l)
 
@@ -272,6 +276,7 @@ class Attention:
         l, local, k = self.plan.chunk, self.plan.local, self.plan.budget // self.plan.chunk
         c = p // l
         last = np.arange(c - local + 1, c + 1)
+        near = np.concatenate([[0], np.arange(c - k + 2, c + 1)])
         scores = self.scores(p, slice(1, c - local + 1))  # of chunks 1, 2, ..., c - local
         if self.plan.select_per == "kv_head":
             scores = scores[self.leaders]
@@ -279,6 +284,9 @@ class Attention:
         chosen = np.empty((self.n_head, k), dtype=np.int64)
         margin = np.full(self.n_head, math.inf)
         for h in range(self.n_head):
+            if not self.far[h]:
+                chosen[h] = near
+                continue
             if told is None:
                 best = np.sort(np.argsort(-scores[h], kind="stable")[:n_best])  # stable: ties to the lower index
             else:
@@ -312,7 +320,7 @@ class Attention:
                 ratio = (c - self.plan.local) / (self.plan.window / self.plan.chunk)
                 penalty = self.plan.far_penalty * math.log(max(ratio, 1))
                 distance = np.minimum(c - chunks, self.plan.window // self.plan.chunk - 1 - rank)
-            is_chosen = (chunks > 0) & (chunks <= c - self.plan.local)
+            is_chosen = (chunks > 0) & (chunks <= c - self.plan.local) & self.far[:, None]
             out[p] = self.attend(p, chunks, distance, penalty * is_chosen)
         return out
 

@@ -206,8 +206,8 @@ def test_token_bytes(tiny_path, attention, select_per, scheme, size):
                 chunks = set(group.ravel().tolist()) - {-1}
                 rows += sum(min(16, 301 - 16 * chunk) for chunk in chunks)
         assert rows == 4 * 301 if attention == "dense" else 4 * 60 < rows < 4 * 128
-        # 18 complete chunks, for each of 2 KV heads in the layers that choose
-        summaries = 0 if attention == "dense" else (1 if scheme == "peak" else 2) * 2 * 18 * size
+        # 18 complete chunks, for each KV head that chooses
+        summaries = 0 if attention == "dense" else (1 if scheme == "peak" else 4) * 18 * size
         row_of_embedding = 64 * 4
         assert cost.token_bytes(model, session) == weights + row_of_embedding + rows * 2 * 16 * 2 + summaries
 

@@ -20,7 +20,7 @@ def program(request):
     return cuda_builds.program(request.param, "test_cuda_attention", [PROGRAM, *CORE])
 
 
-@pytest.mark.parametrize("group", ["schemes", "types", "shapes", "ties", "large", "offload", "budget"])
+@pytest.mark.parametrize("group", ["schemes", "types", "shapes", "some choose", "ties", "large", "offload", "budget"])
 def test_it_does_what_the_cpu_does(program, group):
     environment = {**os.environ, "LH_CPU": "generic"}
     done = subprocess.run([program, group], capture_output=True, text=True, timeout=900, env=environment)

@@ -11,7 +11,7 @@ from walk import walk
 
 pytest.importorskip("gguf", reason="the gguf package, which writes test models, is not installed")
 
-OPTIONS = dict(ctx=512, chunk=8, budget=64, window=160, local=2)
+OPTIONS = dict(ctx=512, chunk=8, budget=64, window=160, local=2, far_heads=99)
 
 
 @pytest.fixture(scope="module", params=["emulated", "real"])
@@ -95,10 +95,10 @@ def test_copies_follow_what_is_written(model, ids, tmp_path):
         assert (session.logits == plain.logits).all()
 
 
-def test_layers_that_keep_the_last_chunks(gpu, ids, tmp_path):
+def test_heads_that_keep_the_last_chunks(gpu, ids, tmp_path):
     """With room for less than the text, on the device and at home, all is as if everything was kept. See test_kept.py."""
     path = make_model(tmp_path / "model.gguf", n_head_kv=1, n_vocab=600)
-    options = {**OPTIONS, "ctx": 5400, "batch": 144, "far_layers": 1}
+    options = {**OPTIONS, "ctx": 5400, "batch": 144, "far_heads": 1}
     with gpu.Model(path, device="cuda", **options) as model:
         sessions = [model.session(keep_all=True), model.session(), model.session(kv_offload=True)]
 

@@ -1,4 +1,4 @@
-"""What layers keep of the text: those that do not read far keep the last chunks only, and nothing but memory changes."""
+"""What KV heads keep of the text: those that do not read far keep the last chunks only, and nothing but memory changes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ longheads = pytest.importorskip("longheads", reason="longheads is not installed"
 from longheads import Model  # noqa: E402
 
 # Room for 24 dense tokens, a batch, 4096 tokens to go back by and two chunks: 4280, or 535 chunks.
-OPTIONS = dict(ctx=9000, chunk=8, budget=24, window=64, local=1, batch=144, kv_type="f32", far_layers=1)
+OPTIONS = dict(ctx=9000, chunk=8, budget=24, window=64, local=1, batch=144, kv_type="f32", far_heads=1)
 ROOM, BACK = 4280, 4096
 
 
@@ -44,11 +44,11 @@ def assert_same(everything, session):
 
 def test_memory(model):
     with model.session(keep_all=True) as everything, model.session() as session:
-        for name, share in ("kv", (9000 + ROOM) / 18000), ("summaries", 1 / 2):
+        for name, share in ("kv", (9000 + 3 * ROOM) / 36000), ("summaries", 1 / 4):
             assert session.stats[name] == pytest.approx(everything.stats[name] * share, abs=0.01 * session.stats[name])
     with model.session(ctx=ROOM, keep_all=True) as everything, model.session(ctx=ROOM) as short:
         assert short.stats["kv"] == everything.stats["kv"]
-    with model.session(far_layers=2, keep_all=True) as everything, model.session(far_layers=2) as session:
+    with model.session(far_heads=4, keep_all=True) as everything, model.session(far_heads=4) as session:
         assert session.stats == everything.stats
 
 
@@ -71,7 +71,7 @@ def test_rewind(kept, ids):
         assert_same(everything, session)
     before = session.logits
     with pytest.raises(
-        longheads.ArgumentError, match=r"cannot forget 200 of 2404 tokens: 1 of 2 layers.*expected 0 to \d+ or all.*keep_all"
+        longheads.ArgumentError, match=r"cannot forget 200 of 2404 tokens: 3 of 4 KV heads.*expected 0 to \d+ or all.*keep_all"
     ):
         session.rewind(200)
     assert session.position == 2404 and (session.logits == before).all()
@@ -115,8 +115,8 @@ def test_read_begins_anew_where_it_must(kept, ids):
 def test_options_that_take_more(kept):
     session = kept[1]
     session.rewind(6500 - 2245)  # about as far as it goes: a larger budget would want more
-    for options in dict(far_layers=2), dict(attention="dense"), dict(budget=64, dense_until=64):
-        with pytest.raises(longheads.ArgumentError, match="1 of 2 layers of this session keep no more.*keep_all"):
+    for options in dict(far_heads=4), dict(attention="dense"), dict(budget=64, dense_until=64):
+        with pytest.raises(longheads.ArgumentError, match="3 of 4 KV heads of this session keep no more.*keep_all"):
             session.set_options(**options)
     with pytest.raises(longheads.ArgumentError, match="keep_all shapes"):
         session.set_options(keep_all=True)
@@ -131,7 +131,7 @@ def test_save_and_load(model, kept, ids, tmp_path, ctx):
     session.save(tmp_path / "some")
     assert (tmp_path / "some").stat().st_size < 0.9 * (tmp_path / "all").stat().st_size
     with model.session(ctx=ctx) as other:
-        with pytest.raises(longheads.ArgumentError, match="the whole text in 2 layers, this session in 1.*keep_all"):
+        with pytest.raises(longheads.ArgumentError, match="the whole text in 4 KV heads, this session in 1.*keep_all"):
             other.load(tmp_path / "all")
         other.load(tmp_path / "some")
         other.rewind(BACK)

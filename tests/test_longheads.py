@@ -95,9 +95,12 @@ CASES = [
     Case("peak_part_rotated", Plan(8, 40, 64, 2, scheme="peak"), 150, {"rope_dim": 8, "n_head_kv": 2}),
     Case("peak_far_penalty", Plan(8, 40, 64, 2, scheme="peak", far_penalty=0.5), 300, {"n_head_kv": 2}),
     Case("bounds_far_penalty", Plan(8, 48, 56, 3, far_penalty=2.0), 200, {"n_head_kv": 1}),
-    Case("far_layers", Plan(8, 40, 64, 2, scheme="peak", far_layers=2, far_penalty=1.0), 200,
+    Case("far_heads", Plan(8, 40, 64, 2, scheme="peak", far_heads=3, far_penalty=1.0), 200,
          {"n_layer": 5, "n_head_kv": 2, "seed": 3}),
-    Case("far_layer_of_wide_heads", Plan(8, 32, 48, 1, far_layers=1), 120, {"n_layer": 3, "head_dim": 80}),
+    Case("paper_far_heads", Plan(8, 40, 64, 2, scheme="paper", far_heads=3), 150, {"n_head_kv": 2}),
+    Case("bounds_far_heads_per_kv_head", Plan(8, 40, 64, 1, None, "bounds", "kv_head", far_heads=2, far_penalty=1.0), 150,
+         {"n_head_kv": 2}),
+    Case("far_head_of_wide_ones", Plan(8, 32, 48, 1, far_heads=1), 120, {"n_layer": 3, "head_dim": 80}),
     Case("dense", Plan(8, 32, attention="dense"), 150, {"n_head_kv": 2, "n_layer": 3}),
 ]
 SPARSE = [case for case in CASES if case.plan.attention == "longheads"]
@@ -251,7 +254,7 @@ def cases(draw) -> Case:
         dense_until=draw(st.integers(k, window)) * chunk,
         scheme=draw(st.sampled_from(["bounds", "paper", "peak"])),
         select_per=draw(st.sampled_from(["head", "kv_head"])),
-        far_layers=draw(st.sampled_from([1, 2, 1000])),
+        far_heads=draw(st.sampled_from([1, 2, 3, 1000])),
         far_penalty=draw(st.sampled_from([0.0, 0.5, 3.0])),
     )
     n_head_kv = draw(st.sampled_from([1, 2, 4]))

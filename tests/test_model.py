@@ -69,11 +69,11 @@ def test_defaults_come_from_the_file_and_say_nothing(tiny_path):
         with Model(tiny_path) as model:
             assert (model.trained_ctx, model.ctx, model.window) == (256, 256, 192)
             assert model.chunk <= 64 and model.budget <= model.window
-            assert (model.options["far_layers"], model.options["far_penalty"]) == (1, 0.25)
-            with model.session(far_layers=99, far_penalty=0) as session:
-                assert (session.options["far_layers"], session.options["far_penalty"]) == (2, 0)
+            assert (model.options["far_heads"], model.options["far_penalty"]) == (1, 0.25)
+            with model.session(far_heads=99, far_penalty=0) as session:
+                assert (session.options["far_heads"], session.options["far_penalty"]) == (4, 0)
             with model.session(scheme="paper") as session:
-                assert (session.options["far_layers"], session.options["far_penalty"]) == (2, 0)
+                assert (session.options["far_heads"], session.options["far_penalty"]) == (4, 0)
             assert (model.n_layer, model.n_head, model.n_head_kv, model.n_vocab) == (2, 4, 2, 600)
 
 
@@ -92,7 +92,7 @@ def test_capped_options_say_so(tiny_path):
         (dict(ctx=-1), "ctx.*-1"),
         (dict(ctx=10**30), "ctx"),
         (dict(kv_type="q3"), "kv_type"),
-        (dict(far_layers=0), "far_layers is 0, expected a positive number of layers"),
+        (dict(far_heads=0), "far_heads is 0, expected a positive number of KV heads"),
         (dict(far_penalty=-0.5), "far_penalty is -0.5, expected 0 to 100"),
         (dict(far_penalty=101), "far_penalty is 101, expected 0 to 100"),
         (dict(far_penalty=float("nan")), "far_penalty is nan, expected 0 to 100"),

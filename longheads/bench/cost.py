@@ -48,7 +48,7 @@ def prompt_operations(model: Model, n: int) -> int:
 
 def token_bytes(model: Model, session: Session) -> int:
     """Bytes that the session's last token had to read: weights, the keys and values of the chunks that its heads
-    attended, and the summaries of all chunks in the layers where it chose among them."""
+    attended, and the summaries of all chunks in the KV heads that chose among them."""
     stats, chunk = session._stats(), model.chunk
     last = session.position - 1
     chosen = session.selected()  # (n_layer, n_head, k)
@@ -57,5 +57,5 @@ def token_bytes(model: Model, session: Session) -> int:
     n_chosen = sum(len(np.unique(group[group >= 0])) for group in groups)
     rows = n_chosen * chunk - len(groups) * (chunk - 1 - last % chunk)  # the own chunk ends with the token
     sparse = chosen.shape[2] < last // chunk + 1
-    summaries = session.options["far_layers"] * (last // chunk) * stats.summaries_bytes if sparse else 0
+    summaries = session.options["far_heads"] * (last // chunk) * stats.summaries_bytes if sparse else 0
     return model._info.active_bytes + rows * stats.row_bytes + summaries

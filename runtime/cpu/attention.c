@@ -59,8 +59,8 @@ static void append_task(void *arg, int64_t piece, int thread) {
         for (int32_t h = 0; h < a->n_head_kv; h++) {
             size_t in = ((size_t)t * a->n_head_kv + h) * dim, at = offset * row;
             k->rotate(a->new_k + in, table, 1, 1, a->head_dim, rotated);
-            k->store(rotated, a->head_dim, a->kv_type, lh_cpu_chunk(a, a->k, h, chunk) + at);
-            k->store(a->new_v + in, a->head_dim, a->kv_type, lh_cpu_chunk(a, a->v, h, chunk) + at);
+            k->store(rotated, a->head_dim, a->kv_type, lh_cpu_keys(a, h, chunk) + at);
+            k->store(a->new_v + in, a->head_dim, a->kv_type, lh_cpu_values(a, h, chunk) + at);
         }
     }
 }
@@ -204,7 +204,7 @@ static void attend_chunk(const job *j, const unit *u, const bench *b, int32_t ch
                          bool own) {
     const lh_attention *a = j->a;
     size_t key = lh_kv_row_size(a->kv_type, a->head_dim);
-    const char *keys = lh_cpu_chunk(a, a->k, u->kv_head, chunk), *values = lh_cpu_chunk(a, a->v, u->kv_head, chunk);
+    const char *keys = lh_cpu_keys(a, u->kv_head, chunk), *values = lh_cpu_values(a, u->kv_head, chunk);
     size_t n_rows = (size_t)j->block * j->group;
     lh_tile tile = {
         .dim = a->head_dim, .stride = j->stride, .type = a->kv_type, .acc = b->state,
@@ -228,14 +228,15 @@ static void attend_chunk(const job *j, const unit *u, const bench *b, int32_t ch
         tile.k = keys + first * key;
         tile.v = values + first * key;
         bool last = first + LH_TILE_KEYS >= a->plan.chunk, none = last && next < 0;
-        tile.next_k = none ? NULL : last ? lh_cpu_chunk(a, a->k, u->kv_head, next) : tile.k + LH_TILE_KEYS * key;
-        tile.next_v = none ? NULL : last ? lh_cpu_chunk(a, a->v, u->kv_head, next) : tile.v + LH_TILE_KEYS * key;
+        tile.next_k = none ? NULL : last ? lh_cpu_keys(a, u->kv_head, next) : tile.k + LH_TILE_KEYS * key;
+        tile.next_v = none ? NULL : last ? lh_cpu_values(a, u->kv_head, next) : tile.v + LH_TILE_KEYS * key;
         j->cpu->attention.attend(&tile, b->tile);
     }
 }
 
 static void run_unit(const job *j, const unit *u, bench *b) {
     const lh_attention *a = j->a;
+    const lh_chunk_plan plan = lh_plan_of_head(a, u->kv_head);
     size_t rows = (size_t)j->block * j->group, dim = (size_t)a->head_dim;
     memset(b->state, 0, state_floats(j) * sizeof *b->state);
     for (size_t i = 0; i < rows; i++) b->state[rows * j->stride + i] = -INFINITY;
@@ -262,10 +263,10 @@ static void run_unit(const job *j, const unit *u, bench *b) {
                     memset(to_row + dim, 0, (j->stride - dim) * sizeof *to_row);
                 }
                 int64_t position = a->pos + u->first + at.row / j->group;
-                int32_t c = lh_chunk_of(position, a->plan.chunk);
+                int32_t c = lh_chunk_of(position, plan.chunk);
                 b->row[n] = at.row;
-                b->limit[n] = lh_offset_of(position, a->plan.chunk) + 1;
-                b->bias[n] = lh_is_chosen(a->plan, c, b->runs[i].chunk) ? lh_chosen_bias(a->plan, c) : 0;
+                b->limit[n] = lh_offset_of(position, plan.chunk) + 1;
+                b->bias[n] = lh_is_chosen(plan, c, b->runs[i].chunk) ? lh_chosen_bias(plan, c) : 0;
             }
             attend_chunk(j, u, b, b->runs[i].chunk, end < to ? b->runs[i + 1].chunk : -1, n, own);
         }

@@ -30,10 +30,18 @@ void *lh_cpu_scratch_shared(lh_cpu *c, size_t bytes);
 lh_status lh_cpu_scratch_threads(lh_cpu *c, size_t bytes);
 static inline void *lh_cpu_scratch_of(const lh_cpu *c, int thread) { return c->scratch[1 + thread].data; }
 
-// Keys or values of one chunk: (chunk, head_dim) of cache, which is a->k or a->v.
-static inline char *lh_cpu_chunk(const lh_attention *a, void *cache, int32_t kv_head, int32_t chunk) {
+// Keys or values of one chunk: (chunk, head_dim).
+static inline char *lh_cpu_rows(const lh_attention *a, int32_t kv_head, void *side, int32_t chunk) {
     size_t row = lh_kv_row_size(a->kv_type, a->head_dim);
-    return (char *)cache + ((size_t)kv_head * a->n_chunk + lh_slot_of(chunk, a->n_chunk)) * a->plan.chunk * row;
+    return (char *)side + (size_t)lh_slot_of(chunk, a->heads[kv_head].room) * a->plan.chunk * row;
+}
+
+static inline char *lh_cpu_keys(const lh_attention *a, int32_t kv_head, int32_t chunk) {
+    return lh_cpu_rows(a, kv_head, a->heads[kv_head].k, chunk);
+}
+
+static inline char *lh_cpu_values(const lh_attention *a, int32_t kv_head, int32_t chunk) {
+    return lh_cpu_rows(a, kv_head, a->heads[kv_head].v, chunk);
 }
 
 // What lh_cpu_project does, for one matrix, on the calling thread alone and in memory of that size: for tasks that

@@ -14,7 +14,7 @@ typedef struct lh_scoring {
 } lh_scoring;
 
 typedef struct lh_cpu_scheme {
-    // Summary number `s` of a complete chunk into out (summary_size bytes). scratch: summarize_bytes.
+    // Summary number `s` (see lh_summary_at) of a complete chunk into out. scratch: summarize_bytes.
     void (*summarize)(const lh_attention_kernels *k, const lh_attention *a, int32_t s, int32_t chunk, void *out,
                       void *scratch);
     size_t (*summarize_bytes)(const lh_attention *a);
@@ -24,9 +24,5 @@ typedef struct lh_cpu_scheme {
 } lh_cpu_scheme;
 
 extern const lh_cpu_scheme lh_cpu_bounds, lh_cpu_paper, lh_cpu_peak;
-
-static inline char *lh_summary_at(const lh_attention *a, int32_t s, int32_t chunk) {
-    return (char *)a->summary + ((size_t)s * a->n_chunk + chunk) * a->summary_size;
-}
 
 #endif

@@ -28,7 +28,7 @@ static void load_slow(const lh_attention_kernels *k, const lh_attention *a, int3
                       float *out) {
     int32_t dims = lh_peak_dims(a->head_dim);
     size_t row = lh_kv_row_size(a->kv_type, a->head_dim);
-    const char *keys = lh_cpu_chunk(a, a->k, kv_head, chunk);
+    const char *keys = lh_cpu_keys(a, kv_head, chunk);
     for (int32_t o = 0; o < a->plan.chunk; o++) {
         k->load(keys + o * row, a->head_dim, a->kv_type, key);
         memcpy(out + (size_t)o * dims, key + a->head_dim - dims, (size_t)dims * sizeof *out);
@@ -112,14 +112,14 @@ static void prepare_row(const lh_cpu *c, const lh_attention *a, int32_t token, i
 }
 
 static void score(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, void *scratch) {
-    int32_t head = a->leader[s->chooser], kv_head = head / (a->n_head / a->n_head_kv);
+    int32_t head = a->leader[s->chooser], summary_of_head = lh_summary_of(a, head);
     int32_t dims = lh_peak_dims(a->head_dim);
     size_t codes = lh_peak_codes(a->head_dim, a->plan.chunk);
     bench b;
     carve(a, s, scratch, &b);
     for (int32_t i = 0; i < s->n; i++) prepare_row(c, a, s->token + i, head, i, &b);
     for (int32_t chunk = s->first; chunk < s->end; chunk++) {
-        const char *summary = lh_summary_at(a, kv_head, chunk);
+        const char *summary = lh_summary_at(a, summary_of_head, chunk);
         lh_prefetch(summary + FETCH_CHUNKS * a->summary_size, a->summary_size);
         float step;
         memcpy(&step, summary + codes, sizeof step);

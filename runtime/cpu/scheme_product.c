@@ -21,7 +21,7 @@ static void summarize_bounds(const lh_attention_kernels *k, const lh_attention *
     int32_t dim = a->head_dim;
     float *made = scratch, *hi = made, *lo = made + dim, *stored = made + a->summary_dim, *key = stored + dim;
     memset(made, 0, (size_t)a->summary_dim * sizeof *made);
-    const char *keys = lh_cpu_chunk(a, a->k, s, chunk);
+    const char *keys = lh_cpu_keys(a, s, chunk);
     for (int32_t i = 0; i < dim; i++) {
         hi[i] = -INFINITY;
         lo[i] = INFINITY;
@@ -74,8 +74,8 @@ static void summarize_paper(const lh_attention_kernels *k, const lh_attention *a
     float *tile_scratch = made + LH_ROUND_UP(a->summary_dim, LH_PAD);
     int32_t row[TILE_ROWS];
     for (int32_t i = 0; i < TILE_ROWS; i++) row[i] = i;
-    const char *keys = lh_cpu_chunk(a, a->k, head / (a->n_head / a->n_head_kv), chunk);
-    const char *values = lh_cpu_chunk(a, a->v, head / (a->n_head / a->n_head_kv), chunk);
+    const char *keys = lh_cpu_keys(a, head / (a->n_head / a->n_head_kv), chunk);
+    const char *values = lh_cpu_values(a, head / (a->n_head / a->n_head_kv), chunk);
     lh_tile t = {
         .dim = dim, .stride = stride, .type = a->kv_type, .q = q, .row = row, .top = top, .sum = sum, .acc = acc};
 
@@ -149,7 +149,7 @@ static void score(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, f
         feature(a->q + ((size_t)(s->token + i) * a->n_head + head) * a->head_dim, a->head_dim,
                 features + (size_t)i * a->summary_dim);
     lh_tensor w;
-    lh_project p = product_of(a, s, head / (a->n_head / a->n_summary), features, &w);
+    lh_project p = product_of(a, s, lh_summary_of(a, head), features, &w);
     lh_cpu_multiply(c, &p, (char *)scratch + features_bytes(a, s));
 }
 

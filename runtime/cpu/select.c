@@ -20,6 +20,7 @@ typedef struct summarize_job {
 static void summarize_task(void *arg, int64_t piece, int thread) {
     const summarize_job *j = arg;
     int32_t s = (int32_t)(piece / j->n_chunks), chunk = j->first + (int32_t)(piece % j->n_chunks);
+    if (!j->a->heads[s / j->a->n_summary].summary) return;
     schemes[j->a->scheme]->summarize(&j->cpu->attention, j->a, s, chunk, lh_summary_at(j->a, s, chunk),
                                      lh_cpu_scratch_of(j->cpu, thread));
 }
@@ -37,7 +38,7 @@ lh_status lh_cpu_summarize(lh_backend *b, const lh_attention *a, int32_t first, 
     summarize_job j = {.cpu = (lh_cpu *)b, .a = a, .first = first, .n_chunks = end - first};
     if (j.n_chunks > 0) {
         LH_TRY(lh_cpu_scratch_threads(j.cpu, schemes[a->scheme]->summarize_bytes(a)));
-        lh_threads_for(j.cpu->threads, (int64_t)a->n_summary * j.n_chunks, summarize_task, &j);
+        lh_threads_for(j.cpu->threads, (int64_t)a->n_head_kv * a->n_summary * j.n_chunks, summarize_task, &j);
     }
     if (a->queries) keep_queries(a, end);
     return LH_OK;
@@ -64,6 +65,7 @@ typedef struct select_job {
 static void score_task(void *arg, int64_t piece, int thread) {
     const select_job *j = arg;
     int32_t chooser = (int32_t)(piece / j->n_slices), slice = (int32_t)(piece % j->n_slices);
+    if (j->a->leader[chooser] < 0) return;
     int32_t first = (int32_t)((int64_t)j->candidates * slice / j->n_slices);
     int32_t end = (int32_t)((int64_t)j->candidates * (slice + 1) / j->n_slices);
     lh_scoring s = {
@@ -76,8 +78,8 @@ static void score_task(void *arg, int64_t piece, int thread) {
 static void choose_task(void *arg, int64_t piece, int thread) {
     const select_job *j = arg;
     const lh_attention *a = j->a;
-    const lh_chunk_plan plan = a->plan;
     int32_t chooser = (int32_t)(piece % a->n_select), from = (int32_t)(piece / a->n_select) * TOP_TOKENS;
+    const lh_chunk_plan plan = lh_plan_of_choice(a, chooser);
     for (int32_t t = from; t < LH_MIN(from + TOP_TOKENS, j->n); t++) {
         int32_t end = lh_candidates_end(plan, lh_chunk_of(a->pos + j->token + t, plan.chunk));
         int32_t *out = a->chosen + ((size_t)(j->token + t) * a->n_select + chooser) * plan.k;

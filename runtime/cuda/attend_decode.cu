@@ -130,7 +130,7 @@ static __global__ void __launch_bounds__(THREADS) one_kernel(lh_attention_args x
     int pair = thread % pairs, part = thread / pairs, parts = THREADS / pairs;
     float sums[2][HEADS][2] = {};
     float top = -INFINITY, weight = 0;  // of head number `warp`, in all lanes
-    float far_bias = lh_chosen_bias(plan, own) * LH_LOG2_E;
+    float far_bias = a.leader[chooser] < 0 ? 0 : lh_chosen_bias(plan, own) * LH_LOG2_E;
 
     // What a step is about: its chunk, its first key, and how many there are to see.
     auto chunk_of = [&](int step) {

@@ -6,17 +6,16 @@
 
 // Copies of chunks on the device, of a layer whose keys and values are at home in memory of the host (offload.cu).
 typedef struct lh_cache_view {
-    int32_t slots;         // of each KV head; 0: there are no copies, home is the device
+    int32_t slots;         // of each KV head that has any (lh_kv_head.cached), of which there are n
     size_t chunk_bytes;    // of the keys of a chunk
-    char *k, *v;           // (n_head_kv, slots) chunks
-    // A chunk is known here by where it is at home, its lh_slot_of.
-    int32_t *slot_of;      // (n_head_kv, n_chunk): of a chunk, -1: none
-    int32_t *chunk_of;     // (n_head_kv, slots): of a slot, -1: none
-    int32_t *used;         // (n_head_kv, slots): when last
-    int32_t *clock;        // (n_head_kv): operations of attention
-    int2 *fetch;           // (n_head_kv, slots): chunk and slot of copies to be made
-    int32_t *n_fetch;      // (n_head_kv)
-    unsigned long long *counts;  // (n_head_kv, 2): hits and misses of single tokens
+    char *k, *v;           // (n, slots) chunks
+    int32_t *slot_of;      // (n, n_chunk): of a chunk, -1: none
+    int32_t *chunk_of;     // (n, slots): of a slot, -1: none
+    int32_t *used;         // (n, slots): when last
+    int32_t *clock;        // (n): operations of attention
+    int2 *fetch;           // (n, slots): chunk and slot of copies to be made
+    int32_t *n_fetch;      // (n)
+    unsigned long long *counts;  // (n, 2): hits and misses of single tokens
 } lh_cache_view;
 
 struct lh_chunk_cache {
@@ -50,16 +49,18 @@ enum lh_kv_side { LH_KEYS, LH_VALUES };
 // Keys or values of one chunk, (chunk, head_dim): where they are at home, and the copy of them or NULL.
 static __device__ __forceinline__ char *lh_kv_home(const lh_attention_args &x, lh_kv_side side, int kv_head,
                                                    int chunk) {
-    char *home = (char *)(side == LH_KEYS ? x.a.k : x.a.v);
-    return home + ((size_t)kv_head * x.a.n_chunk + lh_slot_of(chunk, x.a.n_chunk)) * x.a.plan.chunk * x.row;
+    const lh_kv_head &head = x.a.heads[kv_head];
+    char *home = (char *)(side == LH_KEYS ? head.k : head.v);
+    return home + (size_t)lh_slot_of(chunk, head.room) * x.a.plan.chunk * x.row;
 }
 
 static __device__ __forceinline__ char *lh_kv_copy(const lh_attention_args &x, lh_kv_side side, int kv_head,
                                                    int chunk) {
-    if (!x.cache.slots) return NULL;
-    int slot = x.cache.slot_of[(size_t)kv_head * x.a.n_chunk + lh_slot_of(chunk, x.a.n_chunk)];
+    int cached = x.a.heads[kv_head].cached;
+    if (cached < 0) return NULL;
+    int slot = x.cache.slot_of[(size_t)cached * x.a.n_chunk + chunk];
     char *copies = side == LH_KEYS ? x.cache.k : x.cache.v;
-    return slot < 0 ? NULL : copies + ((size_t)kv_head * x.cache.slots + slot) * x.cache.chunk_bytes;
+    return slot < 0 ? NULL : copies + ((size_t)cached * x.cache.slots + slot) * x.cache.chunk_bytes;
 }
 
 // Where to read them. Everything that reads the cache asks here.
@@ -67,10 +68,6 @@ static __device__ __forceinline__ const char *lh_kv_chunk(const lh_attention_arg
                                                           int chunk) {
     const char *copy = lh_kv_copy(x, side, kv_head, chunk);
     return copy ? copy : lh_kv_home(x, side, kv_head, chunk);
-}
-
-static __device__ __forceinline__ char *lh_cuda_summary(const lh_attention_args &x, int s, int chunk) {
-    return (char *)x.a.summary + ((size_t)s * x.a.n_chunk + chunk) * x.a.summary_size;
 }
 
 static __device__ __forceinline__ float lh_half_at(const void *p) { return __half2float(*(const __half *)p); }

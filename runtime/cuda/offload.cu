@@ -1,4 +1,5 @@
-// Keys and values at home in pinned memory of the host, and copies on the device of the chunks that were attended last.
+// Keys and values of KV heads that keep the whole text, at home in pinned memory of the host, and copies on the device of
+// the chunks that were attended last.
 //
 // append writes home, and into the copy where a chunk has one; so a copy says what home says, and who reads a chunk
 // takes the copy or goes home for it, over the bus. Ahead of attention one block for each KV head looks up what is
@@ -21,12 +22,13 @@ typedef struct wanted {
 
 static __device__ __forceinline__ wanted wanted_of(const lh_attention_args &x, int kv_head) {
     const lh_attention &a = x.a;
+    const lh_chunk_plan plan = lh_plan_of_head(&a, kv_head);
     int first = lh_position(x, 0) / a.plan.chunk, last = lh_position(x, a.n - 1) / a.plan.chunk;
     int choosers = x.group / x.together;
     bool dense = lh_is_dense(a.plan, first);
     wanted w;
     w.chosen = a.n == 1 && !dense ? a.chosen + (size_t)kv_head * choosers * a.plan.k : NULL;
-    w.low = dense ? 1 : max(1, first - a.plan.local + 1);
+    w.low = dense ? 1 : max(1, first - plan.local + 1);
     w.n = w.chosen ? choosers * a.plan.k : last - w.low + 2;
     return w;
 }
@@ -35,23 +37,25 @@ static __device__ __forceinline__ int chunk_of(const wanted &w, int i) {
     return w.chosen ? w.chosen[i] : i == 0 ? 0 : w.low + i - 1;
 }
 
-// A block a KV head. slot_of of a chunk that is being claimed is CLAIMED.
+// A block a KV head, and nothing to do for those that are on the device. slot_of of a chunk that is being claimed is
+// CLAIMED.
 #define CLAIMED (-2)
 
 static __global__ void __launch_bounds__(THREADS) fetch_kernel(lh_attention_args x) {
     const lh_cache_view &cache = x.cache;
-    int kv_head = (int)blockIdx.x, thread = (int)threadIdx.x, slots = cache.slots;
-    int *slot_of = cache.slot_of + (size_t)kv_head * x.a.n_chunk, *chunks = cache.chunk_of + (size_t)kv_head * slots;
-    int *used = cache.used + (size_t)kv_head * slots;
-    int2 *fetch = cache.fetch + (size_t)kv_head * slots;
+    int kv_head = (int)blockIdx.x, thread = (int)threadIdx.x, slots = cache.slots, cached = x.a.heads[kv_head].cached;
+    if (cached < 0) return;
+    int *slot_of = cache.slot_of + (size_t)cached * x.a.n_chunk, *chunks = cache.chunk_of + (size_t)cached * slots;
+    int *used = cache.used + (size_t)cached * slots;
+    int2 *fetch = cache.fetch + (size_t)cached * slots;
     int *missing = (int *)lh_shared_memory(), *when = missing + slots;  // (slots) each
     __shared__ int n_missing, n_free, n_hits;
     if (thread == 0) n_missing = n_free = n_hits = 0;
-    int now = cache.clock[kv_head] + 1;
+    int now = cache.clock[cached] + 1;
     wanted w = wanted_of(x, kv_head);
     __syncthreads();
     for (int i = thread; i < w.n; i += THREADS) {
-        int chunk = lh_slot_of(chunk_of(w, i), x.a.n_chunk), slot = slot_of[chunk];
+        int chunk = chunk_of(w, i), slot = slot_of[chunk];
         if (slot >= 0) {
             used[slot] = now;
             atomicAdd(&n_hits, 1);
@@ -82,11 +86,11 @@ static __global__ void __launch_bounds__(THREADS) fetch_kernel(lh_attention_args
     }
     for (int i = n_free + thread; i < n; i += THREADS) slot_of[missing[i]] = -1;
     if (thread != 0) return;
-    cache.clock[kv_head] = now;
-    cache.n_fetch[kv_head] = min(n, n_free);
+    cache.clock[cached] = now;
+    cache.n_fetch[cached] = min(n, n_free);
     if (x.a.n > 1) return;
-    cache.counts[2 * kv_head] += (unsigned long long)n_hits;
-    cache.counts[2 * kv_head + 1] += (unsigned long long)n_missing;
+    cache.counts[2 * cached] += (unsigned long long)n_hits;
+    cache.counts[2 * cached + 1] += (unsigned long long)n_missing;
 }
 
 template <class Piece>
@@ -107,11 +111,12 @@ static __device__ __forceinline__ void copy_chunk(const char *from, char *to, si
 
 static __global__ void __launch_bounds__(THREADS) copy_kernel(lh_attention_args x) {
     const lh_cache_view &cache = x.cache;
-    int kv_head = (int)blockIdx.x;
-    for (int i = (int)blockIdx.y; i < 2 * cache.n_fetch[kv_head]; i += COPY_BLOCKS) {
-        int2 pair = cache.fetch[(size_t)kv_head * cache.slots + i / 2];
+    int kv_head = (int)blockIdx.x, cached = x.a.heads[kv_head].cached;
+    if (cached < 0) return;
+    for (int i = (int)blockIdx.y; i < 2 * cache.n_fetch[cached]; i += COPY_BLOCKS) {
+        int2 pair = cache.fetch[(size_t)cached * cache.slots + i / 2];
         const char *from = lh_kv_home(x, i % 2 ? LH_VALUES : LH_KEYS, kv_head, pair.x);
-        char *to = (i % 2 ? cache.v : cache.k) + ((size_t)kv_head * cache.slots + pair.y) * cache.chunk_bytes;
+        char *to = (i % 2 ? cache.v : cache.k) + ((size_t)cached * cache.slots + pair.y) * cache.chunk_bytes;
         if (cache.chunk_bytes % sizeof(uint4) == 0) copy_chunk<uint4>(from, to, cache.chunk_bytes);
         else copy_chunk<uint16_t>(from, to, cache.chunk_bytes);
     }
@@ -189,7 +194,7 @@ static lh_status cache_clear(lh_backend *b, lh_chunk_cache *cache) {
     return lh_cuda_check(c, cudaMemsetAsync(v->slot_of, 0xff, bytes, c->stream), "forgetting copies");
 }
 
-static lh_status cache_new(lh_backend *b, int32_t n_head_kv, int32_t n_chunk, int32_t slots, size_t chunk_bytes,
+static lh_status cache_new(lh_backend *b, int32_t n_head, int32_t n_chunk, int32_t slots, size_t chunk_bytes,
                            lh_chunk_cache **out) {
     *out = NULL;
     lh_chunk_cache *cache = (lh_chunk_cache *)lh_alloc(1, sizeof *cache);
@@ -197,7 +202,7 @@ static lh_status cache_new(lh_backend *b, int32_t n_head_kv, int32_t n_chunk, in
     lh_cache_view *v = &cache->view;
     v->slots = slots;
     v->chunk_bytes = chunk_bytes;
-    size_t heads = (size_t)n_head_kv, side = heads * (size_t)slots * chunk_bytes;
+    size_t heads = (size_t)n_head, side = heads * (size_t)slots * chunk_bytes;
     lh_status status = b->ops->alloc(b, carve(v, heads, (size_t)n_chunk, NULL), &cache->memory);
     if (status == LH_OK) status = b->ops->alloc(b, side, (void **)&v->k);
     if (status == LH_OK) status = b->ops->alloc(b, side, (void **)&v->v);

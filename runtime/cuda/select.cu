@@ -138,8 +138,8 @@ static __device__ void write_chosen(const ranking &r, cut c, int *counts, int *o
 
 static __global__ void __launch_bounds__(THREADS) choose_kernel(lh_attention_args x, lh_score_block block) {
     const lh_attention &a = x.a;
-    const lh_chunk_plan plan = a.plan;
     __shared__ int counts[THREADS], shared[3];
+    const lh_chunk_plan plan = lh_plan_of_choice(&a, (int)blockIdx.x);
     int chooser = (int)blockIdx.x, t = (int)blockIdx.y, own = lh_position(x, block.token + t) / plan.chunk;
     if (lh_is_dense(plan, own)) return;
     int end = lh_candidates_end(plan, own), k = lh_n_chosen(plan);

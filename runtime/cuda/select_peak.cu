@@ -150,12 +150,12 @@ static __global__ void __launch_bounds__(THREADS) score_peak_kernel(lh_attention
                                                                     peak_grid grid) {
     const lh_attention &a = x.a;
     const int width = steps * STEP_DIMS;
-    int chooser = (int)blockIdx.z, head = a.leader[chooser], kv_head = head / x.group;
+    int chooser = (int)blockIdx.z, head = a.leader[chooser], summary_of_head = lh_summary_of(&a, head);
     int token = (int)blockIdx.y * grid.tokens, rows = min(grid.tokens, block.n - token);
     int candidates = lh_candidates(x, block), slice = (int)blockIdx.x * grid.slice;
     int warp = (int)threadIdx.x / LH_WARP, lane = (int)threadIdx.x % LH_WARP;
     int dims = lh_peak_dims(a.head_dim), n_keys = lh_peak_keys(a.plan.chunk);
-    if (slice >= candidates) return;
+    if (head < 0 || slice >= candidates) return;
 
     float *step = (float *)lh_shared_memory();                            // (tiles * TILE)
     int *zero = (int *)(step + grid.tiles * TILE);                        // (tiles * TILE)
@@ -167,7 +167,7 @@ static __global__ void __launch_bounds__(THREADS) score_peak_kernel(lh_attention
     int end = min(candidates, slice + grid.slice);
     for (int stage = slice; stage < end; stage += STAGE) {
         for (int s = warp; s < STAGE && stage + s < end; s += WARPS) {
-            const char *codes = lh_cuda_summary(x, kv_head, 1 + stage + s);
+            const char *codes = lh_summary_at(&a, summary_of_head, 1 + stage + s);
             for (int first = 0; first < n_keys; first += SEGMENT) {
                 uint32_t b[SEGMENT / 16][steps][2][2];
                 load_codes<steps>(codes, n_keys, first, dims, b);
@@ -185,7 +185,7 @@ static __global__ void __launch_bounds__(THREADS) score_peak_kernel(lh_attention
         }
         __syncthreads();
         for (int r = warp; r < rows && stage + lane < end; r += WARPS) {
-            const char *summary = lh_cuda_summary(x, kv_head, 1 + stage + lane);
+            const char *summary = lh_summary_at(&a, summary_of_head, 1 + stage + lane);
             float of_chunk = *(const float *)(summary + lh_peak_codes(a.head_dim, a.plan.chunk));
             float of_query = __fmul_rn((float)(best[r * (STAGE + 2) + lane] - zero[r]), step[r]);
             block.scores[((size_t)(token + r) * a.n_select + chooser) * block.stride + stage + lane] =

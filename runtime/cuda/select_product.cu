@@ -12,6 +12,7 @@ template <lh_scheme scheme>
 static __global__ void feature_kernel(lh_attention_args x, lh_score_block block, float *features) {
     const lh_attention &a = x.a;
     int chooser = (int)blockIdx.x, t = (int)blockIdx.y, dim = a.head_dim;
+    if (a.leader[chooser] < 0) return;
     const float *q = a.q + ((size_t)(block.token + t) * a.n_head + a.leader[chooser]) * dim;
     float *out = features + ((size_t)t * a.n_select + chooser) * a.summary_dim;
     for (int i = (int)threadIdx.x; i < a.summary_dim; i += (int)blockDim.x) {
@@ -22,7 +23,7 @@ static __global__ void feature_kernel(lh_attention_args x, lh_score_block block,
 }
 
 static __device__ const char *summary_of(const lh_attention_args &x, int chooser, int chunk) {
-    return lh_cuda_summary(x, x.a.leader[chooser] / (x.a.n_head / x.a.n_summary), chunk);
+    return lh_summary_at(&x.a, lh_summary_of(&x.a, x.a.leader[chooser]), chunk);
 }
 
 template <lh_kv_type type>
@@ -33,7 +34,7 @@ static __global__ void __launch_bounds__(THREADS) product_kernel(lh_attention_ar
     int first = (int)blockIdx.x * TILE, token = (int)blockIdx.y * TILE, chooser = (int)blockIdx.z;
     int candidates = lh_candidates(x, block), thread = (int)threadIdx.x;
     int row = thread / (TILE / EDGE) * EDGE, column = thread % (TILE / EDGE) * EDGE;
-    if (first >= candidates) return;
+    if (a.leader[chooser] < 0 || first >= candidates) return;
     float sum[EDGE][EDGE] = {};
     for (int at = 0; at < a.summary_dim; at += DEPTH) {
         for (int i = thread; i < TILE * DEPTH; i += THREADS) {
@@ -66,7 +67,7 @@ static __global__ void __launch_bounds__(WARPS *LH_WARP)
     const lh_attention &a = x.a;
     int s = (int)(blockIdx.x * WARPS + threadIdx.x / LH_WARP), chooser = (int)blockIdx.y;
     int lane = (int)threadIdx.x % LH_WARP;
-    if (s >= lh_candidates(x, block)) return;
+    if (a.leader[chooser] < 0 || s >= lh_candidates(x, block)) return;
     const char *summary = summary_of(x, chooser, 1 + s);
     const float *feature = features + (size_t)chooser * a.summary_dim;
     float sum = 0;

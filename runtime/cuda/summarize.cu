@@ -11,8 +11,10 @@
 #define THREADS 128
 #define WARPS (THREADS / LH_WARP)
 
-// The chunk that this block summarises, or -1: the grid is for the most that a batch of n tokens can complete.
+// The chunk that this block summarises, or -1: the grid is for the most that a batch of n tokens can complete, and for
+// all KV heads.
 static __device__ __forceinline__ int chunk_of_block(const lh_attention_args &x) {
+    if (!x.a.heads[(int)blockIdx.y / x.a.n_summary].summary) return -1;
     int position = lh_position(x, 0), chunk = position / x.a.plan.chunk + (int)blockIdx.x;
     return chunk < (position + x.a.n) / x.a.plan.chunk ? chunk : -1;
 }
@@ -26,7 +28,7 @@ static __global__ void __launch_bounds__(THREADS) peak_kernel(lh_attention_args 
     if (chunk < 0) return;
     int dims = lh_peak_dims(a.head_dim), from = a.head_dim - dims, n_keys = lh_peak_keys(l);
     const char *first = lh_kv_chunk(x, LH_KEYS, s, 0), *keys = lh_kv_chunk(x, LH_KEYS, s, chunk);
-    char *out = lh_cuda_summary(x, s, chunk);
+    char *out = lh_summary_at(&a, s, chunk);
     float *centre = (float *)lh_shared_memory(), *scratch = centre + dims;
 
     // One key after the other, as on the CPU: the same sum to the last bit.
@@ -96,7 +98,7 @@ static __global__ void __launch_bounds__(THREADS) bounds_kernel(lh_attention_arg
         made[i] = hi;
         made[dim + i] = lo;
     }
-    store_made(a, made, lh_cuda_summary(x, s, chunk));
+    store_made(a, made, lh_summary_at(&a, s, chunk));
 }
 
 template <lh_kv_type type>
@@ -186,7 +188,7 @@ static __global__ void __launch_bounds__(THREADS) paper_kernel(lh_attention_args
         for (int j = 0; i < dim && j < l; j++) value += scores[j] * lh_kv_load<type>(keys + j * x.row, i);
         made[i] = value / sum;
     }
-    store_made(a, made, lh_cuda_summary(x, head, chunk));
+    store_made(a, made, lh_summary_at(&a, head, chunk));
 }
 
 template <lh_kv_type type>
@@ -214,7 +216,7 @@ static __global__ void keep_queries_kernel(lh_attention_args x) {
 
 lh_status lh_cuda_summarize(lh_cuda *c, const lh_attention *a) {
     lh_attention_args x = lh_attention_args_of(c, a);
-    dim3 grid((unsigned)((a->n + a->plan.chunk - 1) / a->plan.chunk), (unsigned)a->n_summary);
+    dim3 grid((unsigned)((a->n + a->plan.chunk - 1) / a->plan.chunk), (unsigned)(a->n_head_kv * a->n_summary));
     switch (a->scheme) {
         case LH_SCHEME_BOUNDS: LH_TRY(LH_KV_DISPATCH(a->kv_type, run_bounds, c, &x, grid)); break;
         case LH_SCHEME_PAPER: LH_TRY(LH_KV_DISPATCH(a->kv_type, run_paper, c, &x, grid)); break;

@@ -115,8 +115,9 @@ typedef struct lh_session_options {
     int32_t window;       // W, a multiple of chunk (0: three quarters of trained_ctx)
     int32_t local;        // forced last chunks, own included (0: all but 8 of the budget, at least half)
     int32_t dense_until;  // positions below attend densely (0: budget)
-    int32_t far_layers;   // so many layers choose chunks by score, those with the strongest matches of content; the others
-                          // attend as many local ones instead (0: a third for LH_SCHEME_PEAK, else all; more: all)
+    int32_t far_heads;    // so many KV heads, of all layers, choose chunks by score: those with the strongest matches of
+                          // content; the others attend as many local ones instead (0: a fifth for LH_SCHEME_PEAK, else
+                          // all; more: all)
     float far_penalty;    // times ln(candidates / chunks of the window): off the scores of chosen chunks where there are
                           // more of the former (0: 0.25 for LH_SCHEME_PEAK, none for others; negative: none)
     int32_t batch;        // most tokens computed at once (0: 1024)
@@ -124,9 +125,9 @@ typedef struct lh_session_options {
     lh_select_per select_per;
     lh_attention_kind attention;
     lh_kv_type kv_type;
-    bool keep_all;        // keep keys, values and summaries of the whole text in all layers, not only in those that read
-                          // far: lets rewind go anywhere and set_options make other layers read far
-    bool kv_offload;      // keys and values live in memory of the host, and on the GPU only the chunks in use
+    bool keep_all;        // keep keys, values and summaries of the whole text in all KV heads, not only in those that read
+                          // far: lets rewind go anywhere and set_options make others read far
+    bool kv_offload;      // whole texts live in memory of the host, and on the GPU only the chunks in use
     lh_rope_scaling rope_scaling;  // 0 with a rope_scale: the file's kind, or linear where it has none
     float rope_scale;              // 1 to 65536 (0: the file's)
 } lh_session_options;
@@ -136,7 +137,7 @@ typedef struct lh_session_stats {
     int64_t cache_bytes;               // kv_offload: of the GPU's copies of chunks
     int64_t cache_hits, cache_misses;  // of chunks that single tokens attended: found there, fetched
     int64_t row_bytes;                 // of a token's key and value in one KV head
-    int64_t summaries_bytes;           // of a chunk's summaries in one layer
+    int64_t summaries_bytes;           // of a chunk's summaries in one KV head
 } lh_session_stats;
 
 // Fill in every 0, cap what exceeds the model, refuse what makes no sense. Each cap adds a sentence and a newline to
@@ -146,9 +147,9 @@ LH_API lh_status lh_session_options_resolve(const lh_model *m, lh_session_option
 LH_API lh_status lh_session_new(const lh_model *m, const lh_session_options *options, lh_session **out);
 LH_API void lh_session_free(lh_session *s);
 // Go on under other options, which are resolved; what was read stays as it was read, and logits are asked for anew.
-// budget, window, local, dense_until, far_layers, far_penalty, select_per and attention may change. What shapes the cache
+// budget, window, local, dense_until, far_heads, far_penalty, select_per and attention may change. What shapes the cache
 // may not: ctx, batch, chunk, scheme, kv_type, keep_all, kv_offload and rope; a session that was made dense stays so, because
-// it has no summaries; and without keep_all layers that did not read far do not begin to.
+// it has no summaries; and without keep_all KV heads that did not read far do not begin to.
 LH_API lh_status lh_session_set_options(lh_session *s, const lh_session_options *options);
 LH_API void lh_session_get_options(const lh_session *s, lh_session_options *out);
 LH_API void lh_session_get_stats(const lh_session *s, lh_session_stats *out);

@@ -48,8 +48,9 @@ typedef struct test_case {
     int32_t batches[12];     // tokens, up to a 0
     int32_t single;          // tokens that follow one at a time
     int32_t rope_dim;        // 0: head_dim
-    int32_t chunks;          // room of the cache; 0: one more than are used. Where more are used, nothing is chosen
+    int32_t chunks;          // of the context; 0: one more than are used
     int32_t slots;           // of copies, where keys and values are at home in memory of the host; 0: on the device
+    int32_t some_near;       // chunks that every third KV head has room for, which chooses nothing; 0: all choose
 } test_case;
 
 static uint64_t state;
@@ -62,6 +63,8 @@ static float uniform(void) {  // -1..1
 typedef struct side {
     lh_backend *b;
     lh_attention a;
+    lh_kv_head *heads;       // what a.heads holds
+    char *rows, *home, *summaries;  // keys and values on the device, and in memory of the host
     float *q, *k, *v, *x;    // device
     const lh_offload_ops *offload;  // NULL: not used
     lh_tensor table;         // of embed, which begins a token's list of commands
@@ -85,10 +88,49 @@ static void *fetched(side *s, const void *from, size_t bytes) {
     return host;
 }
 
+// Every KV head chooses, or all but every third from the second one on.
+static bool is_far(const test_case *c, int32_t kv_head) { return !c->some_near || kv_head % 3 != 1; }
+
 // The first group follows its last head, the next its first, and so on.
-static int32_t leader_of(const lh_attention *a, int32_t chooser) {
+static int32_t leader_of(const test_case *c, const lh_attention *a, int32_t chooser) {
     int32_t group = a->n_head / a->n_select;
+    if (!is_far(c, chooser / (a->n_select / a->n_head_kv))) return -1;
     return chooser * group + (group - 1 + chooser) % group;
+}
+
+// Keys and values of those that choose, all of the text, and of the others, the last chunks.
+static void place_heads(side *s, const test_case *c, int32_t n_chunk, size_t chunk_bytes) {
+    lh_attention *a = &s->a;
+    int32_t n_far = 0, near_room = c->some_near ? c->some_near : n_chunk;
+    for (int32_t h = 0; h < c->n_head_kv; h++) n_far += is_far(c, h);
+    size_t far_bytes = 2 * (size_t)n_far * n_chunk * chunk_bytes;
+    size_t near_bytes = 2 * (size_t)(c->n_head_kv - n_far) * near_room * chunk_bytes;
+    if (s->offload) {
+        TRY(s->offload->alloc(s->b, far_bytes, (void **)&s->home));
+        TRY(s->offload->cache_new(s->b, n_far, n_chunk, c->slots, chunk_bytes, &a->cache));
+    }
+    s->rows = device(s, near_bytes + (s->offload ? 0 : far_bytes));
+    if (a->n_summary) s->summaries = device(s, (size_t)n_far * a->n_summary * n_chunk * a->summary_size);
+    s->heads = lh_alloc((size_t)c->n_head_kv, sizeof *s->heads);
+    char *near = s->rows, *far = s->offload ? s->home : s->rows + near_bytes, *summary = s->summaries;
+    for (int32_t h = 0, n = 0; h < c->n_head_kv; h++) {
+        int32_t room = is_far(c, h) ? n_chunk : near_room;
+        char **from = is_far(c, h) ? &far : &near;
+        s->heads[h] = (lh_kv_head){.k = *from, .v = *from + room * chunk_bytes, .room = room, .cached = -1};
+        *from += 2 * room * chunk_bytes;
+        if (!is_far(c, h)) continue;
+        if (s->offload) s->heads[h].cached = n++;
+        if (!a->n_summary) continue;
+        s->heads[h].summary = summary;
+        summary += (size_t)a->n_summary * n_chunk * a->summary_size;
+    }
+    a->heads = copied(s, s->heads, (size_t)c->n_head_kv * sizeof *s->heads);
+}
+
+static char *summary_at(const side *s, int32_t i, int32_t chunk) {
+    const lh_attention *a = &s->a;
+    char *of_head = s->heads[i / a->n_summary].summary;
+    return of_head ? of_head + ((size_t)(i % a->n_summary) * a->n_chunk + chunk) * a->summary_size : NULL;
 }
 
 static side open_side(const test_case *c, lh_backend *b, int32_t n_chunk) {
@@ -100,23 +142,13 @@ static side open_side(const test_case *c, lh_backend *b, int32_t n_chunk) {
     lh_attention a = {
         .plan = c->plan, .n_head = c->n_head, .n_head_kv = c->n_head_kv, .head_dim = d, .n_chunk = n_chunk,
         .scale = 1 / sqrtf((float)d), .kv_type = c->type, .scheme = c->scheme,
-        .n_summary = dense || lh_n_chosen(c->plan) == 0 ? 0 : per_query_head ? c->n_head : c->n_head_kv,
+        .n_summary = dense || lh_n_chosen(c->plan) == 0 ? 0 : per_query_head ? c->n_head / c->n_head_kv : 1,
         .summary_type = lh_summary_type(c->type), .rope_dim = c->rope_dim ? c->rope_dim : d,
         .n_select = c->per_head ? c->n_head : c->n_head_kv,
     };
     if (c->scheme != LH_SCHEME_PEAK) a.summary_dim = LH_ROUND_UP((per_query_head ? 1 : 2) * d, LH_SUMMARY_BLOCK);
     a.summary_size = c->scheme == LH_SCHEME_PEAK ? lh_peak_size(d, l) : lh_kv_row_size(a.summary_type, a.summary_dim);
-    size_t bytes = (size_t)c->n_head_kv * n_chunk * l * row;
     s.offload = c->slots ? b->ops->offload : NULL;
-    if (s.offload) {
-        TRY(s.offload->alloc(b, bytes, &a.k));
-        TRY(s.offload->alloc(b, bytes, &a.v));
-        TRY(s.offload->cache_new(b, c->n_head_kv, n_chunk, c->slots, l * row, &a.cache));
-    } else {
-        a.k = device(&s, bytes);
-        a.v = device(&s, bytes);
-    }
-    if (a.n_summary) a.summary = device(&s, (size_t)a.n_summary * n_chunk * a.summary_size);
     if (per_query_head) a.queries = device(&s, (size_t)l * c->n_head * d * sizeof(float));
     lh_config config = {.head_dim = d, .rope_dim = a.rope_dim, .rope_base = 10000, .rope_scaling = LH_ROPE_NONE,
                         .trained_ctx = 4096, .rope_factor = 1};
@@ -130,12 +162,13 @@ static side open_side(const test_case *c, lh_backend *b, int32_t n_chunk) {
     lh_free(table);
     lh_rope_free(&rope);
     int32_t *leader = lh_alloc((size_t)a.n_select, sizeof *leader);
-    for (int32_t i = 0; i < a.n_select; i++) leader[i] = leader_of(&a, i);
+    for (int32_t i = 0; i < a.n_select; i++) leader[i] = leader_of(c, &a, i);
     a.leader = copied(&s, leader, (size_t)a.n_select * sizeof *leader);
     lh_free(leader);
     a.chosen = device(&s, (size_t)most * a.n_select * c->plan.k * sizeof(int32_t));
     a.out = device(&s, (size_t)most * c->n_head * d * sizeof(float));
     s.a = a;
+    place_heads(&s, c, n_chunk, l * row);
     s.q = device(&s, (size_t)most * c->n_head * d * sizeof(float));
     s.k = device(&s, (size_t)most * c->n_head_kv * d * sizeof(float));
     s.v = device(&s, (size_t)most * c->n_head_kv * d * sizeof(float));
@@ -149,12 +182,11 @@ static side open_side(const test_case *c, lh_backend *b, int32_t n_chunk) {
 static void close_side(side *s) {
     if (s->offload) {
         s->offload->cache_free(s->b, s->a.cache);
-        s->offload->release(s->b, s->a.k);
-        s->offload->release(s->b, s->a.v);
-        s->a.k = s->a.v = NULL;
+        s->offload->release(s->b, s->home);
     }
-    void *all[] = {s->a.k, s->a.v, s->a.summary, s->a.queries, (void *)s->a.rope_offset, (void *)s->a.rope_chunk,
-                   (void *)s->a.leader, s->a.chosen, s->a.out, s->q, s->k, s->v, s->x};
+    lh_free(s->heads);
+    void *all[] = {s->rows, s->summaries, (void *)s->a.heads, s->a.queries, (void *)s->a.rope_offset,
+                   (void *)s->a.rope_chunk, (void *)s->a.leader, s->a.chosen, s->a.out, s->q, s->k, s->v, s->x};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) s->b->ops->release(s->b, all[i]);
     s->b->ops->unload(s->b, &s->table);
 }
@@ -170,13 +202,12 @@ static float dequantised(const void *row, int32_t i, lh_kv_type type) {
 }
 
 static void check_cache(const test_case *c, side *cpu, side *gpu, int64_t position) {
-    const lh_attention *a = &cpu->a;
-    size_t row = lh_kv_row_size(c->type, c->head_dim), head = (size_t)a->n_chunk * c->plan.chunk * row;
-    size_t used = LH_MIN((size_t)position * row, head);
+    size_t row = lh_kv_row_size(c->type, c->head_dim);
     for (int which = 0; which < 2; which++)
         for (int32_t h = 0; h < c->n_head_kv; h++) {
-            char *one = fetched(cpu, (char *)(which ? cpu->a.v : cpu->a.k) + h * head, used);
-            char *two = fetched(gpu, (char *)(which ? gpu->a.v : gpu->a.k) + h * head, used);
+            size_t used = LH_MIN((size_t)position, (size_t)cpu->heads[h].room * c->plan.chunk) * row;
+            char *one = fetched(cpu, which ? cpu->heads[h].v : cpu->heads[h].k, used);
+            char *two = fetched(gpu, which ? gpu->heads[h].v : gpu->heads[h].k, used);
             checks++;
             if (memcmp(one, two, used) != 0)
                 FAIL("%s: %s of head %d differ", c->name, which ? "values" : "keys", h);
@@ -190,11 +221,9 @@ static void check_summaries(const test_case *c, side *cpu, side *gpu, int64_t po
     int32_t complete = lh_chunk_of(position, c->plan.chunk);
     size_t used =
         c->scheme == LH_SCHEME_PEAK ? lh_peak_codes(c->head_dim, c->plan.chunk) + sizeof(float) : a->summary_size;
-    for (int32_t i = 0; i < a->n_summary; i++)
-        for (int32_t s = 0; s < complete; s++) {
-            size_t at = ((size_t)i * a->n_chunk + s) * a->summary_size;
-            char *one = fetched(cpu, (char *)cpu->a.summary + at, used),
-                 *two = fetched(gpu, (char *)gpu->a.summary + at, used);
+    for (int32_t i = 0; i < a->n_head_kv * a->n_summary; i++)
+        for (int32_t s = 0; s < complete && summary_at(cpu, i, s); s++) {
+            char *one = fetched(cpu, summary_at(cpu, i, s), used), *two = fetched(gpu, summary_at(gpu, i, s), used);
             checks++;
             if (c->scheme != LH_SCHEME_PAPER) {
                 if (memcmp(one, two, used) != 0) FAIL("%s: summary %d of chunk %d differs", c->name, i, s);
@@ -218,10 +247,11 @@ static void check_summaries(const test_case *c, side *cpu, side *gpu, int64_t po
 }
 
 // The score of chunk s by the GPU's own summaries, in double; magnitude: the sum of the terms' sizes.
-static double score_of(const test_case *c, const lh_attention *a, const char *summaries, const float *q, int32_t head,
+static double score_of(const test_case *c, const side *gpu, const char *summaries, const float *q, int32_t head,
                        int32_t s, double *magnitude) {
-    int32_t sharing = a->n_head / a->n_summary, d = c->head_dim;
-    const char *summary = summaries + ((size_t)(head / sharing) * a->n_chunk + s) * a->summary_size;
+    const lh_attention *a = &gpu->a;
+    int32_t d = c->head_dim;
+    const char *summary = summaries + (summary_at(gpu, lh_summary_of(a, head), s) - gpu->summaries);
     double sum = 0;
     *magnitude = 0;
     for (int32_t x = 0; x < d; x++) {
@@ -234,15 +264,18 @@ static double score_of(const test_case *c, const lh_attention *a, const char *su
 }
 
 // Schemes whose scores are sums of floats: what was chosen is as good as anything that was not, up to rounding.
-static void check_choice(const test_case *c, const lh_attention *a, const char *summaries, const float *q, int32_t own,
+static void check_choice(const test_case *c, const side *gpu, const char *summaries, const float *q, int32_t own,
                          int32_t chooser, const int32_t *chosen) {
-    int32_t end = lh_candidates_end(c->plan, own), n = lh_n_chosen(c->plan), at = 1;
+    int32_t leader = leader_of(c, &gpu->a, chooser);
+    lh_chunk_plan plan = c->plan;
+    if (leader < 0) plan.local = plan.k - 1;
+    int32_t end = lh_candidates_end(plan, own), n = lh_n_chosen(plan), at = 1;
     double worst = INFINITY, rest = -INFINITY, most = 0, magnitude;
     bool valid = chosen[0] == 0;
     for (int32_t r = 1; r < c->plan.k; r++) valid = valid && chosen[r] > chosen[r - 1];
-    for (int32_t r = 0; r < c->plan.local; r++) valid = valid && chosen[1 + n + r] == end + r;
-    for (int32_t s = 1; s < end; s++) {
-        double score = score_of(c, a, summaries, q, leader_of(a, chooser), s, &magnitude);
+    for (int32_t r = 0; r < plan.local; r++) valid = valid && chosen[1 + n + r] == end + r;
+    for (int32_t s = 1; leader >= 0 && s < end; s++) {
+        double score = score_of(c, gpu, summaries, q, leader, s, &magnitude);
         most = fmax(most, magnitude);
         if (at <= n && chosen[at] == s) worst = fmin(worst, score), at++;
         else rest = fmax(rest, score);
@@ -259,14 +292,17 @@ static void check_chosen(const test_case *c, side *cpu, side *gpu, const float *
     size_t row = (size_t)a->n_select * c->plan.k, bytes = (size_t)a->n * row * sizeof(int32_t);
     int32_t *one = fetched(cpu, cpu->a.chosen, bytes), *two = fetched(gpu, gpu->a.chosen, bytes);
     bool exact = c->scheme == LH_SCHEME_PEAK || c->data == REPEATED;
-    char *summaries = exact ? NULL : fetched(gpu, a->summary, (size_t)a->n_summary * a->n_chunk * a->summary_size);
+    int32_t n_far = 0;
+    for (int32_t h = 0; h < c->n_head_kv; h++) n_far += is_far(c, h);
+    size_t all = (size_t)n_far * a->n_summary * a->n_chunk * a->summary_size;
+    char *summaries = exact ? NULL : fetched(gpu, gpu->summaries, all);
     for (int32_t t = dense; t < a->n; t++) {
         int32_t own = lh_chunk_of(a->pos + t, c->plan.chunk);
         checks++;
         if (exact && memcmp(one + t * row, two + t * row, row * sizeof *one) != 0)
             FAIL("%s: token %lld chose other chunks", c->name, (long long)a->pos + t);
         for (int32_t i = 0; !exact && i < a->n_select; i++)
-            check_choice(c, a, summaries, q + (size_t)t * c->n_head * c->head_dim, own, i,
+            check_choice(c, gpu, summaries, q + (size_t)t * c->n_head * c->head_dim, own, i,
                          two + t * row + (size_t)i * c->plan.k);
     }
     // Attention is compared over the same chunks.
@@ -417,65 +453,71 @@ static const struct group {
     test_case cases[20];
 } groups[] = {
     {"schemes", {
-        {"peak, kv head", 8, 2, 64, {16, 6, 8, 2, 6, 0.5f}, PEAK, false, F16, RANDOM, {90, 33, 70, 5}, 40, 0, 0, 0},
-        {"peak, head", 8, 2, 64, {16, 6, 6, 2, 6, 0}, PEAK, true, F16, RANDOM, {200}, 20, 0, 0, 0},
-        {"bounds, kv head", 6, 2, 32, {16, 6, 16, 2, 7, 0}, BOUNDS, false, F16, RANDOM, {100, 90, 17}, 20, 0, 0, 0},
-        {"bounds, head", 6, 2, 32, {16, 6, 7, 2, 7, 2}, BOUNDS, true, F32, RANDOM, {210}, 10, 0, 0, 0},
-        {"paper, kv head", 4, 2, 32, {16, 5, 5, 2, 5, 0}, PAPER, false, F16, RANDOM, {70, 1, 90, 3}, 20, 0, 0, 0},
-        {"paper, head", 4, 2, 32, {16, 5, 5, 2, 5, 0}, PAPER, true, Q8_0, RANDOM, {170}, 20, 0, 0, 0},
-        {"paper, half rotated", 2, 2, 32, {8, 5, 8, 1, 5, 0}, PAPER, true, F32, RANDOM, {83}, 3, 16, 0, 0},
+        {"peak, kv head", 8, 2, 64, {16, 6, 8, 2, 6, 0.5f}, PEAK, false, F16, RANDOM, {90, 33, 70, 5}, 40, 0, 0, 0, 0},
+        {"peak, head", 8, 2, 64, {16, 6, 6, 2, 6, 0}, PEAK, true, F16, RANDOM, {200}, 20, 0, 0, 0, 0},
+        {"bounds, kv head", 6, 2, 32, {16, 6, 16, 2, 7, 0}, BOUNDS, false, F16, RANDOM, {100, 90, 17}, 20, 0, 0, 0, 0},
+        {"bounds, head", 6, 2, 32, {16, 6, 7, 2, 7, 2}, BOUNDS, true, F32, RANDOM, {210}, 10, 0, 0, 0, 0},
+        {"paper, kv head", 4, 2, 32, {16, 5, 5, 2, 5, 0}, PAPER, false, F16, RANDOM, {70, 1, 90, 3}, 20, 0, 0, 0, 0},
+        {"paper, head", 4, 2, 32, {16, 5, 5, 2, 5, 0}, PAPER, true, Q8_0, RANDOM, {170}, 20, 0, 0, 0, 0},
+        {"paper, half rotated", 2, 2, 32, {8, 5, 8, 1, 5, 0}, PAPER, true, F32, RANDOM, {83}, 3, 16, 0, 0, 0},
     }},
     {"types", {
-        {"f32", 4, 2, 64, {16, 4, 9, 1, 4, 0}, PEAK, false, F32, RANDOM, {150}, 18, 0, 0, 0},
-        {"bf16", 4, 2, 64, {16, 4, 9, 1, 4, 0}, PEAK, false, BF16, RANDOM, {150}, 18, 0, 0, 0},
-        {"q8_0", 4, 2, 64, {16, 4, 9, 1, 4, 0.5f}, PEAK, false, Q8_0, RANDOM, {150}, 18, 0, 0, 0},
-        {"q8_0, part of a block", 4, 2, 40, {24, 4, 9, 1, 4, 0}, BOUNDS, true, Q8_0, RANDOM, {190}, 6, 0, 0, 0},
-        {"f32, long rows", 2, 1, 192, {16, 4, 9, 1, 4, 0}, BOUNDS, false, F32, RANDOM, {100}, 6, 0, 0, 0},
+        {"f32", 4, 2, 64, {16, 4, 9, 1, 4, 0}, PEAK, false, F32, RANDOM, {150}, 18, 0, 0, 0, 0},
+        {"bf16", 4, 2, 64, {16, 4, 9, 1, 4, 0}, PEAK, false, BF16, RANDOM, {150}, 18, 0, 0, 0, 0},
+        {"q8_0", 4, 2, 64, {16, 4, 9, 1, 4, 0.5f}, PEAK, false, Q8_0, RANDOM, {150}, 18, 0, 0, 0, 0},
+        {"q8_0, part of a block", 4, 2, 40, {24, 4, 9, 1, 4, 0}, BOUNDS, true, Q8_0, RANDOM, {190}, 6, 0, 0, 0, 0},
+        {"f32, long rows", 2, 1, 192, {16, 4, 9, 1, 4, 0}, BOUNDS, false, F32, RANDOM, {100}, 6, 0, 0, 0, 0},
     }},
     {"shapes", {
-        {"one KV head of seven", 7, 1, 128, {32, 4, 8, 1, 4, 0}, PEAK, false, F16, RANDOM, {230}, 4, 0, 0, 0},
-        {"eight heads, chosen each", 8, 1, 80, {20, 5, 8, 2, 5, 0.5f}, PEAK, true, F16, RANDOM, {160}, 4, 0, 0, 0},
-        {"whole tiles", 4, 2, 128, {64, 4, 8, 1, 4, 0}, PEAK, false, F16, RANDOM, {500, 77}, 2, 0, 0, 0},
-        {"whole tiles, wide", 2, 1, 136, {96, 3, 8, 1, 3, 0}, PEAK, true, F16, RANDOM, {500}, 2, 0, 0, 0},
-        {"odd rows", 3, 1, 36, {12, 4, 8, 1, 4, 0}, PEAK, false, F16, RANDOM, {50, 31}, 5, 0, 0, 0},
-        {"tiny heads", 2, 2, 2, {16, 4, 8, 1, 4, 0}, PEAK, true, F16, RANDOM, {110}, 4, 0, 0, 0},
-        {"wide heads", 2, 1, 256, {16, 4, 8, 2, 4, 0}, PEAK, false, F16, RANDOM, {90}, 4, 0, 0, 0},
-        {"widest heads", 2, 1, 512, {16, 3, 8, 1, 3, 0}, PEAK, false, F16, RANDOM, {80}, 3, 0, 0, 0},
-        {"long chunks", 2, 1, 32, {100, 3, 5, 1, 3, 0}, PEAK, false, F16, RANDOM, {450, 77}, 4, 0, 0, 0},
-        {"chunks of one", 2, 1, 32, {1, 5, 20, 1, 5, 1}, PEAK, false, F16, RANDOM, {40}, 20, 0, 0, 0},
-        {"nothing to choose", 4, 2, 32, {16, 4, 8, 3, 4, 0}, PEAK, false, F16, RANDOM, {120}, 5, 0, 0, 0},
+        {"one KV head of seven", 7, 1, 128, {32, 4, 8, 1, 4, 0}, PEAK, false, F16, RANDOM, {230}, 4, 0, 0, 0, 0},
+        {"eight heads, chosen each", 8, 1, 80, {20, 5, 8, 2, 5, 0.5f}, PEAK, true, F16, RANDOM, {160}, 4, 0, 0, 0, 0},
+        {"whole tiles", 4, 2, 128, {64, 4, 8, 1, 4, 0}, PEAK, false, F16, RANDOM, {500, 77}, 2, 0, 0, 0, 0},
+        {"whole tiles, wide", 2, 1, 136, {96, 3, 8, 1, 3, 0}, PEAK, true, F16, RANDOM, {500}, 2, 0, 0, 0, 0},
+        {"odd rows", 3, 1, 36, {12, 4, 8, 1, 4, 0}, PEAK, false, F16, RANDOM, {50, 31}, 5, 0, 0, 0, 0},
+        {"tiny heads", 2, 2, 2, {16, 4, 8, 1, 4, 0}, PEAK, true, F16, RANDOM, {110}, 4, 0, 0, 0, 0},
+        {"wide heads", 2, 1, 256, {16, 4, 8, 2, 4, 0}, PEAK, false, F16, RANDOM, {90}, 4, 0, 0, 0, 0},
+        {"widest heads", 2, 1, 512, {16, 3, 8, 1, 3, 0}, PEAK, false, F16, RANDOM, {80}, 3, 0, 0, 0, 0},
+        {"long chunks", 2, 1, 32, {100, 3, 5, 1, 3, 0}, PEAK, false, F16, RANDOM, {450, 77}, 4, 0, 0, 0, 0},
+        {"chunks of one", 2, 1, 32, {1, 5, 20, 1, 5, 1}, PEAK, false, F16, RANDOM, {40}, 20, 0, 0, 0, 0},
+        {"nothing to choose", 4, 2, 32, {16, 4, 8, 3, 4, 0}, PEAK, false, F16, RANDOM, {120}, 5, 0, 0, 0, 0},
         {"room for the last chunks", 4, 2, 32, {16, 4, 8, 3, 4, 0}, PEAK, false, F16, RANDOM, {120, 70, 100, 9}, 40, 0,
-         14, 0},
-        {"dense", 4, 2, 32, DENSE, PEAK, false, F16, RANDOM, {100, 3, 60}, 6, 0, 0, 0},
-        {"a long context, hardly used", 2, 1, 8, {4, 5, 20, 1, 5, 0}, PEAK, true, F16, RANDOM, {60}, 6, 0, 9000, 0},
-        {"forty heads", 40, 1, 16, {16, 4, 8, 1, 4, 0}, PEAK, false, F16, RANDOM, {90}, 3, 0, 0, 0},
-        {"many chunks", 2, 1, 16, {4, 20, 60, 2, 20, 0}, PEAK, true, F16, RANDOM, {300, 300}, 5, 0, 0, 0},
-        {"many choosers", 64, 4, 8, {4, 20, 30, 2, 20, 3}, PEAK, true, F16, RANDOM, {110}, 4, 0, 0, 0},
-        {"many chunks, bounds", 2, 1, 16, {4, 20, 60, 2, 20, 0}, BOUNDS, true, F16, RANDOM, {300, 300}, 5, 0, 0, 0},
+         0, 0, 14},
+        {"dense", 4, 2, 32, DENSE, PEAK, false, F16, RANDOM, {100, 3, 60}, 6, 0, 0, 0, 0},
+        {"a long context, hardly used", 2, 1, 8, {4, 5, 20, 1, 5, 0}, PEAK, true, F16, RANDOM, {60}, 6, 0, 9000, 0, 0},
+        {"forty heads", 40, 1, 16, {16, 4, 8, 1, 4, 0}, PEAK, false, F16, RANDOM, {90}, 3, 0, 0, 0, 0},
+        {"many chunks", 2, 1, 16, {4, 20, 60, 2, 20, 0}, PEAK, true, F16, RANDOM, {300, 300}, 5, 0, 0, 0, 0},
+        {"many choosers", 64, 4, 8, {4, 20, 30, 2, 20, 3}, PEAK, true, F16, RANDOM, {110}, 4, 0, 0, 0, 0},
+        {"many chunks, bounds", 2, 1, 16, {4, 20, 60, 2, 20, 0}, BOUNDS, true, F16, RANDOM, {300, 300}, 5, 0, 0, 0, 0},
+    }},
+    {"some choose", {
+        {"peak, kv head", 8, 4, 64, {16, 6, 8, 2, 6, 0.5f}, PEAK, false, F16, RANDOM, {90, 33, 70, 5}, 40, 0, 0, 0, 14},
+        {"peak, head", 6, 3, 32, {16, 6, 8, 2, 6, 1}, PEAK, true, Q8_0, RANDOM, {120, 70, 100, 9}, 20, 0, 0, 0, 15},
+        {"bounds, kv head", 6, 3, 32, {16, 6, 7, 1, 7, 2}, BOUNDS, false, F16, RANDOM, {100, 150}, 20, 0, 0, 0, 15},
+        {"paper, head", 4, 2, 32, {16, 5, 5, 2, 5, 1}, PAPER, true, F32, RANDOM, {70, 1, 90, 3}, 20, 0, 0, 0, 13},
+        {"few slots", 8, 4, 64, {16, 6, 8, 2, 6, 1}, PEAK, false, F16, RANDOM, {90, 33, 70, 5}, 40, 0, 0, 8, 14},
+        {"some slots, a long room", 6, 3, 32, {16, 6, 8, 2, 6, 1}, PEAK, true, F16, RANDOM, {90, 33}, 40, 0, 0, 9, 40},
     }},
     {"ties", {
-        {"repeated, peak", 4, 2, 32, {8, 9, 20, 2, 9, 0}, PEAK, false, F16, REPEATED, {200, 40}, 6, 0, 0, 0},
-        {"repeated, bounds", 4, 2, 32, {8, 9, 20, 2, 9, 0}, BOUNDS, true, F32, REPEATED, {200, 40}, 6, 0, 0, 0},
-        {"repeated, bounds, q8_0", 4, 2, 32, {8, 9, 20, 2, 9, 0}, BOUNDS, false, Q8_0, REPEATED, {240}, 6, 0, 0, 0},
-        {"nothing", 4, 2, 32, {8, 9, 20, 2, 9, 0}, PEAK, false, F16, NOTHING, {200}, 3, 0, 0, 0},
+        {"repeated, peak", 4, 2, 32, {8, 9, 20, 2, 9, 0}, PEAK, false, F16, REPEATED, {200, 40}, 6, 0, 0, 0, 0},
+        {"repeated, bounds", 4, 2, 32, {8, 9, 20, 2, 9, 0}, BOUNDS, true, F32, REPEATED, {200, 40}, 6, 0, 0, 0, 0},
+        {"repeated, bounds, q8_0", 4, 2, 32, {8, 9, 20, 2, 9, 0}, BOUNDS, false, Q8_0, REPEATED, {240}, 6, 0, 0, 0, 0},
+        {"nothing", 4, 2, 32, {8, 9, 20, 2, 9, 0}, PEAK, false, F16, NOTHING, {200}, 3, 0, 0, 0, 0},
     }},
     {"large", {
-        {"large, f16", 4, 2, 32, {8, 5, 20, 2, 5, 0}, PEAK, false, F16, LARGE, {100}, 6, 0, 0, 0},
-        {"large, q8_0", 4, 2, 32, {8, 5, 20, 2, 5, 0}, PEAK, true, Q8_0, LARGE, {100}, 6, 0, 0, 0},
-        {"large, f32", 4, 2, 32, {8, 5, 20, 2, 5, 0}, PEAK, false, F32, LARGE, {100}, 6, 0, 0, 0},
+        {"large, f16", 4, 2, 32, {8, 5, 20, 2, 5, 0}, PEAK, false, F16, LARGE, {100}, 6, 0, 0, 0, 0},
+        {"large, q8_0", 4, 2, 32, {8, 5, 20, 2, 5, 0}, PEAK, true, Q8_0, LARGE, {100}, 6, 0, 0, 0, 0},
+        {"large, f32", 4, 2, 32, {8, 5, 20, 2, 5, 0}, PEAK, false, F32, LARGE, {100}, 6, 0, 0, 0, 0},
     }},
     {"offload", {
-        {"few slots", 8, 2, 64, {16, 6, 8, 2, 6, 1}, PEAK, false, F16, RANDOM, {90, 33, 70, 5}, 30, 0, 0, 3},
-        {"some slots", 8, 2, 64, {16, 6, 8, 2, 6, 0}, PEAK, true, F16, RANDOM, {198}, 30, 0, 0, 9},
-        {"room for the last chunks, few slots", 8, 2, 64, {16, 6, 8, 5, 6, 0}, PEAK, false, F16, RANDOM, {90, 33, 70, 5},
-         40, 0, 13, 8},
-        {"all in slots", 4, 2, 32, {16, 6, 16, 2, 6, 0}, PEAK, false, F16, RANDOM, {198}, 30, 0, 0, 30},
-        {"odd rows", 4, 2, 36, {5, 6, 8, 2, 6, 0}, BOUNDS, false, Q8_0, RANDOM, {61, 40}, 20, 0, 0, 7},
-        {"paper", 2, 2, 32, {8, 5, 5, 2, 5, 0}, PAPER, false, F32, RANDOM, {70}, 20, 0, 0, 6},
-        {"dense", 4, 2, 32, DENSE, PEAK, false, BF16, RANDOM, {100, 3}, 20, 0, 0, 4},
+        {"few slots", 8, 2, 64, {16, 6, 8, 2, 6, 1}, PEAK, false, F16, RANDOM, {90, 33, 70, 5}, 30, 0, 0, 3, 0},
+        {"some slots", 8, 2, 64, {16, 6, 8, 2, 6, 0}, PEAK, true, F16, RANDOM, {198}, 30, 0, 0, 9, 0},
+        {"all in slots", 4, 2, 32, {16, 6, 16, 2, 6, 0}, PEAK, false, F16, RANDOM, {198}, 30, 0, 0, 30, 0},
+        {"odd rows", 4, 2, 36, {5, 6, 8, 2, 6, 0}, BOUNDS, false, Q8_0, RANDOM, {61, 40}, 20, 0, 0, 7, 0},
+        {"paper", 2, 2, 32, {8, 5, 5, 2, 5, 0}, PAPER, false, F32, RANDOM, {70}, 20, 0, 0, 6, 0},
+        {"dense", 4, 2, 32, DENSE, PEAK, false, BF16, RANDOM, {100, 3}, 20, 0, 0, 4, 0},
     }},
     {"budget", {
-        {"budget of 4096", 1, 1, 16, {64, 64, 90, 8, 64, 0}, PEAK, false, F16, RANDOM, {4000, 300, 500}, 3, 0, 0, 0},
+        {"budget of 4096", 1, 1, 16, {64, 64, 90, 8, 64, 0}, PEAK, false, F16, RANDOM, {4000, 300, 500}, 3, 0, 0, 0, 0},
     }},
 };
 
