@@ -49,20 +49,21 @@ static lh_status count_slots(lh_kv *kv, uint64_t have) {
     return LH_OK;
 }
 
-bool lh_kv_any_whole(const lh_kv *kv, int32_t layer) {
-    const bool *whole = kv->whole + (size_t)layer * kv->shape.n_head_kv;
-    for (int32_t h = 0; h < kv->shape.n_head_kv; h++)
-        if (whole[h]) return true;
-    return false;
+// How many of a layer's KV heads keep the whole text, or do not.
+static size_t count_heads(const lh_kv *kv, int32_t layer, bool whole) {
+    const bool *of_layer = kv->whole + (size_t)layer * kv->shape.n_head_kv;
+    size_t n = 0;
+    for (int32_t h = 0; h < kv->shape.n_head_kv; h++) n += of_layer[h] == whole;
+    return n;
 }
 
-// Keys and values of those of a layer's KV heads whose texts are whole, or of the others, `room` chunks each: in one
-// block. cached: these are numbered.
+bool lh_kv_any_whole(const lh_kv *kv, int32_t layer) { return count_heads(kv, layer, true) > 0; }
+
+// Keys and values of these heads, `room` chunks each: in one block. cached: they are numbered.
 static lh_status place(lh_kv *kv, int32_t layer, bool whole, int32_t room, bool cached,
                        lh_status (*alloc)(lh_backend *, size_t, void **), void **block) {
     const lh_kv_shape *s = &kv->shape;
-    size_t first = (size_t)layer * s->n_head_kv, side = room * chunk_bytes(s), n = 0;
-    for (int32_t h = 0; h < s->n_head_kv; h++) n += kv->whole[first + h] == whole;
+    size_t first = (size_t)layer * s->n_head_kv, side = room * chunk_bytes(s), n = count_heads(kv, layer, whole);
     if (n == 0) return LH_OK;
     LH_TRY(alloc(kv->backend, 2 * n * side, block));
     size_t at = 0;
@@ -85,16 +86,15 @@ static lh_status init_layer(lh_kv *kv, int32_t layer) {
     LH_TRY(place(kv, layer, false, s->n_near, false, b->ops->alloc, &kv->near[layer]));
     LH_TRY(place(kv, layer, true, s->n_chunk, offload != NULL, offload ? offload->alloc : b->ops->alloc,
                  &kv->home[layer]));
-    int32_t n = 0;
-    for (int32_t h = 0; h < s->n_head_kv; h++) n += kv->whole[(size_t)layer * s->n_head_kv + h];
+    size_t n = count_heads(kv, layer, true);
     if (n == 0) return LH_OK;
     if (offload) {
         lh_chunk_cache *cache;
-        LH_TRY(offload->cache_new(b, n, s->n_chunk, kv->slots, chunk_bytes(s), &cache));
+        LH_TRY(offload->cache_new(b, (int32_t)n, s->n_chunk, kv->slots, chunk_bytes(s), &cache));
         kv->cache[layer] = cache;
     }
     if (!s->n_summary) return LH_OK;
-    LH_TRY(b->ops->alloc(b, (size_t)n * head_summary_bytes(s), &kv->summary[layer]));
+    LH_TRY(b->ops->alloc(b, n * head_summary_bytes(s), &kv->summary[layer]));
     char *summary = kv->summary[layer];
     for (int32_t h = 0; h < s->n_head_kv; h++) {
         if (!kv->whole[(size_t)layer * s->n_head_kv + h]) continue;
