@@ -227,9 +227,9 @@ static void attend_chunk(const job *j, const unit *u, const bench *b, int32_t ch
         tile.limit = own ? limit + skip : NULL;
         tile.k = keys + first * key;
         tile.v = values + first * key;
-        bool last = first + LH_TILE_KEYS >= a->plan.chunk, none = last && next < 0;
-        tile.next_k = none ? NULL : last ? lh_cpu_keys(a, u->kv_head, next) : tile.k + LH_TILE_KEYS * key;
-        tile.next_v = none ? NULL : last ? lh_cpu_values(a, u->kv_head, next) : tile.v + LH_TILE_KEYS * key;
+        bool last = first + LH_TILE_KEYS >= a->plan.chunk;
+        if (!last) tile.next_k = tile.k + LH_TILE_KEYS * key;
+        else tile.next_k = next < 0 ? NULL : lh_cpu_keys(a, u->kv_head, next);
         j->cpu->attention.attend(&tile, b->tile);
     }
 }

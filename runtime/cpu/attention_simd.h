@@ -18,7 +18,6 @@
 #define INLINE static inline __attribute__((always_inline))
 #define FEW_ROWS 4   // below this a panel costs more than it saves
 #define MOST_VECS 8  // of one row of a block
-#define HEAD_BYTES 512
 
 // Values x, x + 1, ... of a row; x is a multiple of VN.
 INLINE vf load_vector(const void *row, size_t x, lh_kv_type type) {
@@ -120,15 +119,17 @@ static void load_simd(const void *row, int32_t n, lh_kv_type type, float *out) {
 // --- the register block ------------------------------------------------------------------------------------------
 
 // c[i] (vecs vectors) = c[i] * scale[i] + sum_x a[i][x] * b[x]; scale NULL: c is not read. Rows of a are a_stride
-// floats apart, rows of b, of `type`, b_stride bytes. rows, vecs and type are constants where this is called.
+// floats apart, rows of b, of `type`, b_stride bytes. next: as many bytes to be fetched meanwhile, or NULL. rows, vecs and
+// type are constants where this is called.
 INLINE void block(int rows, int vecs, int32_t depth, const float *a, size_t a_stride, const void *b, size_t b_stride,
-                  lh_kv_type type, const float *scale, float *const *c, size_t col) {
+                  lh_kv_type type, const float *scale, float *const *c, size_t col, const char *next) {
     vf sum[BLOCK_ROWS][MOST_VECS];
     for (int i = 0; i < rows; i++)
         for (int v = 0; v < vecs; v++)
             sum[i][v] = scale ? vf_mul(vf_load(c[i] + col + (size_t)v * VN), vf_set1(scale[i])) : vf_set1(0);
     for (int32_t x = 0; x < depth; x++) {
         const char *row = (const char *)b + (size_t)x * b_stride;
+        if (next) lh_prefetch(next + (size_t)x * b_stride, b_stride);
         vf in[MOST_VECS];
         for (int v = 0; v < vecs; v++) in[v] = load_vector(row, col + (size_t)v * VN, type);
         for (int i = 0; i < rows; i++) {
@@ -140,10 +141,11 @@ INLINE void block(int rows, int vecs, int32_t depth, const float *a, size_t a_st
         for (int v = 0; v < vecs; v++) vf_store(c[i] + col + (size_t)v * VN, sum[i][v]);
 }
 
-#define BLOCK_ARGS depth, a, a_stride, b, b_stride, type, scale, c, col
+#define BLOCK_ARGS depth, a, a_stride, b, b_stride, type, scale, c, col, next
 
 INLINE void block_vecs(int rows, int vecs, int32_t depth, const float *a, size_t a_stride, const void *b,
-                       size_t b_stride, lh_kv_type type, const float *scale, float *const *c, size_t col) {
+                       size_t b_stride, lh_kv_type type, const float *scale, float *const *c, size_t col,
+                       const char *next) {
     switch (vecs) {
 #if BLOCK_VECS > 2
         case 4: block(rows, 4, BLOCK_ARGS); break;
@@ -156,19 +158,21 @@ INLINE void block_vecs(int rows, int vecs, int32_t depth, const float *a, size_t
 
 // The same for one to three rows and any number of columns: as many accumulators as hide how long each addition takes.
 INLINE void product_few(int rows, int32_t cols, int32_t depth, const float *a, size_t a_stride, const void *b,
-                        size_t b_stride, lh_kv_type type, const float *scale, float *const *c) {
+                        size_t b_stride, lh_kv_type type, const float *scale, float *const *c, const char *next) {
     const int wide = rows == 1 ? MOST_VECS : rows == 2 ? MOST_VECS / 2 : BLOCK_VECS;
     size_t col = 0;
-    for (; col + (size_t)wide * VN <= (size_t)cols; col += (size_t)wide * VN) block(rows, wide, BLOCK_ARGS);
-    for (; col < (size_t)cols; col += VN) block(rows, 1, BLOCK_ARGS);
+    for (; col + (size_t)wide * VN <= (size_t)cols; col += (size_t)wide * VN, next = NULL)
+        block(rows, wide, BLOCK_ARGS);
+    for (; col < (size_t)cols; col += VN, next = NULL) block(rows, 1, BLOCK_ARGS);
 }
 
 INLINE void product_as_it_lies(int32_t rows, int32_t cols, int32_t depth, const float *a, size_t a_stride,
-                               const void *b, size_t b_stride, lh_kv_type type, const float *scale, float *const *c) {
+                               const void *b, size_t b_stride, lh_kv_type type, const float *scale, float *const *c,
+                               const char *next) {
     switch (rows) {
-        case 1: product_few(1, cols, depth, a, a_stride, b, b_stride, type, scale, c); break;
-        case 2: product_few(2, cols, depth, a, a_stride, b, b_stride, type, scale, c); break;
-        default: product_few(3, cols, depth, a, a_stride, b, b_stride, type, scale, c); break;
+        case 1: product_few(1, cols, depth, a, a_stride, b, b_stride, type, scale, c, next); break;
+        case 2: product_few(2, cols, depth, a, a_stride, b, b_stride, type, scale, c, next); break;
+        default: product_few(3, cols, depth, a, a_stride, b, b_stride, type, scale, c, next); break;
     }
 }
 _Static_assert(FEW_ROWS == 4, "product_as_it_lies counts the rows");
@@ -178,6 +182,7 @@ static __attribute__((noinline)) void product_f32(int32_t rows, int32_t cols, in
                                                   size_t a_stride, const float *b, size_t b_stride, const float *scale,
                                                   float *const *c) {
     const lh_kv_type type = LH_KV_F32;
+    const char *const next = NULL;
     b_stride *= sizeof *b;
     for (int32_t i = 0; i < rows;
          i += BLOCK_ROWS, a += BLOCK_ROWS * a_stride, c += BLOCK_ROWS, scale += scale ? BLOCK_ROWS : 0)
@@ -241,14 +246,21 @@ INLINE void dots_vector(const float *a, const char *b, int32_t n, int32_t dim, l
     }
 }
 
-INLINE void dots_rows(const float *a, const char *b, int32_t n, int32_t dim, lh_kv_type type, float *out) {
+// next: as many bytes to be fetched meanwhile, or NULL.
+INLINE void dots_rows(const float *a, const char *b, int32_t n, int32_t dim, lh_kv_type type, float *out,
+                      const char *next) {
+    size_t row = lh_kv_row_size(type, dim);
     int32_t j = 0;
-    for (; j + VN <= n; j += VN) dots_vector(a, b + j * lh_kv_row_size(type, dim), VN, dim, type, out + j);
-    if (j < n) dots_vector(a, b + j * lh_kv_row_size(type, dim), n - j, dim, type, out + j);
+    for (; j + VN <= n; j += VN) {
+        if (next) lh_prefetch(next + j * row, VN * row);
+        dots_vector(a, b + j * row, VN, dim, type, out + j);
+    }
+    if (j < n) dots_vector(a, b + j * row, n - j, dim, type, out + j);
 }
 
-static void dots_few(const float *a, const void *b, int32_t n, int32_t dim, lh_kv_type type, float *out) {
-    BY_TYPE(type, dots_rows(a, b, n, dim, TYPE, out))
+static void dots_few(const float *a, const void *b, int32_t n, int32_t dim, lh_kv_type type, float *out,
+                     const char *next) {
+    BY_TYPE(type, dots_rows(a, b, n, dim, TYPE, out, next))
 }
 
 // --- attend ------------------------------------------------------------------------------------------------------
@@ -278,11 +290,10 @@ static void attend_simd(const lh_tile *t, float *scratch) {
     float *scores = scratch, *panel = scores + (size_t)t->rows * LH_TILE_KEYS;
     float *values = panel + LH_TILE_KEYS * stride, *shrink = values + LH_TILE_KEYS * stride;
     bool few = t->rows < FEW_ROWS;
-    size_t row = lh_kv_row_size(t->type, t->dim), side = (size_t)t->n_keys * row;
+    size_t row = lh_kv_row_size(t->type, t->dim);
 
-    // Few rows do little with what they read: memory has to work meanwhile. Where keys or values begin is enough: the
-    // hardware goes on from there, and more would only wait for its turn.
-    if (few && t->next_k) lh_prefetch(t->next_k, LH_MIN(side, (size_t)HEAD_BYTES));
+    // Few rows do little with what they read: memory has to work meanwhile. It fetches the values while keys are met, and
+    // the next keys while values are; all at once would only wait for its turn.
     if (!few) transpose(t->k, t->n_keys, t->dim, t->type, panel);
     for (int32_t i = 0; i < t->rows; i += BLOCK_ROWS) {
         int32_t some = t->rows - i < BLOCK_ROWS ? t->rows - i : BLOCK_ROWS;
@@ -291,9 +302,9 @@ static void attend_simd(const lh_tile *t, float *scratch) {
         for (int32_t r = 0; r < some; r++) c[r] = scores + (size_t)(i + r) * LH_TILE_KEYS;
         if (!few) product_f32(some, cols, t->dim, q, stride, panel, LH_TILE_KEYS, NULL, c);
         else
-            for (int32_t r = 0; r < some; r++) dots_few(q + r * stride, t->k, t->n_keys, t->dim, t->type, c[r]);
+            for (int32_t r = 0; r < some; r++)
+                dots_few(q + r * stride, t->k, t->n_keys, t->dim, t->type, c[r], r == 0 ? t->v : NULL);
     }
-    if (few && t->next_v) lh_prefetch(t->next_v, LH_MIN(side, (size_t)HEAD_BYTES));
     for (int32_t i = 0; i < t->rows; i++)
         shrink[i] = softmax_step(scores + (size_t)i * LH_TILE_KEYS, t->limit ? t->limit[i] : t->n_keys, cols,
                                  t->bias ? t->bias[i] : 0, &t->top[t->row[i]], &t->sum[t->row[i]]);
@@ -311,7 +322,8 @@ static void attend_simd(const lh_tile *t, float *scratch) {
         for (int32_t r = 0; r < n; r++) c[r] = t->acc + (size_t)t->row[i + r] * stride;
         if (!as_they_lie) product_f32(n, t->stride, t->n_keys, p, LH_TILE_KEYS, values, stride, shrink + i, c);
         else
-            BY_TYPE(t->type, product_as_it_lies(n, t->stride, t->n_keys, p, LH_TILE_KEYS, t->v, row, TYPE, shrink, c))
+            BY_TYPE(t->type, product_as_it_lies(n, t->stride, t->n_keys, p, LH_TILE_KEYS, t->v, row, TYPE, shrink, c,
+                                                t->next_k))
     }
 }
 
