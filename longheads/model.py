@@ -35,7 +35,7 @@ class _Default(int):
     """A default, which gives way silently where a model is too small for it; the same number from a caller does not."""
 
 
-_CHUNK, _BUDGET = _Default(64), _Default(2048)
+_CHUNK, _BUDGET = _Default(64), _Default(1536)
 
 
 def find_model(name: StrPath) -> StrPath:

@@ -25,7 +25,7 @@ def add_reading(p: argparse.ArgumentParser, ctx: str = "the trained context") ->
     g.add_argument("-c", "--ctx", "--ctx-size", metavar="N", type=count, help=f"capacity (default: {ctx})")
     g.add_argument("--attention", choices=["longheads", "dense"], default="longheads",
                    help="default: %(default)s")
-    g.add_argument("--budget", metavar="N", type=count, help="tokens that a head attends (default: 2048)")
+    g.add_argument("--budget", metavar="N", type=count, help="tokens that a head attends (default: 1536)")
     g.add_argument("--window", metavar="N", type=count,
                    help="positions that distances are mapped into (default: three quarters of the trained context)")
     g.add_argument("--chunk", metavar="N", type=count, help="tokens in a chunk (default: 64)")

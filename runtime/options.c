@@ -5,7 +5,7 @@
 #include "model.h"
 
 #define DEFAULT_CHUNK 64
-#define DEFAULT_BUDGET 2048
+#define DEFAULT_BUDGET 1536
 #define DEFAULT_CHOSEN 7      // chunks taken by score, where the budget leaves as many local ones
 #define LEAST_WINDOW 10       // chunks, by which the default of chunk goes
 #define DEFAULT_FAR_PENALTY 0.25f

@@ -111,7 +111,7 @@ typedef enum lh_rope_scaling {
 typedef struct lh_session_options {
     int64_t ctx;          // capacity (0: trained_ctx)
     int32_t chunk;        // l (0: 64)
-    int32_t budget;       // k*l, a multiple of chunk (0: 2048, at most two thirds of the window)
+    int32_t budget;       // k*l, a multiple of chunk (0: 1536, at most two thirds of the window)
     int32_t window;       // W, a multiple of chunk (0: three quarters of trained_ctx)
     int32_t local;        // forced last chunks, own included (0: all but 8 of the budget, at least half)
     int32_t dense_until;  // positions below attend densely (0: budget)
