@@ -34,8 +34,8 @@ def add_reading(p: argparse.ArgumentParser, ctx: str = "the trained context") ->
     g.add_argument("--dense-until", metavar="N", type=count,
                    help="attend everything below this position (default: budget)")
     g.add_argument("--far-heads", metavar="N", type=count,
-                   help="KV heads, of all layers, that choose among all chunks; the others attend the last ones (default: "
-                        "a fifth)")
+                   help="KV heads, of all layers, that choose among all chunks; the others attend the last ones "
+                        "(default: a fifth)")
     g.add_argument("--far-penalty", metavar="X", type=float,
                    help="how much less far chunks count as the text grows, against matches by chance; 0: not at all "
                         "(default: 0.25)")
@@ -51,8 +51,8 @@ def add_reading(p: argparse.ArgumentParser, ctx: str = "the trained context") ->
     g.add_argument("--kv-type", choices=get_args(KVType), default="f16",
                    help="how keys and values are kept; q8_0 takes half of the memory (default: %(default)s)")
     g.add_argument("--keep-all", action="store_true", default=None,
-                   help="keep keys and values of the whole text in all layers, not only in those that choose among all "
-                        "chunks: three times the memory, and any part of the text can be forgotten again")
+                   help="keep keys and values of the whole text in all KV heads, not only in those that choose among all "
+                        "chunks: five times the memory, and any part of the text can be forgotten again")
     # fmt: on
 
 
@@ -62,7 +62,8 @@ def add_machine(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     g.add_argument("-t", "--threads", metavar="N", type=count, help="default: as many as the process may use")
     g.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     g.add_argument("--kv-offload", action="store_true", default=None,
-                   help="keep keys and values in memory of the host, and on the GPU only the chunks in use")  # fmt: skip
+                   help="keep whole texts' keys and values in memory of the host, and on the GPU only the chunks in "
+                        "use")  # fmt: skip
     return g
 
 

@@ -201,16 +201,16 @@ class Session(Handle):
 
     @property
     def stats(self) -> dict[str, int]:
-        """Bytes reserved for the whole context: `kv`, `summaries` and `buffers`; `cache`: the GPU's copies of chunks where
-        kv_offload leaves the others in memory of the host."""
+        """Bytes reserved for the whole context: `kv`, `summaries` and `buffers`; `cache`: under kv_offload, where `kv` is
+        in memory of the host but for heads that keep the last chunks only, the GPU's copies of chunks."""
         out = self._stats()
         return {"kv": out.kv_bytes, "summaries": out.summary_bytes, "buffers": out.buffer_bytes,
                 "cache": out.cache_bytes}  # fmt: skip
 
     @property
     def chunk_hits(self) -> tuple[int, int]:
-        """Of the chunks that tokens written one by one attended under kv_offload, by KV head and layer: how many the GPU
-        had a copy of, and how many it had to fetch."""
+        """Of the chunks that tokens written one by one attended under kv_offload, in KV heads that keep the whole text: how
+        many the GPU had a copy of, and how many it had to fetch."""
         out = self._stats()
         return out.cache_hits, out.cache_misses
 

@@ -12,7 +12,7 @@
 #include "quant.h"
 
 typedef struct lh_backend lh_backend;
-// Copies, on the device, of some chunks of a layer whose home is memory of the host: those that were attended last.
+// Copies, on the device, of chunks of a layer that are at home in memory of the host: those that were attended last.
 typedef struct lh_chunk_cache lh_chunk_cache;
 
 // y[i] (=|+=) w[i] . f(x) (+ bias[i]) for n tokens and one to three matrices that read the same input.
@@ -97,7 +97,7 @@ typedef struct lh_offload_ops {
     // Zeroed.
     lh_status (*alloc)(lh_backend *b, size_t bytes, void **out);
     void (*release)(lh_backend *b, void *p);
-    // Room for `slots` of n_chunk chunks of each of n_head KV heads, 1 to LH_CACHE_SLOTS; chunk_bytes: of the keys of one.
+    // Of n_head KV heads, room for `slots` of their n_chunk chunks, 1 to LH_CACHE_SLOTS; chunk_bytes: of one's keys.
     lh_status (*cache_new)(lh_backend *b, int32_t n_head, int32_t n_chunk, int32_t slots, size_t chunk_bytes,
                            lh_chunk_cache **out);
     void (*cache_free)(lh_backend *b, lh_chunk_cache *cache);

@@ -110,7 +110,8 @@ lh_status lh_kv_init(lh_kv *kv, lh_backend *backend, const lh_kv_shape *shape, c
     // Pages come only when they are touched, so ask first: running dry later would kill the process, not the call.
     uint64_t have = ops->available(backend);
     if (shape->offload) {
-        LH_TRY(check_room("KV cache in memory of the host", (uint64_t)whole_bytes(shape), lh_memory_available(), shape));
+        uint64_t host = lh_memory_available();
+        LH_TRY(check_room("KV cache in memory of the host", (uint64_t)whole_bytes(shape), host, shape));
         LH_TRY(count_slots(kv, have));
     } else {
         LH_TRY(check_room("KV cache", (uint64_t)(lh_kv_bytes(shape) + lh_summary_bytes(shape)), have, shape));

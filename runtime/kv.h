@@ -25,12 +25,12 @@ typedef struct lh_kv {
     int32_t lost;                    // chunks 1, ..., lost - 1 are gone from those that do not; 1: none
     lh_kv_head *heads;               // (n_layer, n_head_kv)
     lh_kv_head *device_heads;        // the same, device
-    // (n_layer) each, on the device; NULL where a layer needs none
+    // (n_layer) each, NULL where a layer needs none; on the device, but for what is said
     void **near, **home;             // keys, then values: of KV heads that keep the last chunks, and of those that keep
                                      // the whole text, which is in memory of the host where it is offloaded
     void **summary;                  // of the latter, see lh_kv_head
     void **queries;                  // (chunk, n_head, head_dim) floats
-    void **cache;                    // lh_chunk_cache *
+    void **cache;                    // lh_chunk_cache *, host
     int32_t slots;                   // of a KV head in a cache
 } lh_kv;
 

@@ -29,7 +29,7 @@ lh_chunk_plan lh_plan_of(const lh_session_options *o) {
 // Chunks that KV heads which do not read far must have room for: what the first of `batch` tokens attends, up to the last.
 static int32_t near_room(lh_chunk_plan plan, int32_t batch) { return plan.dense + batch / plan.chunk + 2; }
 
-// Tokens that can always be forgotten again where KV heads do not keep the whole text, under a session's first options.
+// Tokens that can always be forgotten again where KV heads do not keep the whole text, by a session's first options.
 #define NEAR_REWIND 4096
 
 lh_kv_shape lh_kv_shape_of(const lh_config *c, const lh_session_options *o, int32_t n_whole) {
@@ -74,7 +74,7 @@ static int32_t largest(const float *x, int32_t n) {
     return best;
 }
 
-// Of n KV heads with `group` query heads each, the n_far whose strongest have the largest reach, the lower one of equals.
+// Of n KV heads with `group` query heads each, the n_far whose strongest have the largest reach; the first of equals.
 static void choose_far(const float *reach, size_t n, int32_t group, size_t n_far, bool *far) {
     for (size_t i = 0; i < n; i++) far[i] = false;
     for (size_t taken = 0; taken < LH_MIN(n, n_far); taken++) {
@@ -122,8 +122,8 @@ lh_status lh_longheads_init(lh_longheads *lh, lh_backend *backend, const lh_conf
                             const float *reach, const lh_session_options *o) {
     *lh = (lh_longheads){
         .backend = backend, .plan = lh_plan_of(o), .scheme = o->scheme, .n_layer = c->n_layer, .n_head = c->n_head,
-        .n_head_kv = c->n_head_kv, .n_select = o->select_per == LH_PER_HEAD ? c->n_head : c->n_head_kv, .scale = rope->attn_scale,
-        .rope_dim = c->rope_dim, .last_position = -1,
+        .n_head_kv = c->n_head_kv, .n_select = o->select_per == LH_PER_HEAD ? c->n_head : c->n_head_kv,
+        .scale = rope->attn_scale, .rope_dim = c->rope_dim, .last_position = -1,
     };
     size_t n = (size_t)c->n_layer * c->n_head_kv;
     lh->far = lh_alloc(n, sizeof *lh->far);

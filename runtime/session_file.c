@@ -12,6 +12,7 @@
 typedef struct header {
     char magic[8];
     uint64_t model;       // fingerprint
+    uint64_t whole;       // hash of which KV heads keep the whole text
     uint64_t payload;     // bytes after the header, checksum included
     int64_t position;
     int32_t chunk, budget, window, local, dense_until;
@@ -20,7 +21,7 @@ typedef struct header {
     float rope_scale, far_penalty;
     int32_t far_heads, n_whole, lost;
 } header;
-_Static_assert(sizeof(header) == 96, "on-disk layout");
+_Static_assert(sizeof(header) == 104, "on-disk layout");
 
 static const char magic[8] = "LHSESS6";
 
@@ -60,6 +61,7 @@ static header header_of(const lh_session *s, int64_t position, bool has_logits) 
     const lh_session_options *o = &s->options;
     header h = {
         .model = fingerprint(s->model),
+        .whole = hash(0, s->kv.whole, (size_t)s->kv.shape.n_layer * s->kv.shape.n_head_kv),
         .position = position,
         .chunk = o->chunk,
         .budget = o->budget,
@@ -243,6 +245,9 @@ static lh_status check_header(const lh_session *s, const char *path, const heade
                         "%s keeps the whole text in %d KV heads, this session in %d: open the model with the same "
                         "far_heads and keep_all",
                         path, h->n_whole, own.n_whole);
+    if (h->whole != own.whole)
+        return lh_error(LH_ERR_ARGUMENT, "%s keeps the whole text in other KV heads than this session: read it again",
+                        path);
     // Where all keep the whole text nothing is lost.
     int32_t most_lost = h->n_whole < s->kv.shape.n_layer * s->kv.shape.n_head_kv ? INT32_MAX : 1;
     if (h->lost < 1 || h->lost > most_lost || lh_longheads_oldest(&s->longheads, h->lost) > h->position)

@@ -140,7 +140,7 @@ def _legend(report: Report) -> Iterator[str]:
             yield f"of {name}: two operations for every weight and token, without attention, of what registers alone do."
     yield "of read: the weights, summaries, chosen keys and values that a token needs, of what memory alone delivers."
     if report.options["kv_offload"]:
-        yield "found: of the chunks that a token attends, those that the GPU had a copy of."
+        yield "found: of the chunks that a token attends in memory of the host, those that the GPU had a copy of."
     if report.peer:
         yield "ratio: of the medians, longheads to llama.cpp."
 

@@ -246,7 +246,7 @@ INLINE void dots_vector(const float *a, const char *b, int32_t n, int32_t dim, l
     }
 }
 
-// next: as many bytes to be fetched meanwhile, or NULL.
+// next: as many bytes, but for the last vector of keys, to be fetched meanwhile, or NULL.
 INLINE void dots_rows(const float *a, const char *b, int32_t n, int32_t dim, lh_kv_type type, float *out,
                       const char *next) {
     size_t row = lh_kv_row_size(type, dim);

@@ -119,12 +119,12 @@ static size_t paper_bytes(const lh_attention *a) {
 // What of a query is multiplied with summaries: out (summary_dim), zeros where it is not written.
 typedef void (*feature_fn)(const float *q, int32_t dim, float *out);
 
-// The product of features with the summaries of a scoring's chunks; w: where to describe these.
-static lh_project product_of(const lh_attention *a, const lh_scoring *s, int32_t summary, const float *features,
+// The product of features with `summaries`, those of a scoring's chunks; w: where to describe these.
+static lh_project product_of(const lh_attention *a, const lh_scoring *s, const void *summaries, const float *features,
                              lh_tensor *w) {
     *w = (lh_tensor){
         .type = lh_kv_formats[a->summary_type].type, .n_rows = s->end - s->first, .n_cols = a->summary_dim,
-        .data = lh_summary_at(a, summary, s->first), .row_size = a->summary_size,
+        .data = summaries, .row_size = a->summary_size,
     };
     return (lh_project){
         .n = s->n, .n_cols = a->summary_dim, .x = features, .n_out = 1, .w = {w}, .y = {s->out}, .y_stride = s->stride,
@@ -137,7 +137,7 @@ static size_t features_bytes(const lh_attention *a, const lh_scoring *s) {
 
 static size_t score_bytes(const lh_cpu *c, const lh_attention *a, const lh_scoring *s) {
     lh_tensor w;
-    lh_project p = product_of(a, s, 0, NULL, &w);
+    lh_project p = product_of(a, s, NULL, NULL, &w);
     return features_bytes(a, s) + lh_cpu_multiply_size(c, &p);
 }
 
@@ -149,7 +149,7 @@ static void score(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, f
         feature(a->q + ((size_t)(s->token + i) * a->n_head + head) * a->head_dim, a->head_dim,
                 features + (size_t)i * a->summary_dim);
     lh_tensor w;
-    lh_project p = product_of(a, s, lh_summary_of(a, head), features, &w);
+    lh_project p = product_of(a, s, lh_summary_at(a, lh_summary_of(a, head), s->first), features, &w);
     lh_cpu_multiply(c, &p, (char *)scratch + features_bytes(a, s));
 }
 

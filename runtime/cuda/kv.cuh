@@ -4,7 +4,7 @@
 
 #include "cuda.h"
 
-// Copies of chunks on the device, of a layer whose keys and values are at home in memory of the host (offload.cu).
+// Copies on the device of chunks of a layer that are at home in memory of the host (offload.cu).
 typedef struct lh_cache_view {
     int32_t slots;         // of each KV head that has any (lh_kv_head.cached), of which there are n
     size_t chunk_bytes;    // of the keys of a chunk

@@ -1,5 +1,5 @@
-// Keys and values of KV heads that keep the whole text, at home in pinned memory of the host, and copies on the device of
-// the chunks that were attended last.
+// Keys and values of KV heads that keep the whole text, at home in pinned memory of the host, and copies on the device
+// of the chunks that were attended last.
 //
 // append writes home, and into the copy where a chunk has one; so a copy says what home says, and who reads a chunk
 // takes the copy or goes home for it, over the bus. Ahead of attention one block for each KV head looks up what is

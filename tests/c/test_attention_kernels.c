@@ -163,6 +163,7 @@ static void test_attend(const char *name, const lh_attention_kernels *k, int32_t
                      .type = type,
                      .k = stored + 2 * tile * side,
                      .v = stored + (2 * tile + 1) * side,
+                     .next_k = tile == 0 ? stored + 2 * side : NULL,
                      .q = q,
                      .limit = limited ? limit : NULL,
                      .row = row,

@@ -492,7 +492,7 @@ static const struct group {
     {"some choose", {
         {"peak, kv head", 8, 4, 64, {16, 6, 8, 2, 6, 0.5f}, PEAK, false, F16, RANDOM, {90, 33, 70, 5}, 40, 0, 0, 0, 14},
         {"peak, head", 6, 3, 32, {16, 6, 8, 2, 6, 1}, PEAK, true, Q8_0, RANDOM, {120, 70, 100, 9}, 20, 0, 0, 0, 15},
-        {"bounds, kv head", 6, 3, 32, {16, 6, 7, 1, 7, 2}, BOUNDS, false, F16, RANDOM, {100, 150}, 20, 0, 0, 0, 15},
+        {"bounds, kv head", 6, 3, 32, {16, 6, 7, 1, 7, 2}, BOUNDS, false, F16, RANDOM, {100, 100, 60}, 20, 0, 0, 0, 15},
         {"paper, head", 4, 2, 32, {16, 5, 5, 2, 5, 1}, PAPER, true, F32, RANDOM, {70, 1, 90, 3}, 20, 0, 0, 0, 13},
         {"few slots", 8, 4, 64, {16, 6, 8, 2, 6, 1}, PEAK, false, F16, RANDOM, {90, 33, 70, 5}, 40, 0, 0, 8, 14},
         {"some slots, a long room", 6, 3, 32, {16, 6, 8, 2, 6, 1}, PEAK, true, F16, RANDOM, {90, 33}, 40, 0, 0, 9, 40},
