@@ -17,7 +17,7 @@ static size_t layer_query_bytes(const lh_kv_shape *s) {
 static int64_t whole_bytes(const lh_kv_shape *s) { return chunks_bytes(s, (int64_t)s->n_whole * s->n_chunk); }
 
 static int64_t near_bytes(const lh_kv_shape *s) {
-    return chunks_bytes(s, ((int64_t)s->n_layer * s->n_head_kv - s->n_whole) * s->n_near);
+    return chunks_bytes(s, (int64_t)(lh_kv_n_heads(s) - s->n_whole) * s->n_near);
 }
 
 int64_t lh_kv_bytes(const lh_kv_shape *s) { return whole_bytes(s) + near_bytes(s); }
@@ -49,59 +49,38 @@ static lh_status count_slots(lh_kv *kv, uint64_t have) {
     return LH_OK;
 }
 
-// How many of a layer's KV heads keep the whole text, or do not.
-static size_t count_heads(const lh_kv *kv, int32_t layer, bool whole) {
-    const bool *of_layer = kv->whole + (size_t)layer * kv->shape.n_head_kv;
-    size_t n = 0;
-    for (int32_t h = 0; h < kv->shape.n_head_kv; h++) n += of_layer[h] == whole;
-    return n;
-}
-
-bool lh_kv_any_whole(const lh_kv *kv, int32_t layer) { return count_heads(kv, layer, true) > 0; }
-
-// Keys and values of these heads, `room` chunks each: in one block. cached: they are numbered.
-static lh_status place(lh_kv *kv, int32_t layer, bool whole, int32_t room, bool cached,
-                       lh_status (*alloc)(lh_backend *, size_t, void **), void **block) {
+// Memory for those of a layer's KV heads that keep the whole text, or for the others.
+static lh_status place(lh_kv *kv, int32_t layer, bool whole) {
     const lh_kv_shape *s = &kv->shape;
-    size_t first = (size_t)layer * s->n_head_kv, side = room * chunk_bytes(s), n = count_heads(kv, layer, whole);
+    lh_backend *b = kv->backend;
+    const lh_offload_ops *offload = whole && s->offload ? b->ops->offload : NULL;
+    const bool *is_whole = kv->whole + (size_t)layer * s->n_head_kv;
+    lh_kv_head *heads = kv->heads + (size_t)layer * s->n_head_kv;
+    int32_t room = whole ? s->n_chunk : s->n_near, n = 0, at = 0;
+    for (int32_t h = 0; h < s->n_head_kv; h++) n += is_whole[h] == whole;
     if (n == 0) return LH_OK;
-    LH_TRY(alloc(kv->backend, 2 * n * side, block));
-    size_t at = 0;
+    size_t side = room * chunk_bytes(s);
+    void **rows = whole ? &kv->home[layer] : &kv->near[layer];
+    LH_TRY((offload ? offload->alloc : b->ops->alloc)(b, 2 * (size_t)n * side, rows));
+    if (offload) {
+        lh_chunk_cache *cache;
+        LH_TRY(offload->cache_new(b, n, room, kv->slots, chunk_bytes(s), &cache));
+        kv->cache[layer] = cache;
+    }
+    if (whole && s->n_summary) {
+        LH_TRY(b->ops->alloc(b, (size_t)n * head_summary_bytes(s), &kv->summary[layer]));
+        if (s->keep_queries) LH_TRY(b->ops->alloc(b, layer_query_bytes(s), &kv->queries[layer]));
+    }
+    char *k = *rows, *v = k + n * side, *summary = whole ? kv->summary[layer] : NULL;
     for (int32_t h = 0; h < s->n_head_kv; h++) {
-        lh_kv_head *head = &kv->heads[first + h];
-        if (kv->whole[first + h] != whole) continue;
-        head->k = (char *)*block + at * side;
-        head->v = (char *)*block + (n + at) * side;
-        head->room = room;
-        head->cached = cached ? (int32_t)at : -1;
+        if (is_whole[h] != whole) continue;
+        heads[h] = (lh_kv_head){
+            .k = k + at * side, .v = v + at * side, .summary = summary ? summary + at * head_summary_bytes(s) : NULL,
+            .room = room, .cached = offload ? at : -1,
+        };
         at++;
     }
     return LH_OK;
-}
-
-static lh_status init_layer(lh_kv *kv, int32_t layer) {
-    const lh_kv_shape *s = &kv->shape;
-    lh_backend *b = kv->backend;
-    const lh_offload_ops *offload = s->offload ? b->ops->offload : NULL;
-    LH_TRY(place(kv, layer, false, s->n_near, false, b->ops->alloc, &kv->near[layer]));
-    LH_TRY(place(kv, layer, true, s->n_chunk, offload != NULL, offload ? offload->alloc : b->ops->alloc,
-                 &kv->home[layer]));
-    size_t n = count_heads(kv, layer, true);
-    if (n == 0) return LH_OK;
-    if (offload) {
-        lh_chunk_cache *cache;
-        LH_TRY(offload->cache_new(b, (int32_t)n, s->n_chunk, kv->slots, chunk_bytes(s), &cache));
-        kv->cache[layer] = cache;
-    }
-    if (!s->n_summary) return LH_OK;
-    LH_TRY(b->ops->alloc(b, n * head_summary_bytes(s), &kv->summary[layer]));
-    char *summary = kv->summary[layer];
-    for (int32_t h = 0; h < s->n_head_kv; h++) {
-        if (!kv->whole[(size_t)layer * s->n_head_kv + h]) continue;
-        kv->heads[(size_t)layer * s->n_head_kv + h].summary = summary;
-        summary += head_summary_bytes(s);
-    }
-    return s->keep_queries ? b->ops->alloc(b, layer_query_bytes(s), &kv->queries[layer]) : LH_OK;
 }
 
 lh_status lh_kv_init(lh_kv *kv, lh_backend *backend, const lh_kv_shape *shape, const bool *whole) {
@@ -117,7 +96,7 @@ lh_status lh_kv_init(lh_kv *kv, lh_backend *backend, const lh_kv_shape *shape, c
         LH_TRY(check_room("KV cache", (uint64_t)(lh_kv_bytes(shape) + lh_summary_bytes(shape)), have, shape));
     }
     // One table of pointers, five columns of it.
-    size_t n = (size_t)shape->n_layer, heads = n * shape->n_head_kv;
+    size_t n = (size_t)shape->n_layer, heads = (size_t)lh_kv_n_heads(shape);
     void **table = lh_alloc(n * 5, sizeof *table);
     if (!table) return LH_ERR_MEMORY;
     kv->near = table;
@@ -129,7 +108,10 @@ lh_status lh_kv_init(lh_kv *kv, lh_backend *backend, const lh_kv_shape *shape, c
     kv->heads = lh_alloc(heads, sizeof *kv->heads);
     if (!kv->whole || !kv->heads) return LH_ERR_MEMORY;
     memcpy(kv->whole, whole, heads * sizeof *whole);
-    for (int32_t i = 0; i < shape->n_layer; i++) LH_TRY(init_layer(kv, i));
+    for (int32_t i = 0; i < shape->n_layer; i++) {
+        LH_TRY(place(kv, i, false));
+        LH_TRY(place(kv, i, true));
+    }
     LH_TRY(ops->alloc(backend, heads * sizeof *kv->heads, (void **)&kv->device_heads));
     return ops->write(backend, kv->device_heads, kv->heads, heads * sizeof *kv->heads);
 }

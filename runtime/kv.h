@@ -17,6 +17,9 @@ typedef struct lh_kv_shape {
     bool offload;                    // whole texts are at home in memory of the host
 } lh_kv_shape;
 
+// KV heads of all layers.
+static inline int32_t lh_kv_n_heads(const lh_kv_shape *s) { return s->n_layer * s->n_head_kv; }
+
 typedef struct lh_kv {
     lh_kv_shape shape;
     lh_backend *backend;
@@ -41,8 +44,6 @@ int64_t lh_summary_bytes(const lh_kv_shape *s);  // summaries and kept queries
 lh_status lh_kv_init(lh_kv *kv, lh_backend *backend, const lh_kv_shape *shape, const bool *whole);
 void lh_kv_free(lh_kv *kv);
 
-// Does any KV head of a layer keep the whole text?
-bool lh_kv_any_whole(const lh_kv *kv, int32_t layer);
 // n tokens are about to be written behind `position`.
 void lh_kv_grow(lh_kv *kv, int64_t n);
 // The state as it is after reading nothing.

@@ -74,17 +74,18 @@ static int32_t largest(const float *x, int32_t n) {
     return best;
 }
 
+static float strongest(const float *reach, int32_t kv_head, int32_t group) {
+    const float *heads = reach + (size_t)kv_head * group;
+    return heads[largest(heads, group)];
+}
+
 // Of n KV heads with `group` query heads each, the n_far whose strongest have the largest reach; the first of equals.
-static void choose_far(const float *reach, size_t n, int32_t group, size_t n_far, bool *far) {
-    for (size_t i = 0; i < n; i++) far[i] = false;
-    for (size_t taken = 0; taken < LH_MIN(n, n_far); taken++) {
-        size_t best = n;
-        float most = 0;
-        for (size_t i = 0; i < n; i++) {
-            float own = reach[i * group + largest(reach + i * group, group)];
-            if (!far[i] && (best == n || own > most)) best = i, most = own;
-        }
-        far[best] = true;
+static void choose_far(const float *reach, int32_t n, int32_t group, int32_t n_far, bool *far) {
+    for (int32_t i = 0; i < n; i++) {
+        float own = strongest(reach, i, group);
+        int32_t before = 0;
+        for (int32_t j = 0; j < n; j++) before += lh_ranks_before(strongest(reach, j, group), j, own, i);
+        far[i] = before < n_far;
     }
 }
 
@@ -125,11 +126,11 @@ lh_status lh_longheads_init(lh_longheads *lh, lh_backend *backend, const lh_conf
         .n_head_kv = c->n_head_kv, .n_select = o->select_per == LH_PER_HEAD ? c->n_head : c->n_head_kv,
         .scale = rope->attn_scale, .rope_dim = c->rope_dim, .last_position = -1,
     };
-    size_t n = (size_t)c->n_layer * c->n_head_kv;
-    lh->far = lh_alloc(n, sizeof *lh->far);
+    int32_t n = c->n_layer * c->n_head_kv;
+    lh->far = lh_alloc((size_t)n, sizeof *lh->far);
     if (!lh->far) return LH_ERR_MEMORY;
     bool dense = o->attention == LH_ATTENTION_DENSE;
-    choose_far(reach, n, c->n_head / c->n_head_kv, dense ? n : (size_t)o->far_heads, lh->far);
+    choose_far(reach, n, c->n_head / c->n_head_kv, dense ? n : o->far_heads, lh->far);
     LH_TRY(leader_table(lh, reach));
     LH_TRY(rope_table(backend, rope, o->chunk, 1, &lh->rope_offset));
     LH_TRY(rope_table(backend, rope, lh->plan.window, o->chunk, &lh->rope_chunk));
@@ -167,7 +168,7 @@ static lh_attention attention_of(const lh_longheads *lh, const lh_kv *kv, int32_
         .heads = kv->device_heads + (size_t)layer * s->n_head_kv,
         .cache = kv->cache[layer],
         .scheme = lh->scheme,
-        .n_summary = lh_kv_any_whole(kv, layer) ? s->n_summary : 0,
+        .n_summary = kv->summary[layer] ? s->n_summary : 0,
         .summary_dim = s->summary_dim,
         .summary_type = lh_summary_type(s->type),
         .summary_size = s->summary_size,

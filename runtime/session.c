@@ -80,10 +80,8 @@ void lh_session_clear(lh_session *s) {
     s->longheads.last_position = -1;
 }
 
-static int32_t n_kv_heads(const lh_session *s) { return s->kv.shape.n_layer * s->kv.shape.n_head_kv; }
-
 // KV heads that do not keep the whole text.
-static int32_t n_near(const lh_session *s) { return n_kv_heads(s) - s->kv.shape.n_whole; }
+static int32_t n_near(const lh_session *s) { return lh_kv_n_heads(&s->kv.shape) - s->kv.shape.n_whole; }
 
 static lh_status check_change(const lh_session *s, const lh_session_options *to) {
     const lh_session_options *now = &s->options;
@@ -119,7 +117,7 @@ lh_status lh_session_set_options(lh_session *s, const lh_session_options *option
         status = lh_error(LH_ERR_ARGUMENT,
                           "%d of %d KV heads of this session keep no more of the text than its first options took, "
                           "too little for these: make it with keep_all",
-                          n_near(s), n_kv_heads(s));
+                          n_near(s), lh_kv_n_heads(&s->kv.shape));
     if (status == LH_OK) {
         lh_longheads_free(&s->longheads);
         s->longheads = next;
@@ -287,7 +285,7 @@ lh_status lh_session_rewind(lh_session *s, int64_t n) {
         status = lh_error(LH_ERR_ARGUMENT,
                           "cannot forget %lld of %lld tokens: %d of %d KV heads keep the last ones only, expected 0 "
                           "to %lld or all of them; make the session with keep_all to forget any number",
-                          (long long)n, (long long)s->kv.position, n_near(s), n_kv_heads(s),
+                          (long long)n, (long long)s->kv.position, n_near(s), lh_kv_n_heads(&s->kv.shape),
                           (long long)LH_MAX(s->kv.position - oldest, 0));
     else if (n > 0) status = rewind_to(s, s->kv.position - n);
     lh_session_leave(s);

@@ -61,7 +61,7 @@ static header header_of(const lh_session *s, int64_t position, bool has_logits) 
     const lh_session_options *o = &s->options;
     header h = {
         .model = fingerprint(s->model),
-        .whole = hash(0, s->kv.whole, (size_t)s->kv.shape.n_layer * s->kv.shape.n_head_kv),
+        .whole = hash(0, s->kv.whole, (size_t)lh_kv_n_heads(&s->kv.shape)),
         .position = position,
         .chunk = o->chunk,
         .budget = o->budget,
@@ -249,7 +249,7 @@ static lh_status check_header(const lh_session *s, const char *path, const heade
         return lh_error(LH_ERR_ARGUMENT, "%s keeps the whole text in other KV heads than this session: read it again",
                         path);
     // Where all keep the whole text nothing is lost.
-    int32_t most_lost = h->n_whole < s->kv.shape.n_layer * s->kv.shape.n_head_kv ? INT32_MAX : 1;
+    int32_t most_lost = h->n_whole < lh_kv_n_heads(&s->kv.shape) ? INT32_MAX : 1;
     if (h->lost < 1 || h->lost > most_lost || lh_longheads_oldest(&s->longheads, h->lost) > h->position)
         return damaged_header(path);
     if (h->payload != payload_bytes(s, h)) return damaged_header(path);

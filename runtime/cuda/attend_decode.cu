@@ -103,7 +103,7 @@ static __device__ __forceinline__ one_shared carve(const one_shape &s) {
 template <lh_kv_type type>
 static __global__ void __launch_bounds__(THREADS) one_kernel(lh_attention_args x, one_shape shape) {
     const lh_attention &a = x.a;
-    const lh_chunk_plan plan = a.plan;
+    const lh_chunk_plan plan = lh_plan_of_choice(&a, (int)blockIdx.x);
     int chooser = (int)blockIdx.x, split = (int)blockIdx.y, thread = (int)threadIdx.x, lane = thread % LH_WARP;
     int head = chooser * x.together + (int)blockIdx.z * HEADS, heads = min(HEADS, (chooser + 1) * x.together - head);
     int kv_head = head / x.group, dim = a.head_dim, width = shape.width, position = lh_position(x, 0);
@@ -130,7 +130,7 @@ static __global__ void __launch_bounds__(THREADS) one_kernel(lh_attention_args x
     int pair = thread % pairs, part = thread / pairs, parts = THREADS / pairs;
     float sums[2][HEADS][2] = {};
     float top = -INFINITY, weight = 0;  // of head number `warp`, in all lanes
-    float far_bias = a.leader[chooser] < 0 ? 0 : lh_chosen_bias(plan, own) * LH_LOG2_E;
+    float far_bias = lh_chosen_bias(plan, own) * LH_LOG2_E;
 
     // What a step is about: its chunk, its first key, and how many there are to see.
     auto chunk_of = [&](int step) {
