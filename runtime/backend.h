@@ -42,7 +42,8 @@ typedef struct lh_kv_head {
 
 // One layer's attention over n new tokens at positions pos, pos+1, ... All that they attend is in the cache.
 typedef struct lh_attention {
-    lh_chunk_plan plan;
+    lh_chunk_plan plan;             // of choices that have a leader; where the layer has none, of all
+    int32_t near;                   // chunks attended by those that have none: chunk 0 and the last ones
     int32_t n_head, n_head_kv, head_dim;
     int32_t n_chunk;                // of the whole context
     float scale;                    // of q.k
@@ -65,21 +66,26 @@ typedef struct lh_attention {
     const float *q;                 // (n, n_head, head_dim)
     const float *new_k, *new_v;     // (n, n_head_kv, head_dim)
     int32_t n_select;               // n_head, or n_head_kv where a group chooses together
-    const int32_t *leader;          // (n_select): the query head that each choice is made for; -1: none, the last
-                                    // chunks are taken. The same for all that a KV head's query heads choose
-    int32_t *chosen;                // (n, n_select, plan.k), ascending; rows of dense tokens are not written
+    const int32_t *leader;          // (n_select): the query head that each choice is made for; -1: nothing is chosen,
+                                    // here and wherever this KV head's query heads would choose
+    int32_t *chosen;                // (n, n_select, plan.k), ascending; not written where nothing is chosen
     float *out;                     // (n, n_head, head_dim)
 } lh_attention;
 
-// The plan of one choice: all chunks but the first are local ones where nothing is chosen.
+// Of one choice.
 LH_SHARED_FN lh_chunk_plan lh_plan_of_choice(const lh_attention *a, int32_t chooser) {
-    lh_chunk_plan plan = a->plan;
-    if (a->leader[chooser] < 0) plan.local = plan.k - 1;
-    return plan;
+    return a->leader[chooser] < 0 ? lh_plan_without_choice(a->plan, a->near) : a->plan;
 }
 
 LH_SHARED_FN lh_chunk_plan lh_plan_of_head(const lh_attention *a, int32_t kv_head) {
     return lh_plan_of_choice(a, kv_head * (a->n_select / a->n_head_kv));
+}
+
+// What choice `chooser` is for token t of the batch, in chunk c: plan.k chunks; NULL: nothing is chosen (lh_unchosen).
+LH_SHARED_FN const int32_t *lh_choice(const lh_attention *a, int32_t chooser, int32_t t, int32_t c) {
+    const lh_chunk_plan plan = lh_plan_of_choice(a, chooser);
+    if (lh_is_dense(plan, c) || lh_n_chosen(plan) == 0) return NULL;
+    return a->chosen + ((size_t)t * a->n_select + chooser) * plan.k;
 }
 
 // Summaries are numbered as if all KV heads had them: (n_head_kv, n_summary). The one that a query head is scored with:
@@ -133,7 +139,7 @@ typedef struct lh_backend_ops {
     // Fill the summaries of chunks [first, end), which are complete once the batch is appended, and keep the queries
     // of the chunk that stays unfinished.
     lh_status (*summarize)(lh_backend *b, const lh_attention *a, int32_t first, int32_t end);
-    // Fill chosen for the tokens of the batch that are not dense.
+    // Fill chosen for the tokens of the batch that are not dense. Not called where the plan chooses nothing.
     lh_status (*select)(lh_backend *b, const lh_attention *a);
     lh_status (*attend)(lh_backend *b, const lh_attention *a);
     // NULL: all memory is the host's.

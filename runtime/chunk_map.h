@@ -42,6 +42,16 @@ LH_SHARED_FN int32_t lh_n_attended(lh_chunk_plan plan, int32_t c) { return lh_is
 LH_SHARED_FN int32_t lh_candidates_end(lh_chunk_plan plan, int32_t c) { return c - plan.local + 1; }
 LH_SHARED_FN int32_t lh_n_chosen(lh_chunk_plan plan) { return plan.k - 1 - plan.local; }
 
+// The r-th of n chunks attended by a query of chunk c where none is taken by score: the first one and the last ones.
+LH_SHARED_FN int32_t lh_unchosen(int32_t c, int32_t n, int32_t r) { return r == 0 ? 0 : c + 1 - n + r; }
+
+// k chunks, none of them taken by score.
+LH_SHARED_FN lh_chunk_plan lh_plan_without_choice(lh_chunk_plan plan, int32_t k) {
+    plan.k = k;
+    plan.local = k - 1;
+    return plan;
+}
+
 // Is chunk s, attended by a query of chunk c, one of those taken by score?
 LH_SHARED_FN bool lh_is_chosen(lh_chunk_plan plan, int32_t c, int32_t s) {
     return !lh_is_dense(plan, c) && s > 0 && s < lh_candidates_end(plan, c);

@@ -12,7 +12,7 @@ const lh_scheme_traits *lh_scheme_get(lh_scheme scheme) {
     return (size_t)scheme < sizeof schemes / sizeof *schemes ? &schemes[scheme] : NULL;
 }
 
-lh_chunk_plan lh_plan_of(const lh_session_options *o) {
+static lh_chunk_plan far_plan(const lh_session_options *o) {
     bool dense = o->attention == LH_ATTENTION_DENSE;
     int32_t n_chunk = (int32_t)((o->ctx + o->chunk - 1) / o->chunk);
     return (lh_chunk_plan){
@@ -41,7 +41,7 @@ lh_kv_shape lh_kv_shape_of(const lh_config *c, const lh_session_options *o, int3
     };
     shape.n_near = shape.n_chunk;
     if (n_whole < c->n_layer * c->n_head_kv)
-        shape.n_near = LH_MIN(shape.n_chunk, near_room(lh_plan_of(o), o->batch + NEAR_REWIND));
+        shape.n_near = LH_MIN(shape.n_chunk, near_room(far_plan(o), o->batch + NEAR_REWIND));
     // Where everything is attended nothing is chosen, and no summary is ever read.
     if (o->attention == LH_ATTENTION_DENSE) return shape;
     shape.n_summary = scheme->per_query_head ? c->n_head / c->n_head_kv : 1;
@@ -112,17 +112,14 @@ static bool any_far(const lh_longheads *lh, int32_t layer) {
     return false;
 }
 
-// Layers none of whose heads reads far: all their chunks but the first are the last ones.
-static lh_chunk_plan plan_of_layer(const lh_longheads *lh, int32_t layer) {
-    lh_chunk_plan plan = lh->plan;
-    if (!any_far(lh, layer)) plan.local = plan.k - 1;
-    return plan;
+static lh_chunk_plan plan_of(const lh_longheads *lh, bool far) {
+    return far ? lh->plan : lh_plan_without_choice(lh->plan, lh->near);
 }
 
 lh_status lh_longheads_init(lh_longheads *lh, lh_backend *backend, const lh_config *c, const lh_rope *rope,
                             const float *reach, const lh_session_options *o) {
     *lh = (lh_longheads){
-        .backend = backend, .plan = lh_plan_of(o), .scheme = o->scheme, .n_layer = c->n_layer, .n_head = c->n_head,
+        .backend = backend, .plan = far_plan(o), .near = o->budget / o->chunk, .scheme = o->scheme, .n_layer = c->n_layer, .n_head = c->n_head,
         .n_head_kv = c->n_head_kv, .n_select = o->select_per == LH_PER_HEAD ? c->n_head : c->n_head_kv,
         .scale = rope->attn_scale, .rope_dim = c->rope_dim, .last_position = -1,
     };
@@ -158,7 +155,8 @@ static lh_attention attention_of(const lh_longheads *lh, const lh_kv *kv, int32_
                                  const float *k, const float *v) {
     const lh_kv_shape *s = &kv->shape;
     return (lh_attention){
-        .plan = plan_of_layer(lh, layer),
+        .plan = plan_of(lh, any_far(lh, layer)),
+        .near = lh->near,
         .n_head = s->n_head,
         .n_head_kv = s->n_head_kv,
         .head_dim = s->head_dim,
@@ -188,7 +186,7 @@ static lh_attention attention_of(const lh_longheads *lh, const lh_kv *kv, int32_
 
 int64_t lh_longheads_oldest(const lh_longheads *lh, int32_t lost) {
     // The last token is read again for its logits: it and all after it find what they attend.
-    int64_t chunk = LH_MAX((int64_t)lost + lh->plan.k - 2, lh->plan.dense);
+    int64_t chunk = LH_MAX((int64_t)lost + lh->near - 2, lh->plan.dense);
     return lost > 1 ? chunk * lh->plan.chunk + 1 : 0;
 }
 
@@ -227,7 +225,8 @@ lh_status lh_longheads_layer(lh_longheads *lh, const lh_kv *kv, int32_t layer, i
     a.new_k += first * kv_row;
     a.new_v += first * kv_row;
     a.chosen = chosen_of(lh, layer, first);
-    if (!lh_is_dense(lh->plan, lh_chunk_of(a.pos + a.n - 1, lh->plan.chunk))) LH_TRY(ops->select(lh->backend, &a));
+    bool dense = lh_is_dense(a.plan, lh_chunk_of(a.pos + a.n - 1, a.plan.chunk));
+    if (!dense && lh_n_chosen(a.plan) > 0) LH_TRY(ops->select(lh->backend, &a));
     LH_TRY(ops->attend(lh->backend, &a));
     lh->last_position = a.pos + a.n - 1;
     lh->last_n = n;
@@ -236,29 +235,26 @@ lh_status lh_longheads_layer(lh_longheads *lh, const lh_kv *kv, int32_t layer, i
 
 int32_t lh_longheads_width(const lh_longheads *lh) {
     int32_t c = lh->last_position < 0 ? 0 : lh_chunk_of(lh->last_position, lh->plan.chunk);
-    return LH_MAX(lh->plan.k, lh_n_attended(lh->plan, c));
+    return LH_MAX(LH_MAX(lh->plan.k, lh->near), lh_n_attended(lh->plan, c));
 }
 
 lh_status lh_longheads_selected(const lh_longheads *lh, int32_t *out) {
-    int32_t width = lh_longheads_width(lh), k = lh->plan.k, group = lh->n_head / lh->n_select;
-    size_t heads = (size_t)lh->n_layer * lh->n_head;
-    for (size_t i = 0; i < heads * width; i++) out[i] = -1;
+    int32_t width = lh_longheads_width(lh), group = lh->n_head / lh->n_select, of_kv_head = lh->n_head / lh->n_head_kv;
+    for (size_t i = 0; i < (size_t)lh->n_layer * lh->n_head * width; i++) out[i] = -1;
     if (lh->last_position < 0) return LH_OK;
     int32_t c = lh_chunk_of(lh->last_position, lh->plan.chunk);
-    if (lh_is_dense(lh->plan, c)) {
-        for (size_t h = 0; h < heads; h++)
-            for (int32_t r = 0; r <= c; r++) out[h * width + r] = r;
-        return LH_OK;
-    }
-    size_t row = (size_t)lh->n_select * k;
+    size_t row = (size_t)lh->n_select * lh->plan.k;
     int32_t *host = lh_alloc(row, sizeof *host);
     if (!host) return LH_ERR_MEMORY;
     lh_status status = LH_OK;
     for (int32_t layer = 0; layer < lh->n_layer && status == LH_OK; layer++) {
         status = lh->backend->ops->read(lh->backend, host, chosen_of(lh, layer, lh->last_n - 1), row * sizeof *host);
-        for (int32_t h = 0; h < lh->n_head && status == LH_OK; h++)
-            for (int32_t r = 0; r < k; r++)
-                out[((size_t)layer * lh->n_head + h) * width + r] = host[(size_t)(h / group) * k + r];
+        for (int32_t h = 0; h < lh->n_head && status == LH_OK; h++, out += width) {
+            lh_chunk_plan plan = plan_of(lh, lh->far[(size_t)layer * lh->n_head_kv + h / of_kv_head]);
+            bool chosen = !lh_is_dense(plan, c) && lh_n_chosen(plan) > 0;
+            int32_t n = lh_n_attended(plan, c);
+            for (int32_t r = 0; r < n; r++) out[r] = chosen ? host[(size_t)(h / group) * n + r] : lh_unchosen(c, n, r);
+        }
     }
     lh_free(host);
     return status;

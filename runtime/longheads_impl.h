@@ -19,6 +19,7 @@ const lh_scheme_traits *lh_scheme_get(lh_scheme scheme);
 typedef struct lh_longheads {
     lh_backend *backend;
     lh_chunk_plan plan;    // of the KV heads that read far
+    int32_t near;          // chunks that the others attend
     bool *far;             // (n_layer, n_head_kv): which these are; all where attention is dense
     lh_scheme scheme;
     int32_t n_layer, n_head, n_head_kv, n_select;
@@ -32,9 +33,7 @@ typedef struct lh_longheads {
     int32_t last_n;        // rows that it was the last of
 } lh_longheads;
 
-// options: resolved.
-lh_chunk_plan lh_plan_of(const lh_session_options *options);
-// What the cache must hold for these options; n_whole: KV heads that keep the whole text.
+// options: resolved. What the cache must hold for these options; n_whole: KV heads that keep the whole text.
 lh_kv_shape lh_kv_shape_of(const lh_config *c, const lh_session_options *options, int32_t n_whole);
 
 // reach (n_layer, n_head): the KV heads read far whose query heads have most of it, and query heads that share a choice

@@ -125,25 +125,20 @@ static unit unit_at(const job *j, int64_t index) {
     return u;
 }
 
-// The chunks that query head `head` of batch token t attends; NULL: 0, 1, ..., its own.
-static const int32_t *chosen_by(const lh_attention *a, int32_t t, int32_t head) {
-    if (lh_is_dense(a->plan, lh_chunk_of(a->pos + t, a->plan.chunk))) return NULL;
-    int32_t chooser = head / (a->n_head / a->n_select);
-    return a->chosen + ((size_t)t * a->n_select + chooser) * a->plan.k;
-}
-
 // What one row attends.
 typedef struct list {
-    const int32_t *chosen;  // NULL: 0, 1, ...
+    const int32_t *chosen;  // see lh_choice
     int32_t c, n;           // its own chunk; how many
 } list;
 
 static list list_of(const job *j, const unit *u, int32_t row) {
-    int32_t t = u->first + row / j->group, c = lh_chunk_of(j->a->pos + t, j->a->plan.chunk);
-    return (list){chosen_by(j->a, t, u->kv_head * j->group + row % j->group), c, lh_n_attended(j->a->plan, c)};
+    const lh_attention *a = j->a;
+    int32_t t = u->first + row / j->group, c = lh_chunk_of(a->pos + t, a->plan.chunk);
+    int32_t chooser = (u->kv_head * j->group + row % j->group) / (a->n_head / a->n_select);
+    return (list){lh_choice(a, chooser, t, c), c, lh_n_attended(lh_plan_of_choice(a, chooser), c)};
 }
 
-static int32_t chunk_at(const list *l, int32_t r) { return l->chosen ? l->chosen[r] : r; }
+static int32_t chunk_at(const list *l, int32_t r) { return l->chosen ? l->chosen[r] : lh_unchosen(l->c, l->n, r); }
 
 // Few rows: their lists are merged. Returns the number of runs.
 static int32_t meet_few(const job *j, const unit *u, const bench *b) {
@@ -323,7 +318,7 @@ lh_status lh_cpu_attend(lh_backend *b, const lh_attention *a) {
     };
     j.n_blocks = (a->n + j.block - 1) / j.block;
     int32_t unsliced = a->n_head_kv * j.n_blocks;
-    int32_t most = lh_n_attended(a->plan, j.end_chunk);
+    int32_t most = LH_MAX(lh_n_attended(a->plan, j.end_chunk), a->near);
     if (a->pos < (int64_t)LH_MIN(a->plan.dense, j.end_chunk + 1) * a->plan.chunk)
         most = LH_MAX(most, LH_MIN(a->plan.dense, j.end_chunk + 1));
     j.n_slices = LH_MAX(1, LH_MIN((MIN_UNITS + unsliced - 1) / unsliced, most));

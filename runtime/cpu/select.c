@@ -79,14 +79,14 @@ static void choose_task(void *arg, int64_t piece, int thread) {
     const select_job *j = arg;
     const lh_attention *a = j->a;
     int32_t chooser = (int32_t)(piece % a->n_select), from = (int32_t)(piece / a->n_select) * TOP_TOKENS;
-    const lh_chunk_plan plan = lh_plan_of_choice(a, chooser);
+    const lh_chunk_plan plan = a->plan;
+    if (a->leader[chooser] < 0) return;
     for (int32_t t = from; t < LH_MIN(from + TOP_TOKENS, j->n); t++) {
         int32_t end = lh_candidates_end(plan, lh_chunk_of(a->pos + j->token + t, plan.chunk));
         int32_t *out = a->chosen + ((size_t)(j->token + t) * a->n_select + chooser) * plan.k;
         out[0] = 0;
-        if (lh_n_chosen(plan) > 0)
-            j->cpu->attention.top(j->scores + ((int64_t)chooser * j->n + t) * j->stride, end - 1, lh_n_chosen(plan), 1,
-                                  out + 1, lh_cpu_scratch_of(j->cpu, thread));
+        j->cpu->attention.top(j->scores + ((int64_t)chooser * j->n + t) * j->stride, end - 1, lh_n_chosen(plan), 1,
+                              out + 1, lh_cpu_scratch_of(j->cpu, thread));
         for (int32_t r = 0; r < plan.local; r++) out[1 + lh_n_chosen(plan) + r] = end + r;
     }
 }
@@ -98,13 +98,11 @@ static lh_status select_block(lh_cpu *c, const lh_attention *a, int32_t token, i
     // One cache line more than whole ones: rows that lie a power of two apart would push each other out of the cache.
     j.stride = LH_ROUND_UP(j.candidates, 32) + 16;
     lh_scoring slice = {.n = n, .first = 1, .end = 1 + (j.candidates + j.n_slices - 1) / j.n_slices};
-    if (lh_n_chosen(a->plan) > 0) {
-        size_t top = 2 * (size_t)j.candidates * sizeof(int32_t), score = schemes[a->scheme]->score_bytes(c, a, &slice);
-        LH_TRY(lh_cpu_scratch_threads(c, LH_MAX(top, score)));
-        j.scores = lh_cpu_scratch_shared(c, (size_t)a->n_select * n * (size_t)j.stride * sizeof *j.scores);
-        if (!j.scores) return LH_ERR_MEMORY;
-        lh_threads_for(c->threads, (int64_t)a->n_select * j.n_slices, score_task, &j);
-    }
+    size_t top = 2 * (size_t)j.candidates * sizeof(int32_t), score = schemes[a->scheme]->score_bytes(c, a, &slice);
+    LH_TRY(lh_cpu_scratch_threads(c, LH_MAX(top, score)));
+    j.scores = lh_cpu_scratch_shared(c, (size_t)a->n_select * n * (size_t)j.stride * sizeof *j.scores);
+    if (!j.scores) return LH_ERR_MEMORY;
+    lh_threads_for(c->threads, (int64_t)a->n_select * j.n_slices, score_task, &j);
     lh_threads_for(c->threads, (int64_t)a->n_select * ((n + TOP_TOKENS - 1) / TOP_TOKENS), choose_task, &j);
     return LH_OK;
 }

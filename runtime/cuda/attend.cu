@@ -60,11 +60,12 @@ static __device__ __forceinline__ void merge(const float *logs, const __half *pa
     for (int i = 0; i < N; i++) out[at + i] = sum[i];
 }
 
-// A warp a sparse row.
+// A warp a row that chose.
 static __global__ void merge_kernel(lh_attention_args x, lh_attend_block b) {
     const lh_attention &a = x.a;
     int row = (int)(blockIdx.x * WARPS + threadIdx.x / LH_WARP), lane = (int)threadIdx.x % LH_WARP, dim = a.head_dim;
     if (row >= b.n * a.n_head || !lh_row_is_sparse(x, b, row / a.n_head)) return;
+    if (a.leader[row % a.n_head / x.together] < 0) return;
     const float *logs = b.logs + (size_t)row * (b.middle + 1);
     const __half *parts = b.parts + (size_t)row * b.middle * dim;
     float *out = a.out + ((size_t)b.token * a.n_head + row) * dim;

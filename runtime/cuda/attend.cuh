@@ -14,11 +14,11 @@
 typedef struct lh_attend_block {
     int32_t token, n;
     int32_t width;          // head_dim in whole steps of 16
-    int32_t middle;         // chunks of a row that lie neither first nor among the last: taken one at a time
+    int32_t middle;         // chunks that a row takes by score, where it takes any: one at a time
     __half *queries;        // (n, n_head, width): rotated by the offset, scaled
     const float2 *turns;    // (window, width / 2): cosine and sine of each pair, by distance in chunks
     // only where middle > 0
-    __half *parts;          // (n, n_head, middle, head_dim): means of values of each middle chunk
+    __half *parts;          // (n, n_head, middle, head_dim): means of values of each chosen chunk
     float *logs;            // (n, n_head, middle + 1): logarithms of their weights; last those of all other chunks
     int32_t *counts;        // (n_head_kv, n_chunk): entries of a chunk; later where the next one goes
     int32_t *entries;       // (n_head_kv, per_head): the rows that chose a chunk, chunk by chunk; see attend_lists.cu

@@ -108,7 +108,7 @@ static __global__ void __launch_bounds__(THREADS) one_kernel(lh_attention_args x
     int head = chooser * x.together + (int)blockIdx.z * HEADS, heads = min(HEADS, (chooser + 1) * x.together - head);
     int kv_head = head / x.group, dim = a.head_dim, width = shape.width, position = lh_position(x, 0);
     int own = position / plan.chunk, offset = position % plan.chunk, attended = lh_n_attended(plan, own);
-    const int *chosen = lh_is_dense(plan, own) ? NULL : a.chosen + (size_t)chooser * plan.k;
+    const int *chosen = lh_choice(&a, chooser, 0, own);
     int per_chunk = (plan.chunk + shape.keys - 1) / shape.keys, row = (int)x.row;
     int steps = split < attended ? (attended - split + shape.splits - 1) / shape.splits * per_chunk : 0;
     one_shared m = carve(shape);
@@ -135,7 +135,7 @@ static __global__ void __launch_bounds__(THREADS) one_kernel(lh_attention_args x
     // What a step is about: its chunk, its first key, and how many there are to see.
     auto chunk_of = [&](int step) {
         int r = split + step / per_chunk * shape.splits;
-        return chosen ? chosen[r] : r;
+        return chosen ? chosen[r] : lh_unchosen(own, attended, r);
     };
     auto stage_step = [&](lh_kv_side side, int step, char *to) {
         if (step < steps) {
@@ -301,7 +301,7 @@ lh_status lh_cuda_attend_one(lh_cuda *c, const lh_attention_args *x) {
     s.staged = LH_MAX(2 * s.keys * s.stride,
                       THREADS * HEADS * 2 * (int32_t)sizeof(float) * (a->head_dim > 2 * THREADS ? 2 : 1));
     // The number of parts is one of shapes, not of the device: so are results.
-    int32_t most = LH_MAX(a->plan.k, LH_MIN(a->plan.dense, a->n_chunk)),
+    int32_t most = LH_MAX(LH_MAX(a->plan.k, a->near), LH_MIN(a->plan.dense, a->n_chunk)),
             blocks = a->n_select * ((x->together + HEADS - 1) / HEADS);
     s.splits = LH_MAX(1, LH_MIN(LH_MIN(most, MAX_SPLITS), TARGET_BLOCKS / blocks));
     size_t parts = (size_t)a->n_head * s.splits * a->head_dim * sizeof(float);

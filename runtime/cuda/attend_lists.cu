@@ -15,7 +15,7 @@ static __device__ __forceinline__ void with_entry(const lh_attention_args &x, co
     int item = (int)(blockIdx.x * THREADS + threadIdx.x), choosers = x.group / x.together;
     if (item >= b.n * a.n_select * b.middle) return;
     int r = item % b.middle, chooser = item / b.middle % a.n_select, t = item / b.middle / a.n_select;
-    if (!lh_row_is_sparse(x, b, t)) return;
+    if (a.leader[chooser] < 0 || !lh_row_is_sparse(x, b, t)) return;
     int chunk = a.chosen[((size_t)(b.token + t) * a.n_select + chooser) * a.plan.k + 1 + r];
     f(chooser / choosers, chunk, (t * choosers + chooser % choosers) * b.middle + r);
 }

@@ -224,7 +224,7 @@ static __device__ __forceinline__ int chunk_at(const chunk_run &r, int i) {
     return r.zero ? i == 0 ? 0 : r.low + i - 1 : r.low + i;
 }
 
-// Rows of the plan that choose nothing: do they attend chunk s, at what distance, and how much of it do they see?
+// Do rows attend chunk s without choosing it, at what distance, and how much of it do they see?
 static __device__ __forceinline__ void meet(const lh_chunk_plan &plan, int position, int s, int *distance, int *limit) {
     int c = position / plan.chunk;
     bool dense = lh_is_dense(plan, c), seen = s <= c && (dense || s == 0 || s > c - plan.local);
@@ -239,7 +239,7 @@ template <int KEYS, int VALUES, bool FAR, class F>
 static __device__ __forceinline__ void run_tile(const lh_attention_args &x, const lh_attend_block &b,
                                                 const tile_shared &s, int kv_head, const chunk_run &chunks, int from,
                                                 state<KEYS, VALUES> &w, F place_rows) {
-    const lh_chunk_plan &plan = x.a.plan;
+    const lh_chunk_plan plan = lh_plan_of_head(&x.a, kv_head);
     int lane = (int)threadIdx.x % LH_WARP, base = (int)threadIdx.x / LH_WARP * TILE;
     int per_chunk = (plan.chunk + KEYS - 1) / KEYS, steps = run_length(chunks) * per_chunk;
 #pragma unroll
@@ -305,7 +305,8 @@ static __global__ void __launch_bounds__(128) near_kernel(lh_attention_args x, l
     tile_shared s = carve<KEYS, VALUES>(rows, b.width);
     int low = lh_position(x, b.token + first / x.group) / a.plan.chunk;
     int high = lh_position(x, b.token + (min(first + rows, all) - 1) / x.group) / a.plan.chunk;
-    chunk_run chunks = {true, lh_is_dense(a.plan, low) ? 1 : max(1, low - a.plan.local + 1), high + 1};
+    const lh_chunk_plan plan = lh_plan_of_head(&a, kv_head);
+    chunk_run chunks = {true, lh_is_dense(plan, low) ? 1 : max(1, low - plan.local + 1), high + 1};
     state<KEYS, VALUES> w;
     run_tile<KEYS, VALUES, false>(x, b, s, kv_head, chunks, from, w, [&]() {
         for (int r = thread; r < rows; r += (int)blockDim.x) {

@@ -95,8 +95,8 @@ static bool same_project(const lh_cuda_command *a, const lh_cuda_command *b) {
 // But for the position.
 static bool same_attention(const lh_attention *a, const lh_attention *b) {
     auto plan = [](const lh_attention *x) {
-        return std::tie(x->plan.chunk, x->plan.k, x->plan.window, x->plan.local, x->plan.dense,
-                        x->plan.far_penalty);
+        return std::tie(x->plan.chunk, x->plan.k, x->plan.window, x->plan.local, x->plan.dense, x->plan.far_penalty,
+                        x->near);
     };
     auto cache = [](const lh_attention *x) {
         return std::tie(x->n_head, x->n_head_kv, x->head_dim, x->n_chunk, x->scale, x->kv_type, x->heads, x->cache,

@@ -25,11 +25,10 @@ static __device__ __forceinline__ wanted wanted_of(const lh_attention_args &x, i
     const lh_chunk_plan plan = lh_plan_of_head(&a, kv_head);
     int first = lh_position(x, 0) / a.plan.chunk, last = lh_position(x, a.n - 1) / a.plan.chunk;
     int choosers = x.group / x.together;
-    bool dense = lh_is_dense(a.plan, first);
     wanted w;
-    w.chosen = a.n == 1 && !dense ? a.chosen + (size_t)kv_head * choosers * a.plan.k : NULL;
-    w.low = dense ? 1 : max(1, first - plan.local + 1);
-    w.n = w.chosen ? choosers * a.plan.k : last - w.low + 2;
+    w.chosen = a.n == 1 ? lh_choice(&a, kv_head * choosers, 0, first) : NULL;
+    w.low = lh_is_dense(plan, first) ? 1 : max(1, first - plan.local + 1);
+    w.n = w.chosen ? choosers * plan.k : last - w.low + 2;
     return w;
 }
 

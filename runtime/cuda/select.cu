@@ -139,14 +139,13 @@ static __device__ void write_chosen(const ranking &r, cut c, int *counts, int *o
 static __global__ void __launch_bounds__(THREADS) choose_kernel(lh_attention_args x, lh_score_block block) {
     const lh_attention &a = x.a;
     __shared__ int counts[THREADS], shared[3];
-    const lh_chunk_plan plan = lh_plan_of_choice(&a, (int)blockIdx.x);
+    const lh_chunk_plan plan = a.plan;
     int chooser = (int)blockIdx.x, t = (int)blockIdx.y, own = lh_position(x, block.token + t) / plan.chunk;
-    if (lh_is_dense(plan, own)) return;
+    if (a.leader[chooser] < 0 || lh_is_dense(plan, own)) return;
     int end = lh_candidates_end(plan, own), k = lh_n_chosen(plan);
     int32_t *out = a.chosen + ((size_t)(block.token + t) * a.n_select + chooser) * plan.k;
     if (threadIdx.x == 0) out[0] = 0;
     for (int i = (int)threadIdx.x; i < plan.local; i += THREADS) out[1 + k + i] = end + i;
-    if (k == 0) return;
     ranking r = {block.scores + ((size_t)t * a.n_select + chooser) * block.stride,
                  block.candidates <= MOST_SHARED ? (uint32_t *)lh_shared_memory() : NULL, end - 1};
     cut c = find_cut(r, k, counts, shared);
@@ -176,9 +175,7 @@ lh_status lh_cuda_select(lh_cuda *c, const lh_attention *a) {
     b.scores = (float *)scratch;
     for (b.token = first; b.token < a->n; b.token += tokens) {
         b.n = LH_MIN(tokens, a->n - b.token);
-        if (lh_n_chosen(a->plan) > 0)
-            LH_TRY(product ? lh_cuda_score_product(c, &x, &b, (char *)scratch + scores)
-                           : lh_cuda_score_peak(c, &x, &b));
+        LH_TRY(product ? lh_cuda_score_product(c, &x, &b, (char *)scratch + scores) : lh_cuda_score_peak(c, &x, &b));
         size_t keys = b.candidates <= MOST_SHARED ? b.candidates * sizeof(uint32_t) : 0;
         LH_CUDA_RUN(c, choose_kernel, dim3((unsigned)a->n_select, (unsigned)b.n), THREADS, keys, x, b);
     }
