@@ -35,7 +35,7 @@ class _Default(int):
     """A default, which gives way silently where a model is too small for it; the same number from a caller does not."""
 
 
-_CHUNK, _BUDGET = _Default(64), _Default(1536)
+_CHUNK, _BUDGET = _Default(64), _Default(2048)
 
 
 def find_model(name: StrPath) -> StrPath:
@@ -70,13 +70,15 @@ class Model(Handle):
     ctx: capacity of a session. None: the trained context.
     chunk: tokens in a chunk, the unit of selection.
     budget: tokens that a head attends, whole chunks; capped by window. Left away: at most two thirds of it.
+    near_budget: tokens that a head attends which chooses nothing (see far_heads), whole chunks: the first one and the
+        last ones. None: half of the budget.
     window: positions that distances are mapped into, whole chunks; capped by the trained context. None: three quarters
         of it.
     local: chunks at the end, own included, that are always attended. None: all but eight of the budget's, at least half:
         beside the first chunk, seven are chosen.
-    dense_until: positions below it attend everything before them; between budget and window. None: budget.
+    dense_until: positions below it attend everything before them; between budget and window. None: the larger budget.
     far_heads: so many KV heads, of all layers, choose among all chunks: those that can match content most strongly, by
-        their weights; the others attend as many of the last chunks instead (docs/selection.md). More than the model has:
+        their weights; the others attend the first chunk and the last ones (docs/selection.md). More than the model has:
         all. None: a fifth for "peak", all for other schemes.
     far_penalty: where there are more chunks to choose from than the window holds, this times the logarithm of the ratio is
         taken off the scores of the chosen ones, so that matches by chance weigh less (docs/selection.md). 0: nothing.
@@ -117,6 +119,7 @@ class Model(Handle):
         ctx: int | None = None,
         chunk: int | None = _CHUNK,
         budget: int | None = _BUDGET,
+        near_budget: int | None = None,
         window: int | None = None,
         local: int | None = None,
         scheme: Literal["peak", "bounds", "paper"] = "peak",
@@ -138,6 +141,7 @@ class Model(Handle):
             ctx=ctx,
             chunk=None if chunk is _CHUNK else chunk,
             budget=None if budget is _BUDGET else budget,
+            near_budget=near_budget,
             window=window,
             local=local,
             dense_until=dense_until,

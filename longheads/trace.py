@@ -27,7 +27,7 @@ class Trace:
     ids: NDArray[np.int32]
     chosen: NDArray[np.int32]
     chunk: int  # tokens in a chunk
-    local: int  # chunks at the end that are always attended
+    local: int  # chunks at the end that heads attend always, if they choose others
     answer: list[int]  # chunks that hold the answer, ascending; none where nobody asked
 
     @property
@@ -39,11 +39,6 @@ class Trace:
         """Was nothing chosen?"""
         return self.chosen.shape[2] >= self.n_chunk and bool((self.chosen[..., : self.n_chunk] >= 0).all())
 
-    @property
-    def forced(self) -> set[int]:
-        """Chunks that every head attends."""
-        return {0, *range(max(0, self.n_chunk - self.local), self.n_chunk)}
-
     def attended(self) -> NDArray[np.bool_]:
         """(n_layer * n_head, n_chunk): does that head attend that chunk?"""
         rows = self.chosen.reshape(-1, self.chosen.shape[2])
@@ -51,6 +46,16 @@ class Trace:
         head, place = np.nonzero(rows >= 0)
         out[head, rows[head, place]] = True
         return out
+
+    def picked(self) -> NDArray[np.bool_]:
+        """(n_layer * n_head, n_chunk): did that head choose that chunk? No row of a head that attends the first chunk
+        and the last ones only has any."""
+        attended = self.attended()
+        n = attended.sum(axis=1, keepdims=True)
+        columns = np.arange(self.n_chunk)
+        last = (attended & (columns > self.n_chunk - n)).sum(axis=1, keepdims=True)
+        free = (columns > 0) & (columns < self.n_chunk - self.local)
+        return np.asarray(attended & free & (last < n - 1))
 
     def finders(self) -> NDArray[np.bool_]:
         """(n_layer, n_head): does that head attend a chunk with the answer?"""
@@ -89,12 +94,16 @@ def trace_of(session: Session, answer: str | None = None, question: str = "") ->
 
 def text_of(trace: Trace, tokenizer: Tokenizer) -> str:
     """Who found the answer, and which chunks were picked most."""
-    n_layer, n_head, k = trace.chosen.shape
+    n_layer, n_head, _ = trace.chosen.shape
     lines = [f"{len(trace.ids)} tokens in {trace.n_chunk} chunks of {trace.chunk}, {n_layer} layers of {n_head} heads."]
     if trace.everything:
         return lines[0] + "\nThe last token attends every chunk: the text is too short for a choice (see dense_until)."
-    forced = len(trace.forced)
-    lines.append(f"Each head attends {k} chunks: the first, the last {trace.local}, and {k - forced} of its choice.")
+    picked = trace.picked()
+    n_choosers = int(picked.any(axis=1).sum())
+    lines.append(
+        f"{n_choosers} of {len(picked)} heads choose {picked.sum(axis=1).max()} chunks each, beside the first one and the "
+        f"last {trace.local}" + ("." if n_choosers == len(picked) else "; the others attend the first one and the last ones.")
+    )
     if trace.answer:
         finders = trace.finders()
         best = np.argsort(-finders.sum(axis=1), kind="stable")[:5]
@@ -103,14 +112,13 @@ def text_of(trace: Trace, tokenizer: Tokenizer) -> str:
             f"The answer is in chunk {', '.join(map(str, trace.answer))}: {finders.sum()} of {finders.size} heads "
             f"({finders.mean():.0%}) attend it" + (f", most in layers {layers}." if layers else ".")
         )
-    n_heads = n_layer * n_head
-    picked = Counter({c: int(n) for c, n in enumerate(trace.attended().sum(axis=0)) if c not in trace.forced and n})
+    counts = Counter({c: int(n) for c, n in enumerate(picked.sum(axis=0)) if n})
     rows = []
-    for c, n in picked.most_common(MOST_PICKED):
+    for c, n in counts.most_common(MOST_PICKED):
         words = " ".join(tokenizer.decode(trace.ids[c * trace.chunk : (c + 1) * trace.chunk]).split())
-        rows.append([f"{c}{' *' if c in trace.answer else ''}", f"{n} ({n / n_heads:.0%})", words[:EXCERPT]])
+        rows.append([f"{c}{' *' if c in trace.answer else ''}", f"{n} ({n / n_choosers:.0%})", words[:EXCERPT]])
     star = ", * with the answer" if trace.answer else ""
-    lines += ["", f"Most picked, of those that were to be chosen{star}:", ""]
+    lines += ["", f"Most picked, by heads that choose{star}:", ""]
     lines.append(table(["chunk", "heads", "begins"], rows, left=[2]))
     return "\n".join(lines)
 
@@ -120,7 +128,7 @@ def draw(trace: Trace, path: Path, title: str) -> None:
     attended = trace.attended()
     n_layer, n_head = trace.chosen.shape[:2]
     shade = attended.astype(float)
-    shade[:, sorted(trace.forced)] *= 0.35  # no choice: paler
+    shade[~trace.picked()] *= 0.35  # no choice: paler
     height = min(3 + len(attended) / 40, 14)
     figure = figure_class()(figsize=(12, height), layout="constrained")
     above, axes = figure.subplots(2, 1, sharex=True, height_ratios=[1, 6])

@@ -119,7 +119,7 @@ static lh_chunk_plan plan_of(const lh_longheads *lh, bool far) {
 lh_status lh_longheads_init(lh_longheads *lh, lh_backend *backend, const lh_config *c, const lh_rope *rope,
                             const float *reach, const lh_session_options *o) {
     *lh = (lh_longheads){
-        .backend = backend, .plan = far_plan(o), .near = o->budget / o->chunk, .scheme = o->scheme, .n_layer = c->n_layer, .n_head = c->n_head,
+        .backend = backend, .plan = far_plan(o), .near = o->near_budget / o->chunk, .scheme = o->scheme, .n_layer = c->n_layer, .n_head = c->n_head,
         .n_head_kv = c->n_head_kv, .n_select = o->select_per == LH_PER_HEAD ? c->n_head : c->n_head_kv,
         .scale = rope->attn_scale, .rope_dim = c->rope_dim, .last_position = -1,
     };

@@ -5,7 +5,8 @@
 #include "model.h"
 
 #define DEFAULT_CHUNK 64
-#define DEFAULT_BUDGET 1536
+#define DEFAULT_BUDGET 2048
+#define NEAR_PART 2           // of the budget: what heads that choose nothing attend
 #define DEFAULT_CHOSEN 7      // chunks taken by score, where the budget leaves as many local ones
 #define LEAST_WINDOW 10       // chunks, by which the default of chunk goes
 #define DEFAULT_FAR_PENALTY 0.25f
@@ -65,16 +66,23 @@ static lh_status resolve_window(lh_session_options *o, int32_t trained, notes *n
     return whole_chunks("window", o->window, o->chunk);
 }
 
-static lh_status resolve_budget(lh_session_options *o, notes *n) {
-    bool chosen = o->budget != 0;
-    // Where the window is small, a third of it stays free, for far chunks to keep their distance from near ones.
-    if (!chosen) o->budget = LH_MAX(LH_MIN(DEFAULT_BUDGET, o->window / 3 * 2) / o->chunk, 2) * o->chunk;
-    LH_TRY(in_range("budget", o->budget, 2 * (int64_t)o->chunk, INT32_MAX));
-    if (o->budget > o->window) {
-        if (chosen) note(n, "budget is capped to the window of %d tokens (asked for: %d)\n", o->window, o->budget);
-        o->budget = o->window;
+// otherwise: what 0 stands for, in whole chunks.
+static lh_status resolve_length(const char *name, int32_t *tokens, int32_t otherwise, const lh_session_options *o,
+                                notes *n) {
+    bool chosen = *tokens != 0;
+    if (!chosen) *tokens = LH_MAX(otherwise / o->chunk, 2) * o->chunk;
+    LH_TRY(in_range(name, *tokens, 2 * (int64_t)o->chunk, INT32_MAX));
+    if (*tokens > o->window) {
+        if (chosen) note(n, "%s is capped to the window of %d tokens (asked for: %d)\n", name, o->window, *tokens);
+        *tokens = o->window;
     }
-    return whole_chunks("budget", o->budget, o->chunk);
+    return whole_chunks(name, *tokens, o->chunk);
+}
+
+static lh_status resolve_budgets(lh_session_options *o, notes *n) {
+    // Where the window is small, a third of it stays free, for far chunks to keep their distance from near ones.
+    LH_TRY(resolve_length("budget", &o->budget, LH_MIN(DEFAULT_BUDGET, o->window / 3 * 2), o, n));
+    return resolve_length("near_budget", &o->near_budget, o->budget / NEAR_PART, o, n);
 }
 
 static lh_status resolve_local(lh_session_options *o, notes *n) {
@@ -93,14 +101,15 @@ static lh_status resolve_local(lh_session_options *o, notes *n) {
 }
 
 static lh_status resolve_dense_until(lh_session_options *o, notes *n) {
-    if (o->dense_until == 0) o->dense_until = o->budget;
+    int32_t least = LH_MAX(o->budget, o->near_budget);
+    if (o->dense_until == 0) o->dense_until = least;
     LH_TRY(in_range("dense_until", o->dense_until, o->chunk, INT32_MAX));
     LH_TRY(whole_chunks("dense_until", o->dense_until, o->chunk));
-    int32_t fitting = LH_MIN(LH_MAX(o->dense_until, o->budget), o->window);
+    int32_t fitting = LH_MIN(LH_MAX(o->dense_until, least), o->window);
     if (fitting != o->dense_until)
         note(n,
              "dense_until is set to %d tokens: it lies between the budget of %d and the window of %d (asked for: %d)\n",
-             fitting, o->budget, o->window, o->dense_until);
+             fitting, least, o->window, o->dense_until);
     o->dense_until = fitting;
     return LH_OK;
 }
@@ -142,7 +151,7 @@ lh_status lh_session_options_resolve(const lh_model *m, lh_session_options *inou
     o.batch = (int32_t)LH_MIN((int64_t)o.batch, o.ctx);
     LH_TRY(resolve_chunk(&o, trained));
     LH_TRY(resolve_window(&o, trained, &n));
-    LH_TRY(resolve_budget(&o, &n));
+    LH_TRY(resolve_budgets(&o, &n));
     LH_TRY(resolve_local(&o, &n));
     LH_TRY(resolve_dense_until(&o, &n));
     LH_TRY(resolve_far_heads(&o, c.n_layer * c.n_head_kv));

@@ -15,15 +15,15 @@ typedef struct header {
     uint64_t whole;       // hash of which KV heads keep the whole text
     uint64_t payload;     // bytes after the header, checksum included
     int64_t position;
-    int32_t chunk, budget, window, local, dense_until;
+    int32_t chunk, budget, near_budget, window, local, dense_until;
     int32_t scheme, select_per, attention, kv_type;
     int32_t has_logits, rope_scaling;
     float rope_scale, far_penalty;
-    int32_t far_heads, n_whole, lost;
+    int32_t far_heads, n_whole, lost, unused;
 } header;
-_Static_assert(sizeof(header) == 104, "on-disk layout");
+_Static_assert(sizeof(header) == 112, "on-disk layout");
 
-static const char magic[8] = "LHSESS6";
+static const char magic[8] = "LHSESS7";
 
 // FNV-1a over 8-byte words, the last one padded with zeros.
 static uint64_t hash(uint64_t h, const void *data, size_t bytes) {
@@ -65,6 +65,7 @@ static header header_of(const lh_session *s, int64_t position, bool has_logits) 
         .position = position,
         .chunk = o->chunk,
         .budget = o->budget,
+        .near_budget = o->near_budget,
         .window = o->window,
         .local = o->local,
         .dense_until = o->dense_until,
@@ -209,7 +210,8 @@ static lh_status check_header(const lh_session *s, const char *path, const heade
         const char *option;
         int32_t found, expected;
     } lengths[] = {
-        {"chunk", h->chunk, own.chunk}, {"budget", h->budget, own.budget}, {"window", h->window, own.window},
+        {"chunk", h->chunk, own.chunk}, {"budget", h->budget, own.budget},
+        {"near_budget", h->near_budget, own.near_budget}, {"window", h->window, own.window},
         {"local", h->local, own.local}, {"dense_until", h->dense_until, own.dense_until},
         {"far_heads", h->far_heads, own.far_heads},
     };

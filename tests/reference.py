@@ -29,26 +29,34 @@ class Plan:
     budget: int = 2048
     window: int | None = None       # None: budget, as in the paper
     local: int = 2
-    dense_until: int | None = None  # None: budget
+    dense_until: int | None = None  # None: the larger budget
     scheme: str = "bounds"          # bounds, paper, peak
     select_per: str = "head"        # head, kv_head
     attention: str = "longheads"    # longheads, dense
     far_heads: int = 1000           # KV heads that choose, those with the largest reach; 1000: all
     far_penalty: float = 0.0        # off the scores of chosen chunks, times ln(candidates / chunks of the window)
+    near_budget: int | None = None  # of heads that choose nothing; None: budget
 
     def resolved(self) -> Plan:
+        near = self.budget if self.near_budget is None else self.near_budget
         return dataclasses.replace(
             self,
             window=self.budget if self.window is None else self.window,
-            dense_until=self.budget if self.dense_until is None else self.dense_until,
+            dense_until=max(self.budget, near) if self.dense_until is None else self.dense_until,
+            near_budget=near,
         )
+
+    @property
+    def width(self) -> int:
+        """The most chunks that a head attends where attention is sparse."""
+        return max(self.budget, self.resolved().near_budget) // self.chunk
 
 
 @dataclass
 class Run:
     """What the model computes for n tokens.
 
-    chosen: (n_layer, H, n, k), attended chunks ascending; all -1 where a token attends densely.
+    chosen: (n_layer, H, n, width), attended chunks ascending, then -1; all -1 where a token attends densely.
     margin: (n_layer, H, n), by how much the worst chosen candidate beats the best one left out; inf where there was no
     choice. Negative only where a run was told what to choose (`follow`) and the reference would have chosen otherwise.
     """
@@ -154,7 +162,7 @@ class Reference:
         """
         plan = plan.resolved()
         n = len(ids)
-        chosen = np.full((self.n_layer, self.n_head, n, plan.budget // plan.chunk), -1, dtype=np.int64)
+        chosen = np.full((self.n_layer, self.n_head, n, plan.width), -1, dtype=np.int64)
         margin = np.full((self.n_layer, self.n_head, n), math.inf)
         x = self.w["token_embd.weight"][np.asarray(ids)]
         reach = np.array([self.reach(layer).reshape(self.n_head_kv, -1).max(axis=1) for layer in range(self.n_layer)])
@@ -272,40 +280,42 @@ class Attention:
     # --- who is attended ---
 
     def select(self, p: int, told: Ints | None) -> tuple[Ints, Floats]:
-        """Chunks for the token at p (H, k), ascending, and margins (H)."""
+        """Chunks for the token at p (H, width), ascending, then -1, and margins (H)."""
         l, local, k = self.plan.chunk, self.plan.local, self.plan.budget // self.plan.chunk
         c = p // l
         last = np.arange(c - local + 1, c + 1)
-        near = np.concatenate([[0], np.arange(c - k + 2, c + 1)])
+        n_near = self.plan.near_budget // l
+        near = np.concatenate([[0], np.arange(c - n_near + 2, c + 1)])
         scores = self.scores(p, slice(1, c - local + 1))  # of chunks 1, 2, ..., c - local
         if self.plan.select_per == "kv_head":
             scores = scores[self.leaders]
         n_best = k - 1 - local
-        chosen = np.empty((self.n_head, k), dtype=np.int64)
+        chosen = np.full((self.n_head, self.plan.width), -1, dtype=np.int64)
         margin = np.full(self.n_head, math.inf)
         for h in range(self.n_head):
             if not self.far[h]:
-                chosen[h] = near
+                chosen[h, :n_near] = near
                 continue
             if told is None:
                 best = np.sort(np.argsort(-scores[h], kind="stable")[:n_best])  # stable: ties to the lower index
             else:
                 best = told[h, 1 : 1 + n_best] - 1
-            chosen[h] = np.concatenate([[0], 1 + best, last])
+            chosen[h, :k] = np.concatenate([[0], 1 + best, last])
             rest = np.delete(scores[h], best)
             if n_best and len(rest):
                 margin[h] = scores[h, best].min() - rest.max()
         if told is not None:
             group = 1 if self.plan.select_per == "head" else self.group
             one_each = (told == told[::group].repeat(group, axis=0)).all()
-            if not (np.diff(told) > 0).all() or not (told == chosen).all() or not one_each:
+            ascending = (np.diff(told)[told[:, 1:] >= 0] > 0).all()
+            if not ascending or not (told == chosen).all() or not one_each:
                 raise ValueError(f"position {p} attends {told.tolist()}, which breaks the rules of {self.plan}")
         return chosen, margin
 
     # --- attention ---
 
     def run(self, chosen: Ints, margin: Floats, follow: Ints | None) -> Floats:
-        """Attended values (n, H, d). Fills chosen (H, n, k) and margin (H, n) where a token chooses."""
+        """Attended values (n, H, d). Fills chosen (H, n, width) and margin (H, n) where a token chooses."""
         out = np.empty_like(self.q)
         for p in range(self.n):
             c = p // self.plan.chunk
@@ -325,12 +335,12 @@ class Attention:
         return out
 
     def attend(self, p: int, chunks: Ints, distance: Ints, penalty: Floats) -> Floats:
-        """Attention of the token at p to chunks (H, m), seen at distances (H, m) in chunks, with scores lower by a penalty
+        """Attention of the token at p to chunks (H, m), -1 for none, seen at distances (H, m) in chunks, with scores lower by a penalty
         (H, m): (H, d)."""
         l, m = self.plan.chunk, chunks.shape[1]
         heads = self.kv_of[:, None]
         q = self.rope.rotate(np.repeat(self.q[p][:, None], m, axis=1), distance * l + p % l)  # (H, m, d)
         scores = (self.kc[heads, chunks] @ q[..., None])[..., 0] * self.scale - penalty[..., None]  # (H, m, l)
-        scores[chunks[:, :, None] * l + np.arange(l) > p] = -math.inf
+        scores[(chunks[:, :, None] < 0) | (chunks[:, :, None] * l + np.arange(l) > p)] = -math.inf
         weights = softmax(scores.reshape(self.n_head, m * l)).reshape(scores.shape)
         return (weights[:, :, None] @ self.v[heads, chunks])[:, :, 0].sum(axis=1)

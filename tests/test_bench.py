@@ -195,8 +195,8 @@ def test_prompt_operations(tiny_path):
 ])  # fmt: skip
 def test_token_bytes(tiny_path, attention, select_per, scheme, size):
     weights = sum(t.n_bytes for t in gguf.GGUFReader(tiny_path).tensors if t.name != "token_embd.weight")
-    options = dict(ctx=512, chunk=16, budget=64, window=128, local=2, attention=attention, select_per=select_per,
-                   scheme=scheme)  # fmt: skip
+    options = dict(ctx=512, chunk=16, budget=64, near_budget=64, window=128, local=2, attention=attention,
+                   select_per=select_per, scheme=scheme)  # fmt: skip
     with longheads.Model(tiny_path, **options) as model, model.session() as session:
         session.fill(300)
         session.feed([5])

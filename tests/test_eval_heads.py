@@ -52,8 +52,11 @@ def test_text_and_json(evaluate, plain_path, document, tmp_path):  # noqa: F811
     n_heads = chosen.shape[0] * chosen.shape[1]
     assert f"in chunk {', '.join(map(str, chunks))}: {n_found} of {n_heads} heads ({n_found / n_heads:.0%})" in out
     last = -(-record["result"]["n_tokens"] // 8) - 1
-    free = chosen[(chosen > 0) & (chosen < last - 1)]
-    counts = np.bincount(free)
+    rows = [[c for c in row if c >= 0] for row in chosen.reshape(-1, chosen.shape[2])]
+    choosers = [row for row in rows if row[1:] != list(range(last - len(row) + 2, last + 1))]
+    assert 0 < len(choosers) < len(rows)
+    assert f"{len(choosers)} of {n_heads} heads choose {6 - 3} chunks each, beside the first one and the last 2;" in out
+    counts = np.bincount([c for row in choosers for c in row if 0 < c < last - 1])
     rows = [line.split("|")[1:3] for line in out.splitlines() if line.startswith("|")][2:]
     assert rows and all(int(n.split()[0]) == counts[int(c.strip(" *"))] for c, n in rows)
     assert int(rows[0][1].split()[0]) == counts.max()

@@ -114,8 +114,8 @@ def test_read_begins_anew_where_it_must(kept, ids):
 @pytest.mark.filterwarnings("ignore:dense attention past the trained context")
 def test_options_that_take_more(kept):
     session = kept[1]
-    session.rewind(6500 - 2245)  # about as far as it goes: a larger budget would want more
-    for options in dict(far_heads=4), dict(attention="dense"), dict(budget=64, dense_until=64):
+    session.rewind(6500 - 2245)  # about as far as it goes: more near chunks would want more
+    for options in dict(far_heads=4), dict(attention="dense"), dict(near_budget=64, dense_until=64):
         with pytest.raises(longheads.ArgumentError, match="3 of 4 KV heads of this session keep no more.*keep_all"):
             session.set_options(**options)
     with pytest.raises(longheads.ArgumentError, match="keep_all shapes"):

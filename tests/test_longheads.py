@@ -97,10 +97,12 @@ CASES = [
     Case("bounds_far_penalty", Plan(8, 48, 56, 3, far_penalty=2.0), 200, {"n_head_kv": 1}),
     Case("far_heads", Plan(8, 40, 64, 2, scheme="peak", far_heads=3, far_penalty=1.0), 200,
          {"n_layer": 5, "n_head_kv": 2, "seed": 3}),
-    Case("paper_far_heads", Plan(8, 40, 64, 2, scheme="paper", far_heads=3), 150, {"n_head_kv": 2}),
+    Case("paper_far_heads", Plan(8, 40, 64, 2, scheme="paper", far_heads=3, near_budget=56), 150, {"n_head_kv": 2}),
     Case("bounds_far_heads_per_kv_head", Plan(8, 40, 64, 1, None, "bounds", "kv_head", far_heads=2, far_penalty=1.0), 150,
          {"n_head_kv": 2}),
-    Case("far_head_of_wide_ones", Plan(8, 32, 48, 1, far_heads=1), 120, {"n_layer": 3, "head_dim": 80}),
+    Case("far_head_of_wide_ones", Plan(8, 32, 48, 1, far_heads=1, near_budget=16), 120, {"n_layer": 3, "head_dim": 80}),
+    Case("near_heads", Plan(8, 48, 72, 2, 56, "peak", "kv_head", far_heads=3, near_budget=24), 200,
+         {"n_layer": 5, "n_head_kv": 2, "seed": 3}),
     Case("dense", Plan(8, 32, attention="dense"), 150, {"n_head_kv": 2, "n_layer": 3}),
 ]
 SPARSE = [case for case in CASES if case.plan.attention == "longheads"]
@@ -142,7 +144,7 @@ def expected_of(case: Case, folder: Path) -> tuple[Path, Run]:
 def as_chosen(selected: list[np.ndarray], plan: Plan) -> np.ndarray:
     """What a walk saw, shaped like Run.chosen. Tokens that attend densely must have said so."""
     plan = plan.resolved()
-    k = plan.budget // plan.chunk
+    k = plan.width
     chosen = np.full((*selected[0].shape[:2], len(selected), k), -1, dtype=np.int64)
     for p, chunks in enumerate(selected):
         if plan.attention == "dense" or p < plan.dense_until:
@@ -245,17 +247,18 @@ def test_narrow_cache(kv_type, folder):
 @st.composite
 def cases(draw) -> Case:
     chunk, window = draw(st.integers(1, 12)), draw(st.integers(2, 12))
-    k = draw(st.integers(2, window))
+    k, near = draw(st.integers(2, window)), draw(st.integers(2, window))
     plan = Plan(
         chunk=chunk,
         budget=k * chunk,
         window=window * chunk,
         local=draw(st.integers(1, k - 1)),
-        dense_until=draw(st.integers(k, window)) * chunk,
+        dense_until=draw(st.integers(max(k, near), window)) * chunk,
         scheme=draw(st.sampled_from(["bounds", "paper", "peak"])),
         select_per=draw(st.sampled_from(["head", "kv_head"])),
         far_heads=draw(st.sampled_from([1, 2, 3, 1000])),
         far_penalty=draw(st.sampled_from([0.0, 0.5, 3.0])),
+        near_budget=near * chunk,
     )
     n_head_kv = draw(st.sampled_from([1, 2, 4]))
     head_dim = draw(st.sampled_from([8, 16, 24, 40, 64]))

@@ -47,7 +47,7 @@ def test_signature():
     expected = dict(
         ctx=None,
         chunk=64,
-        budget=1536,
+        budget=2048,
         window=None,
         local=None,
         scheme="peak",

@@ -13,7 +13,7 @@ from longheads.model import Model
 from longheads.session import Session
 
 # Options of a setting, by what their values are.
-NUMBERS = ("chunk", "budget", "window", "local", "dense_until", "far_heads")
+NUMBERS = ("chunk", "budget", "near_budget", "window", "local", "dense_until", "far_heads")
 FRACTIONS = ("far_penalty", "rope_scale")
 WORDS = ("scheme", "select_per", "attention", "kv_type", "rope_scaling")
 

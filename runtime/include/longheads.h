@@ -111,13 +111,14 @@ typedef enum lh_rope_scaling {
 typedef struct lh_session_options {
     int64_t ctx;          // capacity (0: trained_ctx)
     int32_t chunk;        // l (0: 64)
-    int32_t budget;       // k*l, a multiple of chunk (0: 1536, at most two thirds of the window)
+    int32_t budget;       // k*l, a multiple of chunk (0: 2048, at most two thirds of the window)
+    int32_t near_budget;  // the same of KV heads that choose nothing, see far_heads (0: half of the budget)
     int32_t window;       // W, a multiple of chunk (0: three quarters of trained_ctx)
     int32_t local;        // forced last chunks, own included (0: all but 8 of the budget, at least half)
-    int32_t dense_until;  // positions below attend densely (0: budget)
+    int32_t dense_until;  // positions below attend densely (0: the larger budget)
     int32_t far_heads;    // so many KV heads, of all layers, choose chunks by score: those with the strongest matches of
-                          // content; the others attend as many local ones instead (0: a fifth for LH_SCHEME_PEAK, else
-                          // all; more: all)
+                          // content; the others attend the first one and the last ones (0: a fifth for LH_SCHEME_PEAK,
+                          // else all; more: all)
     float far_penalty;    // times ln(candidates / chunks of the window): off the scores of chosen chunks where there are
                           // more of the former (0: 0.25 for LH_SCHEME_PEAK, none for others; negative: none)
     int32_t batch;        // most tokens computed at once (0: 1024)
@@ -147,8 +148,8 @@ LH_API lh_status lh_session_options_resolve(const lh_model *m, lh_session_option
 LH_API lh_status lh_session_new(const lh_model *m, const lh_session_options *options, lh_session **out);
 LH_API void lh_session_free(lh_session *s);
 // Go on under other options, which are resolved; what was read stays as it was read, and logits are asked for anew.
-// budget, window, local, dense_until, far_heads, far_penalty, select_per and attention may change. What shapes the cache
-// may not: ctx, batch, chunk, scheme, kv_type, keep_all, kv_offload and rope; a session that was made dense stays so, because
+// budget, near_budget, window, local, dense_until, far_heads, far_penalty, select_per and attention may change. What
+// shapes the cache may not: ctx, batch, chunk, scheme, kv_type, keep_all, kv_offload and rope; a session that was made dense stays so, because
 // it has no summaries; and without keep_all KV heads that did not read far do not begin to.
 LH_API lh_status lh_session_set_options(lh_session *s, const lh_session_options *options);
 LH_API void lh_session_get_options(const lh_session *s, lh_session_options *out);
