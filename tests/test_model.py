@@ -69,6 +69,7 @@ def test_defaults_come_from_the_file_and_say_nothing(tiny_path):
         with Model(tiny_path) as model:
             assert (model.trained_ctx, model.ctx, model.window) == (256, 256, 192)
             assert model.chunk <= 64 and model.budget <= model.window
+            assert model.options["near_budget"] == model.budget // 2 == model.dense_until // 2
             assert (model.options["far_heads"], model.options["far_penalty"]) == (1, 0.25)
             with model.session(far_heads=99, far_penalty=0) as session:
                 assert (session.options["far_heads"], session.options["far_penalty"]) == (4, 0)
@@ -80,6 +81,9 @@ def test_defaults_come_from_the_file_and_say_nothing(tiny_path):
 def test_capped_options_say_so(tiny_path):
     with pytest.warns(longheads.LongHeadsWarning, match="budget.*192"):
         assert Model(tiny_path, budget=2048).budget == 192
+    with pytest.warns(longheads.LongHeadsWarning, match="near_budget is capped to the window of 192"):
+        options = Model(tiny_path, near_budget=2048).options
+    assert options["near_budget"] == options["dense_until"] == 192 > options["budget"]
     with pytest.warns(longheads.LongHeadsWarning, match="window.*256"):
         assert Model(tiny_path, window=512).window == 256
 
@@ -88,6 +92,7 @@ def test_capped_options_say_so(tiny_path):
     "options, words",
     [
         (dict(chunk=32, budget=100), "budget.*100.*32"),
+        (dict(chunk=32, near_budget=100), "near_budget.*100.*32"),
         (dict(scheme="best"), "scheme.*best.*peak.*bounds.*paper"),
         (dict(ctx=-1), "ctx.*-1"),
         (dict(ctx=10**30), "ctx"),
