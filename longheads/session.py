@@ -179,8 +179,8 @@ class Session(Handle):
         """Go on under other options; those that are not named stay. What was read stays as it was read.
 
         budget, near_budget, window, local, dense_until, far_heads, far_penalty, select_per and attention may change;
-        None is "from the model". Logits and selected chunks are those of the last token under the new options: it is read again when they
-        are asked for.
+        None is "from the model". Logits and selected chunks are those of the last token under the new options: it is
+        read again when they are asked for.
         Raises ArgumentError for a change of what shapes the cache: ctx, batch, chunk, scheme, kv_type, keep_all,
         kv_offload, rope_scaling, rope_scale; for longheads attention in a session that was made dense; and, without
         keep_all, for what would need more of the text than heads kept that do not read far.

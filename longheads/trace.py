@@ -48,8 +48,8 @@ class Trace:
         return out
 
     def picked(self) -> NDArray[np.bool_]:
-        """(n_layer * n_head, n_chunk): did that head choose that chunk? No row of a head that attends the first chunk
-        and the last ones only has any."""
+        """(n_layer * n_head, n_chunk): did that head choose that chunk? A head that attends the first chunk and the
+        last ones, and no others, chose none, whether it had a choice or not."""
         attended = self.attended()
         n = attended.sum(axis=1, keepdims=True)
         columns = np.arange(self.n_chunk)
@@ -99,10 +99,10 @@ def text_of(trace: Trace, tokenizer: Tokenizer) -> str:
     if trace.everything:
         return lines[0] + "\nThe last token attends every chunk: the text is too short for a choice (see dense_until)."
     picked = trace.picked()
-    n_choosers = int(picked.any(axis=1).sum())
+    n_picking = int(picked.any(axis=1).sum())
     lines.append(
-        f"{n_choosers} of {len(picked)} heads choose {picked.sum(axis=1).max()} chunks each, beside the first one and the "
-        f"last {trace.local}" + ("." if n_choosers == len(picked) else "; the others attend the first one and the last ones.")
+        f"{n_picking} of {len(picked)} heads attend up to {picked.sum(axis=1).max()} chunks of their choice, beside the "
+        f"first one and the last {trace.local}; the others attend the first one and the last ones."
     )
     if trace.answer:
         finders = trace.finders()
@@ -116,10 +116,11 @@ def text_of(trace: Trace, tokenizer: Tokenizer) -> str:
     rows = []
     for c, n in counts.most_common(MOST_PICKED):
         words = " ".join(tokenizer.decode(trace.ids[c * trace.chunk : (c + 1) * trace.chunk]).split())
-        rows.append([f"{c}{' *' if c in trace.answer else ''}", f"{n} ({n / n_choosers:.0%})", words[:EXCERPT]])
+        rows.append([f"{c}{' *' if c in trace.answer else ''}", f"{n} ({n / n_picking:.0%})", words[:EXCERPT]])
     star = ", * with the answer" if trace.answer else ""
-    lines += ["", f"Most picked, by heads that choose{star}:", ""]
-    lines.append(table(["chunk", "heads", "begins"], rows, left=[2]))
+    if rows:
+        lines += ["", f"Most picked{star}:", ""]
+        lines.append(table(["chunk", "heads", "begins"], rows, left=[2]))
     return "\n".join(lines)
 
 
@@ -128,7 +129,8 @@ def draw(trace: Trace, path: Path, title: str) -> None:
     attended = trace.attended()
     n_layer, n_head = trace.chosen.shape[:2]
     shade = attended.astype(float)
-    shade[~trace.picked()] *= 0.35  # no choice: paler
+    if not trace.everything:
+        shade[~trace.picked()] *= 0.35  # no choice: paler
     height = min(3 + len(attended) / 40, 14)
     figure = figure_class()(figsize=(12, height), layout="constrained")
     above, axes = figure.subplots(2, 1, sharex=True, height_ratios=[1, 6])

@@ -84,8 +84,7 @@ LH_SHARED_FN lh_chunk_plan lh_plan_of_head(const lh_attention *a, int32_t kv_hea
 // What choice `chooser` is for token t of the batch, in chunk c: plan.k chunks; NULL: nothing is chosen (lh_unchosen).
 LH_SHARED_FN const int32_t *lh_choice(const lh_attention *a, int32_t chooser, int32_t t, int32_t c) {
     const lh_chunk_plan plan = lh_plan_of_choice(a, chooser);
-    if (lh_is_dense(plan, c) || lh_n_chosen(plan) == 0) return NULL;
-    return a->chosen + ((size_t)t * a->n_select + chooser) * plan.k;
+    return lh_chooses(plan, c) ? a->chosen + ((size_t)t * a->n_select + chooser) * plan.k : NULL;
 }
 
 // Summaries are numbered as if all KV heads had them: (n_head_kv, n_summary). The one that a query head is scored with:
@@ -139,7 +138,8 @@ typedef struct lh_backend_ops {
     // Fill the summaries of chunks [first, end), which are complete once the batch is appended, and keep the queries
     // of the chunk that stays unfinished.
     lh_status (*summarize)(lh_backend *b, const lh_attention *a, int32_t first, int32_t end);
-    // Fill chosen for the tokens of the batch that are not dense. Not called where the plan chooses nothing.
+    // Fill chosen for the tokens of the batch that are not dense and the choices that have a leader. Not called where the
+    // plan chooses nothing.
     lh_status (*select)(lh_backend *b, const lh_attention *a);
     lh_status (*attend)(lh_backend *b, const lh_attention *a);
     // NULL: all memory is the host's.

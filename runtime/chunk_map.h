@@ -42,6 +42,15 @@ LH_SHARED_FN int32_t lh_n_attended(lh_chunk_plan plan, int32_t c) { return lh_is
 LH_SHARED_FN int32_t lh_candidates_end(lh_chunk_plan plan, int32_t c) { return c - plan.local + 1; }
 LH_SHARED_FN int32_t lh_n_chosen(lh_chunk_plan plan) { return plan.k - 1 - plan.local; }
 
+// Does a query of chunk c take any by score?
+LH_SHARED_FN bool lh_chooses(lh_chunk_plan plan, int32_t c) { return !lh_is_dense(plan, c) && lh_n_chosen(plan) > 0; }
+
+// The first of the chunks, beside chunk 0, that a query of chunk c attends without choosing them: the last of these is c.
+LH_SHARED_FN int32_t lh_last_begin(lh_chunk_plan plan, int32_t c) {
+    int32_t begin = lh_is_dense(plan, c) ? 1 : lh_candidates_end(plan, c);
+    return begin > 1 ? begin : 1;
+}
+
 // The r-th of n chunks attended by a query of chunk c where none is taken by score: the first one and the last ones.
 LH_SHARED_FN int32_t lh_unchosen(int32_t c, int32_t n, int32_t r) { return r == 0 ? 0 : c + 1 - n + r; }
 

@@ -119,8 +119,9 @@ static lh_chunk_plan plan_of(const lh_longheads *lh, bool far) {
 lh_status lh_longheads_init(lh_longheads *lh, lh_backend *backend, const lh_config *c, const lh_rope *rope,
                             const float *reach, const lh_session_options *o) {
     *lh = (lh_longheads){
-        .backend = backend, .plan = far_plan(o), .near = o->near_budget / o->chunk, .scheme = o->scheme, .n_layer = c->n_layer, .n_head = c->n_head,
-        .n_head_kv = c->n_head_kv, .n_select = o->select_per == LH_PER_HEAD ? c->n_head : c->n_head_kv,
+        .backend = backend, .plan = far_plan(o), .near = o->near_budget / o->chunk, .scheme = o->scheme,
+        .n_layer = c->n_layer, .n_head = c->n_head, .n_head_kv = c->n_head_kv,
+        .n_select = o->select_per == LH_PER_HEAD ? c->n_head : c->n_head_kv,
         .scale = rope->attn_scale, .rope_dim = c->rope_dim, .last_position = -1,
     };
     int32_t n = c->n_layer * c->n_head_kv;
@@ -225,8 +226,7 @@ lh_status lh_longheads_layer(lh_longheads *lh, const lh_kv *kv, int32_t layer, i
     a.new_k += first * kv_row;
     a.new_v += first * kv_row;
     a.chosen = chosen_of(lh, layer, first);
-    bool dense = lh_is_dense(a.plan, lh_chunk_of(a.pos + a.n - 1, a.plan.chunk));
-    if (!dense && lh_n_chosen(a.plan) > 0) LH_TRY(ops->select(lh->backend, &a));
+    if (lh_chooses(a.plan, lh_chunk_of(a.pos + a.n - 1, a.plan.chunk))) LH_TRY(ops->select(lh->backend, &a));
     LH_TRY(ops->attend(lh->backend, &a));
     lh->last_position = a.pos + a.n - 1;
     lh->last_n = n;
@@ -248,12 +248,13 @@ lh_status lh_longheads_selected(const lh_longheads *lh, int32_t *out) {
     if (!host) return LH_ERR_MEMORY;
     lh_status status = LH_OK;
     for (int32_t layer = 0; layer < lh->n_layer && status == LH_OK; layer++) {
-        status = lh->backend->ops->read(lh->backend, host, chosen_of(lh, layer, lh->last_n - 1), row * sizeof *host);
+        if (lh_chooses(plan_of(lh, any_far(lh, layer)), c))
+            status = lh->backend->ops->read(lh->backend, host, chosen_of(lh, layer, lh->last_n - 1), row * sizeof *host);
         for (int32_t h = 0; h < lh->n_head && status == LH_OK; h++, out += width) {
             lh_chunk_plan plan = plan_of(lh, lh->far[(size_t)layer * lh->n_head_kv + h / of_kv_head]);
-            bool chosen = !lh_is_dense(plan, c) && lh_n_chosen(plan) > 0;
+            const int32_t *chosen = lh_chooses(plan, c) ? host + (size_t)(h / group) * plan.k : NULL;
             int32_t n = lh_n_attended(plan, c);
-            for (int32_t r = 0; r < n; r++) out[r] = chosen ? host[(size_t)(h / group) * n + r] : lh_unchosen(c, n, r);
+            for (int32_t r = 0; r < n; r++) out[r] = chosen ? chosen[r] : lh_unchosen(c, n, r);
         }
     }
     lh_free(host);

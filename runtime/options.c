@@ -66,7 +66,7 @@ static lh_status resolve_window(lh_session_options *o, int32_t trained, notes *n
     return whole_chunks("window", o->window, o->chunk);
 }
 
-// otherwise: what 0 stands for, in whole chunks.
+// otherwise: what 0 stands for, once it is cut to whole chunks.
 static lh_status resolve_length(const char *name, int32_t *tokens, int32_t otherwise, const lh_session_options *o,
                                 notes *n) {
     bool chosen = *tokens != 0;
@@ -100,15 +100,17 @@ static lh_status resolve_local(lh_session_options *o, notes *n) {
     return LH_OK;
 }
 
-static lh_status resolve_dense_until(lh_session_options *o, notes *n) {
-    int32_t least = LH_MAX(o->budget, o->near_budget);
+// n_head_kv: of all layers.
+static lh_status resolve_dense_until(lh_session_options *o, int32_t n_head_kv, notes *n) {
+    int32_t least = o->far_heads < n_head_kv ? LH_MAX(o->budget, o->near_budget) : o->budget;
     if (o->dense_until == 0) o->dense_until = least;
     LH_TRY(in_range("dense_until", o->dense_until, o->chunk, INT32_MAX));
     LH_TRY(whole_chunks("dense_until", o->dense_until, o->chunk));
     int32_t fitting = LH_MIN(LH_MAX(o->dense_until, least), o->window);
     if (fitting != o->dense_until)
         note(n,
-             "dense_until is set to %d tokens: it lies between the budget of %d and the window of %d (asked for: %d)\n",
+             "dense_until is set to %d tokens: it lies between the larger budget of %d and the window of %d (asked for: "
+             "%d)\n",
              fitting, least, o->window, o->dense_until);
     o->dense_until = fitting;
     return LH_OK;
@@ -153,8 +155,8 @@ lh_status lh_session_options_resolve(const lh_model *m, lh_session_options *inou
     LH_TRY(resolve_window(&o, trained, &n));
     LH_TRY(resolve_budgets(&o, &n));
     LH_TRY(resolve_local(&o, &n));
-    LH_TRY(resolve_dense_until(&o, &n));
     LH_TRY(resolve_far_heads(&o, c.n_layer * c.n_head_kv));
+    LH_TRY(resolve_dense_until(&o, c.n_layer * c.n_head_kv, &n));
     LH_TRY(resolve_far_penalty(&o));
     if (o.kv_offload && !m->backend->ops->offload) {
         note(&n, "kv_offload has no effect on %s: there all memory is the host's\n", m->backend->name);

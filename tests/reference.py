@@ -335,8 +335,8 @@ class Attention:
         return out
 
     def attend(self, p: int, chunks: Ints, distance: Ints, penalty: Floats) -> Floats:
-        """Attention of the token at p to chunks (H, m), -1 for none, seen at distances (H, m) in chunks, with scores lower by a penalty
-        (H, m): (H, d)."""
+        """Attention of the token at p to chunks (H, m), -1 for none, seen at distances (H, m) in chunks, with scores lower
+        by a penalty (H, m): (H, d)."""
         l, m = self.plan.chunk, chunks.shape[1]
         heads = self.kv_of[:, None]
         q = self.rope.rotate(np.repeat(self.q[p][:, None], m, axis=1), distance * l + p % l)  # (H, m, d)

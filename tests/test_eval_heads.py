@@ -55,7 +55,7 @@ def test_text_and_json(evaluate, plain_path, document, tmp_path):  # noqa: F811
     rows = [[c for c in row if c >= 0] for row in chosen.reshape(-1, chosen.shape[2])]
     choosers = [row for row in rows if row[1:] != list(range(last - len(row) + 2, last + 1))]
     assert 0 < len(choosers) < len(rows)
-    assert f"{len(choosers)} of {n_heads} heads choose {6 - 3} chunks each, beside the first one and the last 2;" in out
+    assert f"{len(choosers)} of {n_heads} heads attend up to {6 - 3} chunks of their choice, beside the first one" in out
     counts = np.bincount([c for row in choosers for c in row if 0 < c < last - 1])
     rows = [line.split("|")[1:3] for line in out.splitlines() if line.startswith("|")][2:]
     assert rows and all(int(n.split()[0]) == counts[int(c.strip(" *"))] for c, n in rows)

@@ -85,7 +85,8 @@ def _settings(report: Report) -> str:
     if o["attention"] == "dense":
         return f"dense attention, {tail}"
     return (
-        f"{o['scheme']}, chunk {o['chunk']}, budget {o['budget']} and {o['near_budget']}, window {o['window']}, local {o['local']}, "
+        f"{o['scheme']}, chunk {o['chunk']}, budget {o['budget']}, near budget {o['near_budget']}, "
+        f"window {o['window']}, local {o['local']}, "
         f"dense until {o['dense_until']}, far heads {o['far_heads']}, far penalty {o['far_penalty']:g}, "
         f"select per {o['select_per']}, {tail}"
     )

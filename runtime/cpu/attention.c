@@ -318,9 +318,9 @@ lh_status lh_cpu_attend(lh_backend *b, const lh_attention *a) {
     };
     j.n_blocks = (a->n + j.block - 1) / j.block;
     int32_t unsliced = a->n_head_kv * j.n_blocks;
-    int32_t most = LH_MAX(lh_n_attended(a->plan, j.end_chunk), a->near);
-    if (a->pos < (int64_t)LH_MIN(a->plan.dense, j.end_chunk + 1) * a->plan.chunk)
-        most = LH_MAX(most, LH_MIN(a->plan.dense, j.end_chunk + 1));
+    int32_t most = LH_MAX(a->plan.k, a->near), dense = LH_MIN(a->plan.dense, j.end_chunk + 1);
+    if (lh_is_dense(a->plan, j.end_chunk)) most = dense;
+    else if (lh_is_dense(a->plan, lh_chunk_of(a->pos, a->plan.chunk))) most = LH_MAX(most, dense);
     j.n_slices = LH_MAX(1, LH_MIN((MIN_UNITS + unsliced - 1) / unsliced, most));
     j.max_meetings = (size_t)j.block * group * most;
     if (j.n_slices > 1) {

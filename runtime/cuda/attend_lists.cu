@@ -1,7 +1,7 @@
 // (token, chooser) -> chunks turned into chunk -> rows, so that tiles of rows meet a chunk together.
 //
 // An entry is one choice: (t * choosers + chooser) * middle + r, chooser within the KV head, r the rank among the
-// middle chunks; it stands for `together` rows. Entries of a chunk come in no fixed order, and need none: a row of a
+// chosen chunks; it stands for `together` rows. Entries of a chunk come in no fixed order, and need none: a row of a
 // tile is computed the same wherever it stands in it.
 #include "attend.cuh"
 

@@ -305,8 +305,7 @@ static __global__ void __launch_bounds__(128) near_kernel(lh_attention_args x, l
     tile_shared s = carve<KEYS, VALUES>(rows, b.width);
     int low = lh_position(x, b.token + first / x.group) / a.plan.chunk;
     int high = lh_position(x, b.token + (min(first + rows, all) - 1) / x.group) / a.plan.chunk;
-    const lh_chunk_plan plan = lh_plan_of_head(&a, kv_head);
-    chunk_run chunks = {true, lh_is_dense(plan, low) ? 1 : max(1, low - plan.local + 1), high + 1};
+    chunk_run chunks = {true, lh_last_begin(lh_plan_of_head(&a, kv_head), low), high + 1};
     state<KEYS, VALUES> w;
     run_tile<KEYS, VALUES, false>(x, b, s, kv_head, chunks, from, w, [&]() {
         for (int r = thread; r < rows; r += (int)blockDim.x) {

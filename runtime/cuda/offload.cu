@@ -27,7 +27,7 @@ static __device__ __forceinline__ wanted wanted_of(const lh_attention_args &x, i
     int choosers = x.group / x.together;
     wanted w;
     w.chosen = a.n == 1 ? lh_choice(&a, kv_head * choosers, 0, first) : NULL;
-    w.low = lh_is_dense(plan, first) ? 1 : max(1, first - plan.local + 1);
+    w.low = lh_last_begin(plan, first);
     w.n = w.chosen ? choosers * plan.k : last - w.low + 2;
     return w;
 }

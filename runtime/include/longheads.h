@@ -114,7 +114,8 @@ typedef struct lh_session_options {
     int32_t budget;       // k*l, a multiple of chunk (0: 2048, at most two thirds of the window)
     int32_t near_budget;  // the same of KV heads that choose nothing, see far_heads (0: half of the budget)
     int32_t window;       // W, a multiple of chunk (0: three quarters of trained_ctx)
-    int32_t local;        // forced last chunks, own included (0: all but 8 of the budget, at least half)
+    int32_t local;        // last chunks, own included, that heads which choose attend always (0: all but 8 of the
+                          // budget, at least half)
     int32_t dense_until;  // positions below attend densely (0: the larger budget)
     int32_t far_heads;    // so many KV heads, of all layers, choose chunks by score: those with the strongest matches of
                           // content; the others attend the first one and the last ones (0: a fifth for LH_SCHEME_PEAK,
@@ -149,8 +150,8 @@ LH_API lh_status lh_session_new(const lh_model *m, const lh_session_options *opt
 LH_API void lh_session_free(lh_session *s);
 // Go on under other options, which are resolved; what was read stays as it was read, and logits are asked for anew.
 // budget, near_budget, window, local, dense_until, far_heads, far_penalty, select_per and attention may change. What
-// shapes the cache may not: ctx, batch, chunk, scheme, kv_type, keep_all, kv_offload and rope; a session that was made dense stays so, because
-// it has no summaries; and without keep_all KV heads that did not read far do not begin to.
+// shapes the cache may not: ctx, batch, chunk, scheme, kv_type, keep_all, kv_offload and rope; a session that was made
+// dense stays so, because it has no summaries; and without keep_all KV heads that did not read far do not begin to.
 LH_API lh_status lh_session_set_options(lh_session *s, const lh_session_options *options);
 LH_API void lh_session_get_options(const lh_session *s, lh_session_options *out);
 LH_API void lh_session_get_stats(const lh_session *s, lh_session_stats *out);
