@@ -25,15 +25,16 @@ def add_reading(p: argparse.ArgumentParser, ctx: str = "the trained context") ->
     g.add_argument("-c", "--ctx", "--ctx-size", metavar="N", type=count, help=f"capacity (default: {ctx})")
     g.add_argument("--attention", choices=["longheads", "dense"], default="longheads",
                    help="default: %(default)s")
-    g.add_argument("--budget", metavar="N", type=count, help="tokens that a head attends, if it chooses chunks (default: 2048)")
+    g.add_argument("--budget", metavar="N", type=count,
+                   help="tokens that a head attends, if it chooses chunks (default: 2048)")
     g.add_argument("--near-budget", metavar="N", type=count,
                    help="tokens that a head attends, if it chooses none (default: half of the budget)")
     g.add_argument("--window", metavar="N", type=count,
                    help="positions that distances are mapped into (default: three quarters of the trained context)")
     g.add_argument("--chunk", metavar="N", type=count, help="tokens in a chunk (default: 64)")
     g.add_argument("--local", metavar="N", type=count,
-                   help="chunks at the end that heads which choose attend always (default: all but 8 of the budget, at least "
-                        "half)")
+                   help="chunks at the end that heads which choose attend always (default: all but 8 of the budget, at "
+                        "least half)")
     g.add_argument("--dense-until", metavar="N", type=count,
                    help="attend everything below this position (default: the larger budget)")
     g.add_argument("--far-heads", metavar="N", type=count,

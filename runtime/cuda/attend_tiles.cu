@@ -227,8 +227,8 @@ static __device__ __forceinline__ int chunk_at(const chunk_run &r, int i) {
 // Do rows attend chunk s without choosing it, at what distance, and how much of it do they see?
 static __device__ __forceinline__ void meet(const lh_chunk_plan &plan, int position, int s, int *distance, int *limit) {
     int c = position / plan.chunk;
-    bool dense = lh_is_dense(plan, c), seen = s <= c && (dense || s == 0 || s > c - plan.local);
-    int rank = dense ? s : s == 0 ? 0 : plan.k - 1 - (c - s);
+    bool seen = s <= c && (s == 0 || s >= lh_last_begin(plan, c));
+    int rank = s == 0 ? 0 : lh_n_attended(plan, c) - 1 - (c - s);
     *distance = lh_chunk_distance(plan, c, s, rank);
     *limit = !seen ? 0 : s < c ? plan.chunk : position % plan.chunk + 1;
 }

@@ -374,8 +374,7 @@ static void run_side(side *s, const test_case *c, const float *q, const float *k
     TRY(ops->embed(s->b, &s->table, &id, 1, s->x));
     TRY(ops->append(s->b, a));
     if (a->n_summary) TRY(ops->summarize(s->b, a, lh_chunk_of(a->pos, l), lh_chunk_of(a->pos + a->n, l)));
-    bool dense = lh_is_dense(c->plan, lh_chunk_of(a->pos + a->n - 1, l));
-    if (!dense && lh_n_chosen(c->plan) > 0) TRY(ops->select(s->b, a));
+    if (lh_chooses(c->plan, lh_chunk_of(a->pos + a->n - 1, l))) TRY(ops->select(s->b, a));
     TRY(ops->attend(s->b, a));
 }
 
