@@ -35,7 +35,7 @@ typedef struct lh_project {
 // Where a KV head of a layer keeps its text. Where that is longer than its room, chunk c lies at lh_slot_of(c, room).
 typedef struct lh_kv_head {
     void *k, *v;             // (room, chunk) rows (kv_type.h); keys are rotated by the offset in the chunk
-    void *summary;           // (n_summary, n_chunk) summaries; NULL: it has none, and cannot choose
+    void *summary;           // (n_summary, n_chunk) summaries, then their details; NULL: it has none, and cannot choose
     int32_t room;            // chunks
     int32_t cached;          // its number among the heads of the layer's lh_chunk_cache; -1: k and v are on the device
 } lh_kv_head;
@@ -55,6 +55,7 @@ typedef struct lh_attention {
     int32_t n_summary, summary_dim; // summaries of a chunk and KV head that has them; 0: none has
     lh_kv_type summary_type;        // of schemes whose summaries are vectors, as summary_dim is
     size_t summary_size;            // bytes
+    size_t detail_size;             // bytes of what belongs to a summary and is not always looked at
     float *queries;  // (chunk, n_head, head_dim): q of the tokens of the unfinished chunk; NULL: not needed
     // rotations, see rope.h
     const float *rope_offset;       // (chunk, 2, head_dim): by 0, 1, ..., chunk-1 tokens
@@ -95,6 +96,11 @@ LH_SHARED_FN int32_t lh_summary_of(const lh_attention *a, int32_t head) {
 LH_SHARED_FN char *lh_summary_at(const lh_attention *a, int32_t summary, int32_t chunk) {
     char *of_head = (char *)a->heads[summary / a->n_summary].summary;
     return of_head + ((size_t)(summary % a->n_summary) * a->n_chunk + chunk) * a->summary_size;
+}
+
+LH_SHARED_FN char *lh_detail_at(const lh_attention *a, int32_t summary, int32_t chunk) {
+    char *details = (char *)a->heads[summary / a->n_summary].summary + (size_t)a->n_summary * a->n_chunk * a->summary_size;
+    return details + ((size_t)(summary % a->n_summary) * a->n_chunk + chunk) * a->detail_size;
 }
 
 // Keys and values at home in memory of the host, whole texts only. read and write know these addresses, too.

@@ -8,7 +8,9 @@ static size_t chunk_bytes(const lh_kv_shape *s) { return (size_t)s->chunk * lh_k
 // Keys and values of `chunks` chunks of one KV head.
 static int64_t chunks_bytes(const lh_kv_shape *s, int64_t chunks) { return 2 * chunks * (int64_t)chunk_bytes(s); }
 
-static size_t head_summary_bytes(const lh_kv_shape *s) { return (size_t)s->n_summary * s->n_chunk * s->summary_size; }
+static size_t head_summary_bytes(const lh_kv_shape *s) {
+    return (size_t)s->n_summary * s->n_chunk * (s->summary_size + s->detail_size);
+}
 
 static size_t layer_query_bytes(const lh_kv_shape *s) {
     return s->keep_queries ? (size_t)s->chunk * s->n_head * s->head_dim * sizeof(float) : 0;
@@ -184,9 +186,12 @@ static lh_status each_of_head(const lh_kv *kv, size_t index, int64_t position, i
     size_t bytes = (size_t)position * lh_kv_row_size(s->type, s->head_dim);
     LH_TRY(visit(arg, head->k, bytes));
     LH_TRY(visit(arg, head->v, bytes));
-    size_t room = (size_t)s->n_chunk * s->summary_size, complete = (size_t)lh_chunk_of(position, s->chunk);
-    for (size_t i = 0; i < (size_t)s->n_summary; i++)
-        LH_TRY(visit(arg, (char *)head->summary + i * room, complete * s->summary_size));
+    size_t complete = (size_t)lh_chunk_of(position, s->chunk);
+    const size_t sizes[] = {s->summary_size, s->detail_size};
+    char *at = head->summary;
+    for (int part = 0; part < 2; part++)
+        for (int32_t i = 0; i < s->n_summary; i++, at += s->n_chunk * sizes[part])
+            LH_TRY(visit(arg, at, complete * sizes[part]));
     return LH_OK;
 }
 

@@ -12,7 +12,7 @@ typedef struct lh_kv_shape {
     lh_kv_type type;
     int32_t n_summary;               // summaries of a chunk and KV head
     int32_t summary_dim;             // values of one, where it is a vector
-    size_t summary_size;             // bytes of one
+    size_t summary_size, detail_size;  // bytes of one (backend.h)
     bool keep_queries;               // of the unfinished chunk
     bool offload;                    // whole texts are at home in memory of the host
 } lh_kv_shape;

@@ -48,6 +48,7 @@ lh_kv_shape lh_kv_shape_of(const lh_config *c, const lh_session_options *o, int3
     shape.summary_dim = LH_ROUND_UP(scheme->vectors * c->head_dim, LH_SUMMARY_BLOCK);
     shape.summary_size = scheme->vectors ? lh_kv_row_size(lh_summary_type(o->kv_type), shape.summary_dim)
                                          : lh_peak_size(c->head_dim, o->chunk);
+    shape.detail_size = scheme->vectors ? 0 : lh_peak_detail(c->head_dim, o->chunk);
     shape.keep_queries = scheme->needs_queries;
     return shape;
 }
@@ -171,6 +172,7 @@ static lh_attention attention_of(const lh_longheads *lh, const lh_kv *kv, int32_
         .summary_dim = s->summary_dim,
         .summary_type = lh_summary_type(s->type),
         .summary_size = s->summary_size,
+        .detail_size = s->detail_size,
         .queries = kv->queries[layer],
         .rope_offset = lh->rope_offset,
         .rope_chunk = lh->rope_chunk,

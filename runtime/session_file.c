@@ -23,7 +23,7 @@ typedef struct header {
 } header;
 _Static_assert(sizeof(header) == 112, "on-disk layout");
 
-static const char magic[8] = "LHSESS7";
+static const char magic[8] = "LHSESS8";
 
 // FNV-1a over 8-byte words, the last one padded with zeros.
 static uint64_t hash(uint64_t h, const void *data, size_t bytes) {

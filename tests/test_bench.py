@@ -190,8 +190,8 @@ def test_prompt_operations(tiny_path):
 @pytest.mark.parametrize("select_per", ["head", "kv_head"])
 @pytest.mark.parametrize("attention", ["longheads", "dense"])
 @pytest.mark.parametrize(("scheme", "size"), [
-    ("bounds", 34),                          # two vectors of 16 values, as a block of q8_0
-    ("peak", -(-(16 * 32 + 4) // 64) * 64),  # 16 components of 16 keys, which are filled up to 32, and a step
+    ("bounds", 34),                             # two vectors of 16 values, as a block of q8_0
+    ("peak", -(-(16 * 32 // 2 + 4) // 16) * 16),  # 4 bits of 16 components of 16 keys, filled up to 32, and a step
 ])  # fmt: skip
 def test_token_bytes(tiny_path, attention, select_per, scheme, size):
     weights = sum(t.n_bytes for t in gguf.GGUFReader(tiny_path).tensors if t.name != "token_embd.weight")

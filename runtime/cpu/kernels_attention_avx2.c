@@ -23,5 +23,6 @@ const lh_attention_kernels lh_attention_kernels_avx2 = {
     .load = load_simd,
     .attend = attend_simd,
     .top = top_simd,
+    .peak_codes = peak_codes_simd,
     .peak = peak_simd,
 };

@@ -24,5 +24,6 @@ const lh_attention_kernels lh_attention_kernels_avx512 = {
     .load = load_simd,
     .attend = attend_simd,
     .top = top_simd,
+    .peak_codes = peak_codes_simd,
     .peak = peak_simd,
 };

@@ -6,6 +6,7 @@
 #include "chunk_map.h"
 #include "features.h"
 #include "kv_type.h"
+#include "peak.h"
 #include "quant.h"
 #include "quant_blocks.h"
 
@@ -101,6 +102,17 @@ static void top_generic(const float *scores, int32_t n, int32_t k, int32_t first
     }
 }
 
+static void peak_codes_generic(const uint8_t *upper, const uint8_t *lower, int32_t n_keys, int32_t dims,
+                               uint8_t *codes) {
+    size_t row = 2 * (size_t)n_keys;  // a pair of every key
+    for (int32_t pair = 0; pair < dims / 2; pair++)
+        for (size_t i = 0; i < row; i++) {
+            int32_t high = upper[pair / 2 * row + i] >> pair % 2 * 4 & 15;
+            int32_t low = lower ? lower[pair / 4 * row + i] >> pair % 4 * LH_PEAK_LOW_BITS & LH_PEAK_LOW : 0;
+            codes[pair * row + i] = (uint8_t)(high << LH_PEAK_LOW_BITS | low);
+        }
+}
+
 static void peak_generic(const uint8_t *codes, int32_t n_keys, int32_t dims, const int32_t *q, int32_t rows,
                          int32_t *out) {
     for (int32_t i = 0; i < rows; i++, q += dims / 2) {
@@ -118,7 +130,7 @@ static void peak_generic(const uint8_t *codes, int32_t n_keys, int32_t dims, con
 
 const lh_attention_kernels lh_attention_kernels_generic = {
     .rotate = rotate_generic, .store = store_generic, .load = load_generic, .attend = attend_generic,
-    .top = top_generic, .peak = peak_generic,
+    .top = top_generic, .peak_codes = peak_codes_generic, .peak = peak_generic,
 };
 
 void lh_attention_kernels_select(unsigned features, lh_attention_kernels *out) {

@@ -21,5 +21,6 @@ const lh_attention_kernels lh_attention_kernels_neon = {
     .load = load_simd,
     .attend = attend_simd,
     .top = top_simd,
+    .peak_codes = peak_codes_simd,
     .peak = peak_simd,
 };

@@ -3,6 +3,27 @@
 #include "peak.h"
 #include "simd_pin.h"
 
+// Four pairs of LH_PEAK_KEYS keys: a plain loop over bytes, which compilers turn into vectors.
+INLINE void unpack_run(const uint8_t *restrict upper, const uint8_t *restrict lower, bool both, size_t row,
+                       uint8_t *restrict codes) {
+    for (int32_t i = 0; i < 2 * LH_PEAK_KEYS; i++) {
+        uint8_t ab = upper[i], cd = upper[row + i], low = both ? lower[i] : 0;
+        codes[i] = (uint8_t)((ab & 15) << 2 | (low & 3));
+        codes[row + i] = (uint8_t)((ab >> 4) << 2 | (low >> 2 & 3));
+        codes[2 * row + i] = (uint8_t)((cd & 15) << 2 | (low >> 4 & 3));
+        codes[3 * row + i] = (uint8_t)((cd >> 4) << 2 | low >> 6);
+    }
+}
+
+static void peak_codes_simd(const uint8_t *upper, const uint8_t *lower, int32_t n_keys, int32_t dims, uint8_t *codes) {
+    size_t row = 2 * (size_t)n_keys;
+    for (int32_t group = 0; group < dims / LH_PEAK_GROUP; group++, upper += 2 * row, codes += 4 * row)
+        for (size_t at = 0; at < row; at += 2 * LH_PEAK_KEYS) {
+            if (lower) unpack_run(upper + at, lower + group * row + at, true, row, codes + at);
+            else unpack_run(upper + at, NULL, false, row, codes + at);
+        }
+}
+
 #define PEAK_VECS (LH_PEAK_KEYS * 2 / (int)sizeof(vs))
 #define PEAK_ROWS (8 / PEAK_VECS)  // with their maxima, what registers hold
 

@@ -37,7 +37,7 @@ static void load_slow(const lh_attention_kernels *k, const lh_attention *a, int3
 
 static void summarize(const lh_attention_kernels *k, const lh_attention *a, int32_t s, int32_t chunk, void *out,
                       void *scratch) {
-    int32_t dims = lh_peak_dims(a->head_dim), l = a->plan.chunk, n_keys = lh_peak_keys(l);
+    int32_t dims = lh_peak_dims(a->head_dim), l = a->plan.chunk;
     float *key = scratch, *centre = key + a->head_dim, *slow = centre + dims;
     load_slow(k, a, s, 0, key, slow);
     memset(centre, 0, (size_t)dims * sizeof *centre);
@@ -46,12 +46,18 @@ static void summarize(const lh_attention_kernels *k, const lh_attention *a, int3
     for (int32_t i = 0; i < l * dims; i++) slow[i] -= centre[i % dims];
 
     float per_step, step = step_of(slow, l * dims, LH_PEAK_LEVELS, &per_step);
-    uint8_t *codes = out;
+    size_t upper = lh_peak_upper(a->head_dim, l), row = 2 * (size_t)lh_peak_keys(l);
+    uint8_t *high = out, *low = (uint8_t *)lh_detail_at(a, s, chunk);
+    memset(high, 0, upper);
+    memset(low, 0, a->detail_size);
     for (int32_t x = 0; x < dims; x++)
-        for (int32_t o = 0; o < n_keys; o++)
-            codes[((size_t)(x / 2) * n_keys + o) * 2 + x % 2] = (uint8_t)(
-                LH_PEAK_ZERO + level_of(slow[(size_t)LH_MIN(o, l - 1) * dims + x], per_step, LH_PEAK_LEVELS));
-    memcpy(codes + lh_peak_codes(a->head_dim, l), &step, sizeof step);
+        for (int32_t o = 0; o < lh_peak_keys(l); o++) {
+            int32_t pair = x / 2, at = 2 * o + x % 2;
+            int32_t code = LH_PEAK_ZERO + level_of(slow[(size_t)LH_MIN(o, l - 1) * dims + x], per_step, LH_PEAK_LEVELS);
+            high[pair / 2 * row + at] |= (uint8_t)(code >> LH_PEAK_LOW_BITS << pair % 2 * LH_PEAK_HIGH_BITS);
+            low[pair / 4 * row + at] |= (uint8_t)((code & LH_PEAK_LOW) << pair % 4 * LH_PEAK_LOW_BITS);
+        }
+    memcpy(high + upper, &step, sizeof step);
 }
 
 static size_t summarize_bytes(const lh_attention *a) {
@@ -60,26 +66,31 @@ static size_t summarize_bytes(const lh_attention *a) {
 
 // --- score ------------------------------------------------------------------------------------------------------
 
-// Queries as the kernel wants them; a row is a token.
+// Queries as the kernel wants them; a row is a token. A product is what it is with codes, less `zero`.
 typedef struct bench {
-    int32_t *words;   // (rows, dims / 2): a pair of components, twice
+    int32_t *words;   // (rows, stored components / 2): a pair of components, twice
     int32_t *zero;    // (rows): the product with codes that stand for zero
+    int32_t *least, *most;  // (rows): the products with lower bits, at least and at most
     float *step;      // (rows)
     int32_t *best;    // (rows): largest product with a chunk
     float *rotated;   // (2, head_dim)
+    uint8_t *codes;   // of a chunk
 } bench;
 
-static size_t carve(const lh_attention *a, const lh_scoring *s, char *memory, bench *out) {
-    size_t rows = (size_t)s->n, used = 0;
+static size_t carve(const lh_attention *a, int32_t n, char *memory, bench *out) {
+    size_t rows = (size_t)n, stored = (size_t)lh_peak_stored(a->head_dim), used = 0;
     bench b;
 #define CARVE(field, count)             \
     b.field = (void *)(memory + used);  \
     used += LH_ROUND_UP((size_t)(count) * sizeof *b.field, (size_t)LH_ALIGN)
-    CARVE(words, rows * lh_peak_dims(a->head_dim) / 2);
+    CARVE(words, rows * stored / 2);
     CARVE(zero, rows);
+    CARVE(least, rows);
+    CARVE(most, rows);
     CARVE(step, rows);
     CARVE(best, rows);
     CARVE(rotated, 2 * (size_t)a->head_dim);
+    CARVE(codes, stored * lh_peak_keys(a->plan.chunk));
 #undef CARVE
     if (out) *out = b;
     return used;
@@ -87,14 +98,14 @@ static size_t carve(const lh_attention *a, const lh_scoring *s, char *memory, be
 
 static size_t score_bytes(const lh_cpu *c, const lh_attention *a, const lh_scoring *s) {
     (void)c;
-    return carve(a, s, NULL, NULL);
+    return carve(a, s->n, NULL, NULL);
 }
 
 // A query as if every chunk lay at the far end of the window, where nearly all of them do.
 static void prepare_row(const lh_cpu *c, const lh_attention *a, int32_t token, int32_t head, int32_t row,
                         const bench *b) {
     size_t dim = (size_t)a->head_dim;
-    int32_t dims = lh_peak_dims(a->head_dim), levels = lh_peak_query_levels(dims);
+    int32_t dims = lh_peak_dims(a->head_dim), stored = lh_peak_stored(a->head_dim), levels = lh_peak_query_levels(dims);
     float *near = b->rotated, *far = near + dim, *slow = far + dim - dims, per_step;
     int32_t offset = lh_offset_of(a->pos + token, a->plan.chunk);
     c->attention.rotate(a->q + ((size_t)token * a->n_head + head) * dim, a->rope_offset + 2 * dim * offset, 1, a->scale,
@@ -102,31 +113,67 @@ static void prepare_row(const lh_cpu *c, const lh_attention *a, int32_t token, i
     c->attention.rotate(near, a->rope_chunk + 2 * dim * (a->plan.window - 1), 1, 1, a->head_dim, far);
 
     b->step[row] = step_of(slow, dims, levels, &per_step);
-    b->zero[row] = 0;
-    for (int32_t x = 0; x < dims; x += 2) {
-        int32_t pair[2] = {level_of(slow[x], per_step, levels), level_of(slow[x + 1], per_step, levels)};
-        b->zero[row] += LH_PEAK_ZERO * (pair[0] + pair[1]);
-        uint32_t both = (uint32_t)(uint8_t)pair[0] | (uint32_t)(uint8_t)pair[1] << 8;
-        b->words[(row * dims + x) / 2] = (int32_t)(both | both << 16);
+    b->zero[row] = b->least[row] = b->most[row] = 0;
+    int32_t *words = b->words + row * stored / 2;
+    memset(words, 0, (size_t)stored / 2 * sizeof *words);
+    for (int32_t x = 0; x < dims; x++) {
+        int32_t level = level_of(slow[x], per_step, levels);
+        b->zero[row] += LH_PEAK_ZERO * level;
+        *(level < 0 ? &b->least[row] : &b->most[row]) += LH_PEAK_LOW * level;
+        words[x / 2] |= (int32_t)((uint32_t)(uint8_t)level * 0x00010001u << x % 2 * 8);
     }
+}
+
+static void prepare(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, void *scratch, bench *b) {
+    carve(a, s->n, scratch, b);
+    for (int32_t i = 0; i < s->n; i++) prepare_row(c, a, s->token + i, a->leader[s->chooser], i, b);
+}
+
+static float score_of(const bench *b, int32_t row, int32_t product, float step) {
+    return (float)(product - b->zero[row]) * b->step[row] * step;
+}
+
+// The best products of all rows with a chunk; without lower bits: with what is left of its codes. Its step.
+static float best_products(const lh_cpu *c, const lh_attention *a, const char *summary, const char *lower, int32_t rows,
+                           const bench *b) {
+    int32_t stored = lh_peak_stored(a->head_dim), n_keys = lh_peak_keys(a->plan.chunk);
+    c->attention.peak_codes((const uint8_t *)summary, (const uint8_t *)lower, n_keys, stored, b->codes);
+    c->attention.peak(b->codes, n_keys, stored, b->words, rows, b->best);
+    float step;
+    memcpy(&step, summary + lh_peak_upper(a->head_dim, a->plan.chunk), sizeof step);
+    return step;
 }
 
 static void score(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, void *scratch) {
-    int32_t head = a->leader[s->chooser], summary_of_head = lh_summary_of(a, head);
-    int32_t dims = lh_peak_dims(a->head_dim);
-    size_t codes = lh_peak_codes(a->head_dim, a->plan.chunk);
+    int32_t from = lh_summary_of(a, a->leader[s->chooser]), n_chunks = s->only ? s->n_only : s->end - s->first;
     bench b;
-    carve(a, s, scratch, &b);
-    for (int32_t i = 0; i < s->n; i++) prepare_row(c, a, s->token + i, head, i, &b);
-    for (int32_t chunk = s->first; chunk < s->end; chunk++) {
-        const char *summary = lh_summary_at(a, summary_of_head, chunk);
-        lh_prefetch(summary + FETCH_CHUNKS * a->summary_size, a->summary_size);
-        float step;
-        memcpy(&step, summary + codes, sizeof step);
-        c->attention.peak((const uint8_t *)summary, lh_peak_keys(a->plan.chunk), dims, b.words, s->n, b.best);
-        for (int32_t i = 0; i < s->n; i++)
-            s->out[i * s->stride + chunk - s->first] = (float)(b.best[i] - b.zero[i]) * b.step[i] * step;
+    prepare(c, a, s, scratch, &b);
+    for (int32_t i = 0; i < n_chunks; i++) {
+        int32_t ahead = LH_MIN(i + FETCH_CHUNKS, n_chunks - 1);
+        int32_t chunk = s->only ? s->only[i] : s->first + i, next = s->only ? s->only[ahead] : s->first + ahead;
+        lh_prefetch(lh_summary_at(a, from, next), a->summary_size);
+        lh_prefetch(lh_detail_at(a, from, next), a->detail_size);
+        float step = best_products(c, a, lh_summary_at(a, from, chunk), lh_detail_at(a, from, chunk), s->n, &b);
+        for (int32_t r = 0; r < s->n; r++)
+            s->out[r * s->stride + chunk - s->first] = score_of(&b, r, b.best[r], step);
     }
 }
 
-const lh_cpu_scheme lh_cpu_peak = {summarize, summarize_bytes, score, score_bytes};
+// Upper bits say all but the products with the lower ones.
+static void bound(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, void *scratch) {
+    int32_t from = lh_summary_of(a, a->leader[s->chooser]);
+    bench b;
+    prepare(c, a, s, scratch, &b);
+    for (int32_t chunk = s->first; chunk < s->end; chunk++) {
+        const char *summary = lh_summary_at(a, from, chunk);
+        lh_prefetch(summary + FETCH_CHUNKS * a->summary_size, a->summary_size);
+        float step = best_products(c, a, summary, NULL, s->n, &b);
+        for (int32_t r = 0; r < s->n; r++) {
+            int64_t at = r * s->stride + chunk - s->first;
+            s->out[at] = score_of(&b, r, b.best[r] + b.least[r], step);
+            s->most[at] = score_of(&b, r, b.best[r] + b.most[r], step);
+        }
+    }
+}
+
+const lh_cpu_scheme lh_cpu_peak = {summarize, summarize_bytes, score, score_bytes, bound};

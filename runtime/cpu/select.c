@@ -1,4 +1,5 @@
 // Which chunks a query attends: summaries of complete chunks, scores against them, and the choice.
+#include <math.h>
 #include <string.h>
 
 #include "scheme.h"
@@ -60,6 +61,8 @@ typedef struct select_job {
     int32_t n_slices;      // of the candidates
     int64_t stride;        // floats between tokens
     float *scores;         // (n_select, n, stride)
+    float *most;           // the same where scores are lower bounds so far; NULL: they are what they are
+    int32_t *open;         // (n_select, stride): chunks whose scores are asked for
 } select_job;
 
 static void score_task(void *arg, int64_t piece, int thread) {
@@ -68,11 +71,34 @@ static void score_task(void *arg, int64_t piece, int thread) {
     if (j->a->leader[chooser] < 0) return;
     int32_t first = (int32_t)((int64_t)j->candidates * slice / j->n_slices);
     int32_t end = (int32_t)((int64_t)j->candidates * (slice + 1) / j->n_slices);
+    int64_t at = (int64_t)chooser * j->n * j->stride + first;
     lh_scoring s = {
         .chooser = chooser, .token = j->token, .n = j->n, .first = 1 + first, .end = 1 + end, .stride = j->stride,
-        .out = j->scores + (int64_t)chooser * j->n * j->stride + first,
+        .out = j->scores + at, .most = j->most ? j->most + at : NULL,
     };
-    schemes[j->a->scheme]->score(j->cpu, j->a, &s, lh_cpu_scratch_of(j->cpu, thread));
+    const lh_cpu_scheme *scheme = schemes[j->a->scheme];
+    (j->most ? scheme->bound : scheme->score)(j->cpu, j->a, &s, lh_cpu_scratch_of(j->cpu, thread));
+}
+
+// From bounds to scores, as far as they matter: where a bound says that a chunk is none of the k best, it stays.
+static void settle(const select_job *j, int32_t chooser, int32_t k, void *scratch) {
+    float *scores = j->scores + chooser * j->stride, *most = j->most + chooser * j->stride, least = INFINITY;
+    int32_t *open = j->open + chooser * j->stride;
+    lh_scoring s = {
+        .chooser = chooser, .token = j->token, .n = 1, .first = 1, .end = 1 + j->candidates, .stride = j->stride,
+        .out = scores, .only = open, .n_only = k,
+    };
+    // The scores of k promising chunks: so good the others have to be.
+    j->cpu->attention.top(scores, j->candidates, k, 1, open, scratch);
+    schemes[j->a->scheme]->score(j->cpu, j->a, &s, scratch);
+    for (int32_t i = 0; i < k; i++) {
+        least = fminf(least, scores[open[i] - 1]);
+        most[open[i] - 1] = -INFINITY;
+    }
+    s.n_only = 0;
+    for (int32_t i = 0; i < j->candidates; i++)
+        if (most[i] >= least) open[s.n_only++] = 1 + i;
+    schemes[j->a->scheme]->score(j->cpu, j->a, &s, scratch);
 }
 
 static void choose_task(void *arg, int64_t piece, int thread) {
@@ -81,6 +107,7 @@ static void choose_task(void *arg, int64_t piece, int thread) {
     int32_t chooser = (int32_t)(piece % a->n_select), from = (int32_t)(piece / a->n_select) * TOP_TOKENS;
     const lh_chunk_plan plan = a->plan;
     if (a->leader[chooser] < 0) return;
+    if (j->most) settle(j, chooser, lh_n_chosen(plan), lh_cpu_scratch_of(j->cpu, thread));
     for (int32_t t = from; t < LH_MIN(from + TOP_TOKENS, j->n); t++) {
         int32_t end = lh_candidates_end(plan, lh_chunk_of(a->pos + j->token + t, plan.chunk));
         int32_t *out = a->chosen + ((size_t)(j->token + t) * a->n_select + chooser) * plan.k;
@@ -100,8 +127,15 @@ static lh_status select_block(lh_cpu *c, const lh_attention *a, int32_t token, i
     lh_scoring slice = {.n = n, .first = 1, .end = 1 + (j.candidates + j.n_slices - 1) / j.n_slices};
     size_t top = 2 * (size_t)j.candidates * sizeof(int32_t), score = schemes[a->scheme]->score_bytes(c, a, &slice);
     LH_TRY(lh_cpu_scratch_threads(c, LH_MAX(top, score)));
-    j.scores = lh_cpu_scratch_shared(c, (size_t)a->n_select * n * (size_t)j.stride * sizeof *j.scores);
+    // A single token is bound by memory: it looks at details only where it has to.
+    bool bounds = n == 1 && schemes[a->scheme]->bound;
+    size_t values = (size_t)a->n_select * n * (size_t)j.stride;
+    j.scores = lh_cpu_scratch_shared(c, (bounds ? 3 : 1) * values * sizeof *j.scores);
     if (!j.scores) return LH_ERR_MEMORY;
+    if (bounds) {
+        j.most = j.scores + values;
+        j.open = (int32_t *)(j.most + values);
+    }
     lh_threads_for(c->threads, (int64_t)a->n_select * j.n_slices, score_task, &j);
     lh_threads_for(c->threads, (int64_t)a->n_select * ((n + TOP_TOKENS - 1) / TOP_TOKENS), choose_task, &j);
     return LH_OK;

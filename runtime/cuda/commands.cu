@@ -100,7 +100,8 @@ static bool same_attention(const lh_attention *a, const lh_attention *b) {
     };
     auto cache = [](const lh_attention *x) {
         return std::tie(x->n_head, x->n_head_kv, x->head_dim, x->n_chunk, x->scale, x->kv_type, x->heads, x->cache,
-                        x->scheme, x->n_summary, x->summary_dim, x->summary_type, x->summary_size, x->queries);
+                        x->scheme, x->n_summary, x->summary_dim, x->summary_type, x->summary_size, x->detail_size,
+                        x->queries);
     };
     auto batch = [](const lh_attention *x) {
         return std::tie(x->rope_offset, x->rope_chunk, x->rope_dim, x->n, x->q, x->new_k, x->new_v, x->n_select,

@@ -84,23 +84,26 @@ static __device__ __forceinline__ void prepare_rows(const lh_attention_args &x, 
 }
 
 // The codes of up to SEGMENT keys as operands: of 16 keys, two tiles of eight, `steps` times 32 components.
-// Lane (g, t) holds pairs 4t, ..., 4t + 3 of keys 2g and 2g + 1: four loads of two keys' pair, sorted by key.
+// Lane (g, t) holds pairs 4t, ..., 4t + 3 of keys 2g and 2g + 1: two loads of their upper bits and one of the lower ones,
+// sorted by pair and key.
 template <int steps>
-static __device__ __forceinline__ void load_codes(const char *codes, int n_keys, int first, int dims,
-                                                  uint32_t b[SEGMENT / 16][steps][2][2]) {
+static __device__ __forceinline__ void load_codes(const char *upper, const char *lower, int n_keys, int first,
+                                                  int groups, uint32_t b[SEGMENT / 16][steps][2][2]) {
     int lane = (int)threadIdx.x % LH_WARP, g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int j = 0; j < SEGMENT / 16; j++) {
         if (first + 16 * j >= n_keys) break;
 #pragma unroll
         for (int s = 0; s < steps; s++) {
-            uint32_t word[4];
+            // Where there are no components queries are zeros, and any code will do.
+            int group = 4 * s + t < groups ? 4 * s + t : 0;
+            size_t row = 2 * (size_t)n_keys, at = group * row + 2 * (size_t)(first + 16 * j + 2 * g);
+            uint32_t low = __ldg((const uint32_t *)(lower + at)), word[4];
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                // Where there are no components queries are zeros, and any code will do.
-                int pair = 16 * s + 4 * t + i;
-                if (2 * pair >= dims) pair = 0;
-                word[i] = __ldg((const uint32_t *)(codes + 2 * ((size_t)pair * n_keys + first + 16 * j + 2 * g)));
+                uint32_t high = __ldg((const uint32_t *)(upper + at + (group + i / 2) * row));
+                word[i] = (high >> i % 2 * LH_PEAK_HIGH_BITS & 0x0f0f0f0f) << LH_PEAK_LOW_BITS |
+                          (low >> i * LH_PEAK_LOW_BITS & 0x03030303);
             }
 #pragma unroll
             for (int i = 0; i < 2; i++) {
@@ -154,7 +157,7 @@ static __global__ void __launch_bounds__(THREADS) score_peak_kernel(lh_attention
     int token = (int)blockIdx.y * grid.tokens, rows = min(grid.tokens, block.n - token);
     int candidates = lh_candidates(x, block), slice = (int)blockIdx.x * grid.slice;
     int warp = (int)threadIdx.x / LH_WARP, lane = (int)threadIdx.x % LH_WARP;
-    int dims = lh_peak_dims(a.head_dim), n_keys = lh_peak_keys(a.plan.chunk);
+    int groups = lh_peak_stored(a.head_dim) / LH_PEAK_GROUP, n_keys = lh_peak_keys(a.plan.chunk);
     if (head < 0 || slice >= candidates) return;
 
     float *step = (float *)lh_shared_memory();                            // (tiles * TILE)
@@ -167,10 +170,11 @@ static __global__ void __launch_bounds__(THREADS) score_peak_kernel(lh_attention
     int end = min(candidates, slice + grid.slice);
     for (int stage = slice; stage < end; stage += STAGE) {
         for (int s = warp; s < STAGE && stage + s < end; s += WARPS) {
-            const char *codes = lh_summary_at(&a, summary_of_head, 1 + stage + s);
+            const char *upper = lh_summary_at(&a, summary_of_head, 1 + stage + s);
+            const char *lower = lh_detail_at(&a, summary_of_head, 1 + stage + s);
             for (int first = 0; first < n_keys; first += SEGMENT) {
                 uint32_t b[SEGMENT / 16][steps][2][2];
-                load_codes<steps>(codes, n_keys, first, dims, b);
+                load_codes<steps>(upper, lower, n_keys, first, groups, b);
                 for (int tile = 0; tile < grid.tiles; tile++) {
                     int found[2];
                     const signed char *at = queries + tile * TILE * width;
@@ -186,7 +190,7 @@ static __global__ void __launch_bounds__(THREADS) score_peak_kernel(lh_attention
         __syncthreads();
         for (int r = warp; r < rows && stage + lane < end; r += WARPS) {
             const char *summary = lh_summary_at(&a, summary_of_head, 1 + stage + lane);
-            float of_chunk = *(const float *)(summary + lh_peak_codes(a.head_dim, a.plan.chunk));
+            float of_chunk = *(const float *)(summary + lh_peak_upper(a.head_dim, a.plan.chunk));
             float of_query = __fmul_rn((float)(best[r * (STAGE + 2) + lane] - zero[r]), step[r]);
             block.scores[((size_t)(token + r) * a.n_select + chooser) * block.stride + stage + lane] =
                 __fmul_rn(of_query, of_chunk);

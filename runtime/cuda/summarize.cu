@@ -26,9 +26,9 @@ static __global__ void __launch_bounds__(THREADS) peak_kernel(lh_attention_args 
     const lh_attention &a = x.a;
     int s = (int)blockIdx.y, chunk = chunk_of_block(x), l = a.plan.chunk, thread = (int)threadIdx.x;
     if (chunk < 0) return;
-    int dims = lh_peak_dims(a.head_dim), from = a.head_dim - dims, n_keys = lh_peak_keys(l);
+    int dims = lh_peak_dims(a.head_dim), from = a.head_dim - dims, row = 2 * lh_peak_keys(l);
     const char *first = lh_kv_chunk(x, LH_KEYS, s, 0), *keys = lh_kv_chunk(x, LH_KEYS, s, chunk);
-    char *out = lh_summary_at(&a, s, chunk);
+    char *upper = lh_summary_at(&a, s, chunk), *lower = lh_detail_at(&a, s, chunk);
     float *centre = (float *)lh_shared_memory(), *scratch = centre + dims;
 
     // One key after the other, as on the CPU: the same sum to the last bit.
@@ -46,19 +46,24 @@ static __global__ void __launch_bounds__(THREADS) peak_kernel(lh_attention_args 
 
     bool some = lh_peak_some(top);
     float per_step = some ? __fdiv_rn(LH_PEAK_LEVELS, top) : 0, step = some ? __fdiv_rn(top, LH_PEAK_LEVELS) : 0;
-    for (int i = thread; i < dims / 2 * n_keys; i += THREADS) {
-        int pair = i / n_keys, o = i % n_keys;
+    // A thread has one component of each of four pairs: three bytes.
+    for (int i = thread; i < lh_peak_stored(a.head_dim) / LH_PEAK_GROUP * row; i += THREADS) {
+        int group = i / row, at = i % row, o = at / 2;
         const char *key = keys + (o < l ? o : l - 1) * x.row;
-        uchar2 codes = {0, 0};
-        codes.x =
-            (unsigned char)(LH_PEAK_ZERO + lh_peak_level(lh_kv_load<type>(key, from + 2 * pair) - centre[2 * pair],
-                                                         per_step, LH_PEAK_LEVELS));
-        codes.y = (unsigned char)(LH_PEAK_ZERO +
-                                  lh_peak_level(lh_kv_load<type>(key, from + 2 * pair + 1) - centre[2 * pair + 1],
-                                                per_step, LH_PEAK_LEVELS));
-        ((uchar2 *)out)[i] = codes;
+        unsigned high = 0, low = 0;
+        for (int pair = 0; pair < LH_PEAK_GROUP / 2; pair++) {
+            int c = group * LH_PEAK_GROUP + 2 * pair + at % 2;
+            if (c >= dims) break;
+            int code = LH_PEAK_ZERO +
+                       lh_peak_level(lh_kv_load<type>(key, from + c) - centre[c], per_step, LH_PEAK_LEVELS);
+            high |= (unsigned)(code >> LH_PEAK_LOW_BITS) << pair * LH_PEAK_HIGH_BITS;
+            low |= (unsigned)(code & LH_PEAK_LOW) << pair * LH_PEAK_LOW_BITS;
+        }
+        upper[2 * group * row + at] = (char)high;
+        upper[(2 * group + 1) * row + at] = (char)(high >> 2 * LH_PEAK_HIGH_BITS);
+        lower[group * row + at] = (char)low;
     }
-    if (thread == 0) *(float *)(out + lh_peak_codes(a.head_dim, l)) = step;
+    if (thread == 0) *(float *)(upper + lh_peak_upper(a.head_dim, l)) = step;
 }
 
 template <lh_kv_type type>

@@ -89,6 +89,10 @@ static void *fetched(side *s, const void *from, size_t bytes) {
     return host;
 }
 
+static size_t head_summary_bytes(const lh_attention *a) {
+    return (size_t)a->n_summary * a->n_chunk * (a->summary_size + a->detail_size);
+}
+
 // Every KV head chooses, or all but every third from the second one on.
 static bool is_far(const test_case *c, int32_t kv_head) { return !c->near || kv_head % 3 != 1; }
 
@@ -113,7 +117,7 @@ static void place_heads(side *s, const test_case *c, int32_t n_chunk, size_t chu
         TRY(s->offload->cache_new(s->b, n_far, n_chunk, c->slots, chunk_bytes, &a->cache));
     }
     s->rows = device(s, near_bytes + (s->offload ? 0 : far_bytes));
-    if (a->n_summary) s->summaries = device(s, (size_t)n_far * a->n_summary * n_chunk * a->summary_size);
+    if (a->n_summary) s->summaries = device(s, (size_t)n_far * head_summary_bytes(a));
     s->heads = lh_alloc((size_t)c->n_head_kv, sizeof *s->heads);
     char *near = s->rows, *far = s->offload ? s->home : s->rows + near_bytes, *summary = s->summaries;
     for (int32_t h = 0, n = 0; h < c->n_head_kv; h++) {
@@ -125,15 +129,17 @@ static void place_heads(side *s, const test_case *c, int32_t n_chunk, size_t chu
         if (s->offload) s->heads[h].cached = n++;
         if (!a->n_summary) continue;
         s->heads[h].summary = summary;
-        summary += (size_t)a->n_summary * n_chunk * a->summary_size;
+        summary += head_summary_bytes(a);
     }
     a->heads = copied(s, s->heads, (size_t)c->n_head_kv * sizeof *s->heads);
 }
 
-static char *summary_at(const side *s, int32_t i, int32_t chunk) {
-    const lh_attention *a = &s->a;
-    char *of_head = s->heads[i / a->n_summary].summary;
-    return of_head ? of_head + ((size_t)(i % a->n_summary) * a->n_chunk + chunk) * a->summary_size : NULL;
+// A summary or its detail, on the device of a side; NULL: the head has none.
+static char *part_at(const side *s, bool detail, int32_t i, int32_t chunk) {
+    lh_attention a = s->a;
+    a.heads = s->heads;
+    if (!s->heads[i / a.n_summary].summary) return NULL;
+    return detail ? lh_detail_at(&a, i, chunk) : lh_summary_at(&a, i, chunk);
 }
 
 static side open_side(const test_case *c, lh_backend *b, int32_t n_chunk) {
@@ -151,7 +157,9 @@ static side open_side(const test_case *c, lh_backend *b, int32_t n_chunk) {
         .n_select = c->per_head ? c->n_head : c->n_head_kv,
     };
     if (c->scheme != LH_SCHEME_PEAK) a.summary_dim = LH_ROUND_UP((per_query_head ? 1 : 2) * d, LH_SUMMARY_BLOCK);
-    a.summary_size = c->scheme == LH_SCHEME_PEAK ? lh_peak_size(d, l) : lh_kv_row_size(a.summary_type, a.summary_dim);
+    bool peak = c->scheme == LH_SCHEME_PEAK;
+    a.summary_size = peak ? lh_peak_size(d, l) : lh_kv_row_size(a.summary_type, a.summary_dim);
+    a.detail_size = peak ? lh_peak_detail(d, l) : 0;
     s.offload = c->slots ? b->ops->offload : NULL;
     if (per_query_head) a.queries = device(&s, (size_t)l * c->n_head * d * sizeof(float));
     lh_config config = {.head_dim = d, .rope_dim = a.rope_dim, .rope_base = 10000, .rope_scaling = LH_ROPE_NONE,
@@ -224,10 +232,11 @@ static void check_summaries(const test_case *c, side *cpu, side *gpu, int64_t po
     const lh_attention *a = &cpu->a;
     int32_t complete = lh_chunk_of(position, c->plan.chunk);
     size_t used =
-        c->scheme == LH_SCHEME_PEAK ? lh_peak_codes(c->head_dim, c->plan.chunk) + sizeof(float) : a->summary_size;
+        c->scheme == LH_SCHEME_PEAK ? lh_peak_upper(c->head_dim, c->plan.chunk) + sizeof(float) : a->summary_size;
     for (int32_t i = 0; i < a->n_head_kv * a->n_summary; i++)
-        for (int32_t s = 0; s < complete && summary_at(cpu, i, s); s++) {
-            char *one = fetched(cpu, summary_at(cpu, i, s), used), *two = fetched(gpu, summary_at(gpu, i, s), used);
+        for (int32_t s = 0; s < complete && part_at(cpu, false, i, s); s++) {
+            char *one = fetched(cpu, part_at(cpu, false, i, s), used);
+            char *two = fetched(gpu, part_at(gpu, false, i, s), used);
             checks++;
             if (c->scheme != LH_SCHEME_PAPER) {
                 if (memcmp(one, two, used) != 0) FAIL("%s: summary %d of chunk %d differs", c->name, i, s);
@@ -247,6 +256,12 @@ static void check_summaries(const test_case *c, side *cpu, side *gpu, int64_t po
             }
             lh_free(one);
             lh_free(two);
+            if (!a->detail_size) continue;
+            one = fetched(cpu, part_at(cpu, true, i, s), a->detail_size);
+            two = fetched(gpu, part_at(gpu, true, i, s), a->detail_size);
+            if (memcmp(one, two, a->detail_size) != 0) FAIL("%s: detail %d of chunk %d differs", c->name, i, s);
+            lh_free(one);
+            lh_free(two);
         }
 }
 
@@ -255,7 +270,7 @@ static double score_of(const test_case *c, const side *gpu, const char *summarie
                        int32_t s, double *magnitude) {
     const lh_attention *a = &gpu->a;
     int32_t d = c->head_dim;
-    const char *summary = summaries + (summary_at(gpu, lh_summary_of(a, head), s) - gpu->summaries);
+    const char *summary = summaries + (part_at(gpu, false, lh_summary_of(a, head), s) - gpu->summaries);
     double sum = 0;
     *magnitude = 0;
     for (int32_t x = 0; x < d; x++) {
@@ -297,7 +312,7 @@ static void check_chosen(const test_case *c, side *cpu, side *gpu, const float *
     bool exact = c->scheme == LH_SCHEME_PEAK || c->data == REPEATED;
     int32_t n_far = 0;
     for (int32_t h = 0; h < c->n_head_kv; h++) n_far += is_far(c, h);
-    size_t all = (size_t)n_far * a->n_summary * a->n_chunk * a->summary_size;
+    size_t all = (size_t)n_far * head_summary_bytes(a);
     char *summaries = exact ? NULL : fetched(gpu, gpu->summaries, all);
     for (int32_t t = dense; t < a->n; t++) {
         int32_t own = lh_chunk_of(a->pos + t, c->plan.chunk);
