@@ -194,6 +194,8 @@ def test_dry_run_writes_nothing(tied, tmp_path, capsys):
             "the tensor blk.1.ffn_up.weight is damaged or does not suit this type: it holds NaN",
         ),
         (lambda f: f / "huge.gguf", "it holds 70000, which is more than F16 can keep"),
+        (lambda f: f / "number.gguf", "has the architecture 7, expected 'llama'"),
+        (lambda f: f / "heads.gguf", "llama.attention.head_count is b'two', expected an integer"),
     ],
 )
 def test_bad_sources(tmp_path, capsys, change, sentence):
@@ -201,6 +203,8 @@ def test_bad_sources(tmp_path, capsys, change, sentence):
     (tmp_path / "cut.gguf").write_bytes(source.read_bytes()[:-9000])
     (tmp_path / "text.gguf").write_bytes(b"a text")
     write_model(tmp_path / "other.gguf", change={"general.architecture": ("falcon", Value.STRING)})
+    write_model(tmp_path / "number.gguf", change={"general.architecture": (7, Value.UINT32)})
+    write_model(tmp_path / "heads.gguf", change={"llama.attention.head_count": ("two", Value.STRING)})
     for name, bad in (("nan", np.nan), ("huge", 70000)):
         values = np.zeros((64, 32), np.float32)
         values[40, 7] = bad

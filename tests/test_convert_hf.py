@@ -360,7 +360,16 @@ BAD_FOLDERS = {
     "number": (lambda f: edit_config(f, hidden_size=None), "hidden_size in"),
     "text": (lambda f: edit_config(f, num_hidden_layers="two"), "is 'two', expected a positive number"),
     "scaling": (lambda f: edit_config(f, rope_scaling={"type": "longrope"}), "is longrope, expected linear, yarn"),
-    "scaling half": (lambda f: edit_config(f, rope_scaling={"type": "yarn"}), "the rope scaling yarn is None"),
+    "scaling half": (lambda f: edit_config(f, rope_scaling={"type": "yarn"}), "factor of the rope scaling yarn in"),
+    "scaling as text": (lambda f: edit_config(f, rope_scaling="yarn"), "'yarn', expected an object"),
+    "attention factor": (lambda f: edit_config(f, rope_scaling={"type": "yarn", "factor": 2, "attention_factor": "x"}),
+                         "is 'x', expected a positive number"),
+    "architecture as number": (lambda f: edit_config(f, architectures=7), "says the architecture is 7"),
+    "architecture as object": (lambda f: edit_config(f, architectures=[{}]), "says the architecture is {}"),
+    "infinite": (lambda f: edit_config(f, hidden_size=float("inf")), "hidden_size in"),
+    "context beyond 32 bits": (lambda f: edit_config(f, max_position_embeddings=5e9), "5000000000.0, expected"),
+    "epsilon beyond float32": (lambda f: edit_config(f, rms_norm_eps=1e300), "rms_norm_eps in"),
+    "countless layers": (lambda f: edit_config(f, num_hidden_layers=10**9), "model.layers.2.input_layernorm.weight is"),
     "quantised": (lambda f: edit_config(f, quantization_config={"quant_method": "gptq"}), "weights quantised by gptq"),
     "shape": (lambda f: edit_config(f, intermediate_size=128), "has the shape 96 x 64, expected 128 x 64"),
     "vocabulary": (lambda f: edit_config(f, vocab_size=300), "the tokenizer in"),
@@ -390,6 +399,16 @@ def test_bad_folders(tmp_path, capsys, name):
     said = capsys.readouterr().err
     assert sentence in said and len(said.splitlines()) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_needless_values_of_any_kind(tmp_path):
+    """null and texts where nothing has to be are no reason to refuse, nor to fall over."""
+    folder, config, tensors = make_folder(tmp_path / "model")
+    raw = json.loads((folder / "config.json").read_text())
+    raw |= {"quantization_config": None, "rope_scaling": None, "sliding_window": "4096", "rope_parameters": {}}
+    (folder / "config.json").write_text(json.dumps(raw))
+    assert convert(folder, "-o", tmp_path / "out.gguf", "--type", "f32") == 0
+    assert np.abs(logits_of(tmp_path / "out.gguf", IDS) - forward(config, tensors, IDS)).max() < TOLERANCE
 
 
 def test_other_dtypes_are_refused(tmp_path, capsys):

@@ -73,9 +73,8 @@ def open_gguf(path: Path) -> Source:
     source = Source(_metadata(reader), [])
     architecture = source.metadata.get("general.architecture", (b"", None))[0]
     if architecture != b"llama":
-        raise UnsupportedError(
-            f"{path} has the architecture {architecture.decode(errors='replace')!r}, expected 'llama'"
-        )
+        name = architecture.decode(errors="replace") if isinstance(architecture, bytes) else architecture
+        raise UnsupportedError(f"{path} has the architecture {name!r}, expected 'llama'")
     for part in _parts(path, reader):
         reader = reader if part == path else _open(part)
         for t in reader.tensors:

@@ -34,6 +34,27 @@ def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
     return found
 
 
+# The largest numbers that a GGUF key for them holds and its readers take.
+_MOST = {int: 2**31 - 1, float: float(np.finfo(np.float32).max)}
+
+
+def _positive(value: Any, what: str, kind: type = float) -> Any:
+    """The value as a number. Raises FormatError, which says what it is of, where it is none that a model can have."""
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= _MOST[kind]
+    if not good or (kind is int and value != int(value)):
+        found = "missing" if value is None else repr(value)
+        raise FormatError(f"{what} is {found}, expected a positive number; fetch the file again")
+    return kind(value)
+
+
+def _object(raw: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
+    """An object inside another one; empty where there is none, or null."""
+    found = raw.get(key)
+    if found is not None and not isinstance(found, dict):
+        raise FormatError(f"{key} in {path} is {found!r}, expected an object; fetch the file again")
+    return found or {}
+
+
 @dataclass(frozen=True)
 class Config:
     """Numbers of a model."""
@@ -57,12 +78,13 @@ def read_config(folder: Path) -> Config:
     """Raises UnsupportedError for another graph, FormatError for numbers that are missing or cannot be."""
     path = folder / "config.json"
     raw = read_json(path, required=True)
-    architecture = (raw.get("architectures") or ["none"])[0]
+    names = raw.get("architectures") or "none"
+    architecture = names[0] if isinstance(names, list) else names
     if architecture not in ARCHITECTURES:
         raise UnsupportedError(f"{path} says the architecture is {architecture}, expected one of "
                                + ", ".join(ARCHITECTURES))  # fmt: skip
-    if "quantization_config" in raw:
-        method = raw["quantization_config"].get("quant_method", "unknown")
+    if quantised := _object(raw, "quantization_config", path):
+        method = quantised.get("quant_method", "unknown")
         raise UnsupportedError(f"{folder} holds weights quantised by {method}; give the folder of the original weights")
     if raw.get("hidden_act", "silu") != "silu":
         raise UnsupportedError(f"hidden_act in {path} is {raw['hidden_act']}, expected silu")
@@ -73,17 +95,12 @@ def read_config(folder: Path) -> Config:
 
     def number(key: str, default: Any = None, kind: type = int) -> Any:
         value = raw.get(key)
-        value = default if value is None else value
-        good = isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
-        if not good or (kind is int and value != int(value)):
-            found = "missing" if value is None else f"{value!r}"
-            raise FormatError(f"{key} in {path} is {found}, expected a positive number; fetch the file again")
-        return kind(value)
+        return _positive(default if value is None else value, f"{key} in {path}", kind)
 
     n_embd, n_head = number("hidden_size"), number("num_attention_heads")
     # Newer files keep all about rotary positions in one object.
-    rope = raw.get("rope_parameters") or {}
-    scaling = raw.get("rope_scaling") or rope
+    rope = _object(raw, "rope_parameters", path)
+    scaling = _object(raw, "rope_scaling", path) or rope
     config = Config(
         raw=raw,
         n_layer=number("num_hidden_layers"),
@@ -124,14 +141,13 @@ def rope_keys(config: Config) -> tuple[Metadata, np.ndarray | None, list[str]]:
         return {}, None, []
     kind = scaling.get("rope_type", scaling.get("type"))
 
-    def number(key: str, default: float | None = None) -> float:
+    def number(key: str, default: float | None = None, as_: type = float) -> Any:
         value = scaling.get(key)
-        value = default if value is None else value
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0:
-            raise FormatError(
-                f"{key} of the rope scaling {kind} is {value!r} in config.json, expected a positive number"
-            )
-        return float(value)
+        what = f"{key} of the rope scaling {kind} in config.json"
+        return _positive(default if value is None else value, what, as_)
+
+    def magnitude(factor: float, scale: float = 1) -> float:
+        return 0.1 * scale * math.log(max(factor, 1)) + 1
 
     prefix = "llama.rope.scaling"
     if kind == "linear":
@@ -148,20 +164,20 @@ def rope_keys(config: Config) -> tuple[Metadata, np.ndarray | None, list[str]]:
         return {}, _llama3_divisors(config, values), []
     if kind == "yarn":
         factor = number("factor")
-        usual = 0.1 * math.log(factor) + 1  # what readers take by themselves
-        attention = scaling.get("attention_factor")
-        if attention is None and scaling.get("mscale") and scaling.get("mscale_all_dim"):
-            attention = (0.1 * number("mscale") * math.log(factor) + 1) / (
-                0.1 * number("mscale_all_dim") * math.log(factor) + 1
-            )
-        original = int(number("original_max_position_embeddings", config.ctx))
+        attention = None
+        if scaling.get("attention_factor") is not None:
+            attention = number("attention_factor")
+        elif scaling.get("mscale") and scaling.get("mscale_all_dim"):
+            attention = magnitude(factor, number("mscale")) / magnitude(factor, number("mscale_all_dim"))
+        original = number("original_max_position_embeddings", config.ctx, int)
         keys: Metadata = {
             f"{prefix}.type": ("yarn", Value.STRING),
             f"{prefix}.factor": (factor, Value.FLOAT32),
             f"{prefix}.original_context_length": (original, Value.UINT32),
         }
         if attention is not None:
-            keys[f"{prefix}.attn_factor"] = (attention / usual, Value.FLOAT32)
+            # Readers multiply what they take by themselves by it.
+            keys[f"{prefix}.attn_factor"] = (attention / magnitude(factor), Value.FLOAT32)
         for name in ("beta_fast", "beta_slow"):
             if scaling.get(name) is not None:
                 keys[f"{prefix}.yarn_{name}"] = (number(name), Value.FLOAT32)

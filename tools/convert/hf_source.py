@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from gguf import GGMLQuantizationType as Type
@@ -37,30 +38,28 @@ def _shapes(config: Config) -> dict[str, tuple[int, ...]]:
             "ffn_norm": (e,), "ffn_gate": (f, e), "ffn_up": (f, e), "ffn_down": (e, f)}  # fmt: skip
 
 
-def _expected(config: Config, stored: dict[str, Stored]) -> list[tuple[str, str, tuple[int, ...], int]]:
+def _expected(config: Config, stored: dict[str, Stored]) -> Iterator[tuple[str, str, tuple[int, ...], int]]:
     """(GGUF's name, the folder's, shape, head_dim where rows are to be reordered), in the order to write them."""
     e = config.n_embd
-    wanted = [("token_embd.weight", "model.embed_tokens.weight", (config.n_vocab, e), 0)]
+    yield "token_embd.weight", "model.embed_tokens.weight", (config.n_vocab, e), 0
     for i in range(config.n_layer):
         for name, shape in _shapes(config).items():
             origin, head_dim = (
                 f"model.layers.{i}.{_LAYER[name]}",
                 config.head_dim if name in ("attn_q", "attn_k") else 0,
             )
-            wanted.append((f"blk.{i}.{name}.weight", f"{origin}.weight", shape, head_dim))
+            yield f"blk.{i}.{name}.weight", f"{origin}.weight", shape, head_dim
             if f"{origin}.bias" in stored and name in ("attn_q", "attn_k", "attn_v", "attn_output"):
-                wanted.append((f"blk.{i}.{name}.bias", f"{origin}.bias", shape[:1], head_dim))
-    wanted.append(("output_norm.weight", "model.norm.weight", (e,), 0))
+                yield f"blk.{i}.{name}.bias", f"{origin}.bias", shape[:1], head_dim
+    yield "output_norm.weight", "model.norm.weight", (e,), 0
     if not config.tied:
-        wanted.append(("output.weight", "lm_head.weight", (config.n_vocab, e), 0))
-    return wanted
+        yield "output.weight", "lm_head.weight", (config.n_vocab, e), 0
 
 
 def _tensors(config: Config, stored: dict[str, Stored], folder: Path) -> list[Tensor]:
     """Raises FormatError where one is missing or has another shape, UnsupportedError for one that nobody would read."""
     tensors = []
-    wanted = _expected(config, stored)
-    for name, origin, shape, head_dim in wanted:
+    for name, origin, shape, head_dim in _expected(config, stored):
         if origin not in stored:
             raise FormatError(
                 f"the tensor {origin} is missing in {folder}, though config.json asks for it; fetch the folder again"
@@ -76,7 +75,7 @@ def _tensors(config: Config, stored: dict[str, Stored], folder: Path) -> list[Te
                                    "give the folder of the original weights")  # fmt: skip
         tensors.append(Tensor(name, shape, DTYPES[t.dtype], t.path, t.offset, origin, head_dim))
     # The frequencies that some files carry follow from config.json, and a tied output is the embedding.
-    needless = {origin for _, origin, _, _ in wanted} | ({"lm_head.weight"} if config.tied else set())
+    needless = {t.origin for t in tensors} | ({"lm_head.weight"} if config.tied else set())
     extra = [name for name in stored if name not in needless and not name.endswith("rotary_emb.inv_freq")]
     if extra:
         raise UnsupportedError(
@@ -107,7 +106,8 @@ def open_folder(folder: Path, pre: str | None = None) -> Source:
     stored = read_folder(folder)
     keys, divisors, notes = rope_keys(config)
     window = config.raw.get("sliding_window")
-    if window and config.raw.get("use_sliding_window", True) and window < config.ctx:
+    used = isinstance(window, int) and config.raw.get("use_sliding_window", True)
+    if used and 0 < window < config.ctx:
         notes.append(f"sliding_window {window} is left out: readers of GGUF attend to all that came before")
     metadata: Metadata = {"general.architecture": ("llama", Value.STRING), "general.type": ("model", Value.STRING)}
     metadata |= _card(folder, config) | config_keys(config) | keys

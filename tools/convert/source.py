@@ -94,4 +94,8 @@ class Source:
     def number(self, key: str, default: int = 0) -> int:
         """An integer of the metadata; the first where layers have one each."""
         value = self.metadata.get(key, (default, None))[0]
-        return int(value[0] if isinstance(value, list) else value)
+        if isinstance(value, list):
+            value = value[0] if value else default
+        if not isinstance(value, int):
+            raise FormatError(f"the key {key} is {value!r}, expected an integer; fetch or convert the file again")
+        return value

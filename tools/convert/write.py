@@ -26,6 +26,7 @@ from .encode import recode
 from .recipes import FLOATS, RECIPES, Model, choose
 from .source import Metadata, Source, Tensor, row_bytes
 
+MAX_PARTS = 2**16 - 1  # split.count is a UINT16
 SLICE = 1 << 20  # values that a thread converts at once: 4 MB of floats
 
 
@@ -87,8 +88,8 @@ def make_plan(source: Source, name: str, split_size: int | None) -> Plan:
             used = 0
         parts[-1].append(planned)
         used += padded(planned.size)
-    if len(parts) > 99999:
-        raise ArgumentError(f"--split-size {split_size} would make {len(parts)} files, expected at most 99999")
+    if len(parts) > MAX_PARTS:
+        raise ArgumentError(f"--split-size {split_size} would make {len(parts)} files, expected at most {MAX_PARTS}")
     return Plan(metadata, parts)
 
 
