@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,19 @@ from numpy.typing import NDArray
 from longheads._native import ffi, lib
 from longheads.errors import ArgumentError
 
-__all__ = ["Ids", "StrPath", "ffi", "ids_array", "ids_pointer", "lib", "path_bytes", "text_bytes"]
+__all__ = ["Ids", "StrPath", "ffi", "ids_array", "ids_pointer", "lib", "path_bytes", "set_number", "text_bytes"]
 
 Ids: TypeAlias = Iterable[int] | NDArray[np.integer]
 StrPath: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+
+def set_number(struct: Any, field: str, value: float, name: str | None = None) -> None:
+    """Set a field of a struct of the core's; name: what the caller knows it as. Raises ArgumentError where it is beyond
+    the field's bits."""
+    try:
+        setattr(struct, field, value)
+    except OverflowError:
+        raise ArgumentError(f"{name or field} is {value}, which no machine could hold") from None
 
 
 def path_bytes(path: StrPath) -> bytes:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from longheads._core import ffi, ids_array, lib
+from longheads._core import ffi, ids_array, lib, set_number
 from longheads.errors import ArgumentError, ContextError, StateError, check
 from longheads.tokenizer import Detokenizer
 
@@ -172,9 +172,12 @@ class Sampler:
             "presence_penalty",
             "penalty_last_n",
         ):
-            setattr(options, name, settings[name])
+            set_number(options, name, settings[name])
         options.seed = (secrets.randbits(64) if seed is None else seed) & (2**64 - 1)
-        biases = ffi.new("lh_logit_bias[]", [(token, value) for token, value in bias.items()])
+        biases = ffi.new("lh_logit_bias[]", len(bias))
+        for entry, (token, value) in zip(biases, bias.items()):
+            set_number(entry, "id", token, "a token of logit_bias")
+            entry.bias = value
         options.logit_bias, options.n_logit_bias = biases, len(bias)
         out = ffi.new("lh_sampler **")
         check(lib.lh_sampler_new(options, n_vocab, out))

@@ -7,6 +7,7 @@ import sys
 from longheads.command import tell
 from longheads.conversation import Conversation
 from longheads.errors import ContextError, LongHeadsError
+from longheads.prompt import common_prefix
 from longheads.writer import Writer
 
 PROMPT = "> "
@@ -32,16 +33,11 @@ def ask() -> str:
     return line.rstrip("\n")
 
 
-def common_start(a: list[int], b: list[int]) -> list[int]:
-    n = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
-    return a[:n]
-
-
 def read_ahead(writer: Writer, conversation: Conversation) -> None:
     """Read the document before the first question: what the prompts of any two questions have in common."""
-    start = common_start(conversation.prompt("A"), conversation.prompt("b"))
-    if start:
-        writer.read(start)
+    one, other = conversation.prompt("A"), conversation.prompt("b")
+    if n := common_prefix(one, other):
+        writer.read(one[:n])
 
 
 def talk(writer: Writer, conversation: Conversation, *, has_document: bool) -> None:

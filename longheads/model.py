@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
-from longheads._core import Ids, StrPath, ffi, ids_array, lib, path_bytes
+from longheads._core import Ids, StrPath, ffi, ids_array, lib, path_bytes, set_number
 from longheads._handle import Handle, Shared
 from longheads.chat import ChatTemplate, Message
 from longheads.errors import FileError, LongHeadsError, TemplateError, check
@@ -160,7 +160,8 @@ class Model(Handle):
             rope_scale=rope_scale,
         )
         device_name = ffi.new("char[]", device.encode())
-        model_options = ffi.new("lh_model_options *", {"device": device_name, "n_threads": threads or 0})
+        model_options = ffi.new("lh_model_options *", {"device": device_name})
+        set_number(model_options, "n_threads", threads or 0, "threads")
         out = ffi.new("lh_model **")
         check(lib.lh_model_open(path_bytes(find_model(path)), model_options, out))
         # The core's object goes when its last reference does; sessions and metadata hold one.

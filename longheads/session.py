@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, ca
 import numpy as np
 from numpy.typing import NDArray
 
-from longheads._core import Ids, StrPath, ffi, ids_array, ids_pointer, lib, path_bytes
+from longheads._core import Ids, StrPath, ffi, ids_array, ids_pointer, lib, path_bytes, set_number
 from longheads._handle import Handle
 from longheads.errors import ArgumentError, BusyError, ContextError, LongHeadsWarning, check
 from longheads.generate import Piece, Sampler, Sampling, check_room, top_logprobs, with_defaults, write
@@ -107,10 +107,7 @@ def resolve_options(model_handle: Any, options: SessionOptions) -> Any:
         else:
             if value < (0 if name == "far_penalty" else 1):
                 raise ArgumentError(f"{name} is {value}, expected {_expected(name)}")
-            try:
-                setattr(out, name, value)
-            except OverflowError:
-                raise ArgumentError(f"{name} is {value}, which no machine could hold") from None
+            set_number(out, name, value)
     notes = ffi.new("char[]", 2048)
     check(lib.lh_session_options_resolve(model_handle, out, notes, len(notes)))
     for note in ffi.string(notes).decode("utf-8", "replace").splitlines():
@@ -184,6 +181,9 @@ class Session(Handle):
         Raises ArgumentError for a change of what shapes the cache: ctx, batch, chunk, scheme, kv_type, keep_all,
         kv_offload, rope_scaling, rope_scale; for longheads attention in a session that was made dense; and, without
         keep_all, for what would need more of the text than heads kept that do not read far.
+
+        One thing is read anew under the options that hold then: with scheme paper, the beginning of the chunk that a
+        rewind ends in, because its summary needs the queries.
         """
         with self._turn() as pointer:
             resolved = resolve_options(self._model, cast(SessionOptions, self.options | options))
@@ -368,9 +368,9 @@ class Session(Handle):
         """Chunks attended by the last token: (n_layer, n_head, k) int32, ascending, -1 where unused."""
         with self._turn() as pointer:
             k = ffi.new("int32_t *")
-            check(lib.lh_session_selected(pointer, ffi.NULL, k))
+            check(lib.lh_session_selected(pointer, ffi.NULL, 0, k))
             out = np.empty((*self._shape, k[0]), np.int32)
-            check(lib.lh_session_selected(pointer, ffi.cast("int32_t *", out.ctypes.data), k))
+            check(lib.lh_session_selected(pointer, ffi.cast("int32_t *", out.ctypes.data), out.size, k))
             return out
 
     # --- files ---------------------------------------------------------------------------------------------------

@@ -1,5 +1,4 @@
 // Models: the public functions that are not a session's, a tokenizer's or a sampler's.
-#include "cpu/features.h"
 #include "model.h"
 #include "reach.h"
 
@@ -8,13 +7,12 @@
 #endif
 
 const char *lh_version(void) { return LH_VERSION; }
-const char *lh_cpu_description(void) { return lh_cpu_features_text(lh_cpu_features()); }
 
 // Every matrix of the model; stops at the first failure. output is embd again where they are tied.
 static lh_status each_matrix(lh_model *m, lh_status (*visit)(lh_backend *, lh_tensor *)) {
     lh_weights *w = &m->weights;
     LH_TRY(visit(m->backend, &w->embd));
-    if (w->output.data == w->embd.data) w->output.device = w->embd.device;
+    if (w->tied) w->output.device = w->embd.device;
     else LH_TRY(visit(m->backend, &w->output));
     for (int32_t i = 0; w->layers && i < m->config.n_layer; i++) {
         lh_layer *l = &w->layers[i];
@@ -71,7 +69,7 @@ void lh_model_free(lh_model *m) {
 void lh_model_get_info(const lh_model *m, lh_model_info *out) {
     const lh_config *c = &m->config;
     const lh_weights *w = &m->weights;
-    int64_t idle_rows = w->output.data == w->embd.data ? 0 : w->embd.n_rows - 1;
+    int64_t idle_rows = w->tied ? 0 : w->embd.n_rows - 1;
     *out = (lh_model_info){
         .n_vocab = c->n_vocab, .n_layer = c->n_layer, .n_head = c->n_head, .n_head_kv = c->n_head_kv,
         .head_dim = c->head_dim, .n_embd = c->n_embd, .n_ff = c->n_ff, .trained_ctx = c->trained_ctx,

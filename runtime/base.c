@@ -34,7 +34,7 @@ lh_status lh_error_context(lh_status status, const char *format, ...) {
 
 void *lh_alloc(size_t count, size_t size) {
     size_t bytes;
-    if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX - LH_ALIGN) {
+    if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX - 2 * LH_ALIGN) {
         lh_error(LH_ERR_MEMORY, "%zu items of %zu bytes are more than can be addressed", count, size);
         return NULL;
     }

@@ -1,5 +1,7 @@
 #include "longheads_impl.h"
 
+#include <stdlib.h>
+
 #include "peak.h"
 
 static const lh_scheme_traits schemes[] = {
@@ -75,19 +77,29 @@ static int32_t largest(const float *x, int32_t n) {
     return best;
 }
 
-static float strongest(const float *reach, int32_t kv_head, int32_t group) {
-    const float *heads = reach + (size_t)kv_head * group;
-    return heads[largest(heads, group)];
+// A KV head, and the largest reach of its query heads.
+typedef struct ranked {
+    float reach;
+    int32_t kv_head;
+} ranked;
+
+static int by_rank(const void *a, const void *b) {
+    const ranked *x = a, *y = b;
+    return lh_ranks_before(x->reach, x->kv_head, y->reach, y->kv_head) ? -1 : 1;
 }
 
 // Of n KV heads with `group` query heads each, the n_far whose strongest have the largest reach; the first of equals.
-static void choose_far(const float *reach, int32_t n, int32_t group, int32_t n_far, bool *far) {
+static lh_status choose_far(const float *reach, int32_t n, int32_t group, int32_t n_far, bool *far) {
+    ranked *heads = lh_alloc((size_t)n, sizeof *heads);
+    if (!heads) return LH_ERR_MEMORY;
     for (int32_t i = 0; i < n; i++) {
-        float own = strongest(reach, i, group);
-        int32_t before = 0;
-        for (int32_t j = 0; j < n; j++) before += lh_ranks_before(strongest(reach, j, group), j, own, i);
-        far[i] = before < n_far;
+        const float *own = reach + (size_t)i * group;
+        heads[i] = (ranked){own[largest(own, group)], i};
     }
+    qsort(heads, (size_t)n, sizeof *heads, by_rank);
+    for (int32_t i = 0; i < n; i++) far[heads[i].kv_head] = i < n_far;
+    lh_free(heads);
+    return LH_OK;
 }
 
 // A KV head's query heads that choose together follow the one of the largest reach: what it looks for is what there is
@@ -129,7 +141,7 @@ lh_status lh_longheads_init(lh_longheads *lh, lh_backend *backend, const lh_conf
     lh->far = lh_alloc((size_t)n, sizeof *lh->far);
     if (!lh->far) return LH_ERR_MEMORY;
     bool dense = o->attention == LH_ATTENTION_DENSE;
-    choose_far(reach, n, c->n_head / c->n_head_kv, dense ? n : o->far_heads, lh->far);
+    LH_TRY(choose_far(reach, n, c->n_head / c->n_head_kv, dense ? n : o->far_heads, lh->far));
     LH_TRY(leader_table(lh, reach));
     LH_TRY(rope_table(backend, rope, o->chunk, 1, &lh->rope_offset));
     LH_TRY(rope_table(backend, rope, lh->plan.window, o->chunk, &lh->rope_chunk));

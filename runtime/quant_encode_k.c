@@ -349,8 +349,6 @@ static void encode_symmetric(const symmetric *f, const float *x, symmetric_block
     }
 }
 
-// --- what an error counts --------------------------------------------------------------------------------------------
-
 // --- layouts ---------------------------------------------------------------------------------------------------------
 
 // Eight scales and eight mins of 6 bits, see lh_scales_4_5_k.

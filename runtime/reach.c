@@ -50,7 +50,8 @@ lh_status lh_reach(const lh_config *c, const lh_weights *w, float *out) {
             double sum = 0;
             for (size_t x = 0; x < square; x++) sum += (double)of_q[x] * of_k[x];
             double norms = sqrt(squares_of_q * squares_of_k);
-            out[(size_t)i * c->n_head + h] = (float)(norms > 0 ? sum / norms / sqrt(c->head_dim) : 0);
+            float reach = (float)(norms > 0 ? sum / norms / sqrt(c->head_dim) : 0);
+            out[(size_t)i * c->n_head + h] = isfinite(reach) ? reach : 0;  // heads are ordered by it
         }
     }
     lh_free(rows);

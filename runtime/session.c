@@ -130,8 +130,6 @@ lh_status lh_session_set_options(lh_session *s, const lh_session_options *option
     return status;
 }
 
-void lh_session_get_options(const lh_session *s, lh_session_options *out) { *out = s->options; }
-
 void lh_session_get_stats(const lh_session *s, lh_session_stats *out) {
     *out = (lh_session_stats){
         .kv_bytes = lh_kv_bytes(&s->kv.shape),
@@ -292,13 +290,16 @@ lh_status lh_session_rewind(lh_session *s, int64_t n) {
     return status;
 }
 
-lh_status lh_session_selected(lh_session *s, int32_t *out, int32_t *k) {
+lh_status lh_session_selected(lh_session *s, int32_t *out, int64_t cap, int32_t *k) {
     LH_TRY(lh_session_enter(s));
     lh_status status = s->longheads.last_position < 0 ? restore_last(s) : LH_OK;
     if (status == LH_OK && s->longheads.last_position < 0)
         status = lh_error(LH_ERR_STATE, "no chunks were selected yet: feed at least one id");
-    if (status == LH_OK && out) status = lh_longheads_selected(&s->longheads, out);
     *k = lh_longheads_width(&s->longheads);
+    int64_t count = (int64_t)s->model->config.n_layer * s->model->config.n_head * *k;
+    if (status == LH_OK && out && cap < count)
+        status = lh_error(LH_ERR_ARGUMENT, "%lld chunks do not fit into room for %lld", (long long)count, (long long)cap);
+    if (status == LH_OK && out) status = lh_longheads_selected(&s->longheads, out);
     lh_session_leave(s);
     return status;
 }

@@ -1,8 +1,11 @@
 // Sessions on disk: a header that names the model and the settings, the ids, the logits, the cache, a checksum.
 #define _POSIX_C_SOURCE 200809L
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "model.h"
 
@@ -156,20 +159,34 @@ static lh_status write_all(lh_session *s, stream *out) {
     return put(out, &sum, sizeof sum);
 }
 
+// A new file beside `path`, which is to take its place, with the rights that it has; its name to partial, of NAME_BYTES
+// more than the path. NULL: there can be none.
+#define NAME_BYTES sizeof ".1000.partial"
+
+static FILE *create_beside(const char *path, char *partial) {
+    struct stat old;
+    int fd = -1;
+    for (int i = 0; fd < 0 && i < 1000; i++) {
+        sprintf(partial, "%s.%d.partial", path, i);
+        fd = open(partial, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (fd < 0 && errno != EEXIST) return NULL;
+    }
+    if (fd < 0) return NULL;
+    if (stat(path, &old) == 0) fchmod(fd, old.st_mode & 0777);
+    FILE *f = fdopen(fd, "wb");
+    if (f) return f;
+    close(fd);
+    remove(partial);
+    return NULL;
+}
+
 static lh_status save(lh_session *s, const char *path) {
     // Under its final name only when whole.
-    size_t len = strlen(path);
-    char *partial = lh_alloc(len + sizeof ".XXXXXX", 1);
-    char *stage = lh_alloc(1, STAGE_BYTES);
+    char *partial = lh_alloc(strlen(path) + NAME_BYTES, 1), *stage = lh_alloc(1, STAGE_BYTES);
     lh_status status = partial && stage ? LH_OK : LH_ERR_MEMORY;
     FILE *f = NULL;
-    if (status == LH_OK) {
-        memcpy(partial, path, len);
-        memcpy(partial + len, ".XXXXXX", sizeof ".XXXXXX");
-        int fd = mkstemp(partial);
-        f = fd < 0 ? NULL : fdopen(fd, "wb");
-        if (!f) status = lh_error(LH_ERR_IO, "%s cannot be created: check the folder and its permissions", path);
-    }
+    if (status == LH_OK && !(f = create_beside(path, partial)))
+        status = lh_error(LH_ERR_IO, "%s cannot be created: check the folder and its permissions", path);
     if (f) {
         stream out = {.f = f, .path = path, .backend = s->model->backend, .stage = stage};
         status = write_all(s, &out);
@@ -295,13 +312,26 @@ static lh_status take_over(lh_session *s, stream *in, const header *h) {
     LH_TRY(lh_kv_written(&s->kv));
     s->kv.position = h->position;
     s->kv.lost = lh_kv_lost_at(&s->kv, h->position, h->lost);
-    s->has_logits = h->has_logits;
+    // Logits of another attention than the one in force are left to be asked for anew.
+    s->has_logits = h->has_logits && h->attention == (int32_t)s->options.attention;
     return LH_OK;
 }
 
+static FILE *open_regular(const char *path) {
+    // O_NONBLOCK: a FIFO without a writer would hang before it could be refused.
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    struct stat st;
+    FILE *f = NULL;
+    if (fd < 0) lh_error(LH_ERR_IO, "%s cannot be opened: %s", path, strerror(errno));
+    else if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) lh_error(LH_ERR_IO, "%s is no regular file", path);
+    else if (!(f = fdopen(fd, "rb"))) lh_error(LH_ERR_IO, "%s cannot be read: %s", path, strerror(errno));
+    if (fd >= 0 && !f) close(fd);
+    return f;
+}
+
 static lh_status load(lh_session *s, const char *path) {
-    FILE *f = fopen(path, "rbe");
-    if (!f) return lh_error(LH_ERR_IO, "%s cannot be opened: does it exist?", path);
+    FILE *f = open_regular(path);
+    if (!f) return LH_ERR_IO;
     stream in = {.f = f, .path = path, .backend = s->model->backend, .stage = lh_alloc(1, STAGE_BYTES)};
     int32_t *ids = lh_alloc((size_t)s->options.ctx, sizeof *ids);
     float *logits = lh_alloc((size_t)s->model->config.n_vocab, sizeof *logits);

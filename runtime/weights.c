@@ -158,8 +158,8 @@ static lh_status load(const loader *l) {
     }
     LH_TRY(load_matrix(l, "token_embd.weight", c->n_vocab, c->n_embd, &w->embd));
     w->output = w->embd;
-    if (lh_gguf_find_tensor(l->g, "output.weight"))
-        LH_TRY(load_matrix(l, "output.weight", c->n_vocab, c->n_embd, &w->output));
+    w->tied = !lh_gguf_find_tensor(l->g, "output.weight");
+    if (!w->tied) LH_TRY(load_matrix(l, "output.weight", c->n_vocab, c->n_embd, &w->output));
     LH_TRY(load_vector(l, "output_norm.weight", c->n_embd, false, &w->output_norm));
     LH_TRY(load_rope_freqs(l));
     w->layers = lh_alloc((size_t)c->n_layer, sizeof *w->layers);

@@ -17,6 +17,7 @@ typedef struct lh_layer {
 typedef struct lh_weights {
     lh_tensor embd;                              // (n_vocab, n_embd)
     lh_tensor output;                            // (n_vocab, n_embd); embd again where tied
+    bool tied;                                   // the file has no output of its own
     const float *output_norm;                    // (n_embd)
     const float *rope_freqs;                     // (rope_dim / 2) divisors of llama3 scaling, or NULL
     lh_layer *layers;                            // (n_layer)

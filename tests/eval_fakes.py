@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from longheads.eval.prompts import common_prefix
+from longheads.prompt import common_prefix
 
 
 class Words:

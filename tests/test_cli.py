@@ -198,6 +198,13 @@ def test_usage(tiny_path, arguments):
 def test_values_that_cannot_be(tiny_path):
     assert "budget" in one_sentence(run(tiny_path, "-p", "x", "--chunk", 32, "--budget", 100, status=1))
     assert "top_p" in one_sentence(run(tiny_path, "-p", "x", "--top-p", -3, status=1))
+    many = 99999999999
+    for name, arguments in (
+        ("top_k", ["--top-k", many]), ("penalty_last_n", ["--penalty-last-n", many]), ("threads", ["-t", many]),
+        ("logit_bias", ["--logit-bias", f"{many}=1"]), ("local", ["--local", many]),
+    ):  # fmt: skip
+        told = one_sentence(run(tiny_path, "-p", "x", *arguments, status=1))
+        assert name in told and f"{many}, which no machine could hold" in told
 
 
 def test_broken_pipe(tiny_path):

@@ -433,6 +433,9 @@ def test_load_refuses_and_changes_nothing(model, plain_path, ids, tmp_path):
             assert (session.logits == logits).all()
 
         refuses(tmp_path / "nowhere", longheads.FileError)
+        refuses(tmp_path, longheads.FileError)
+        os.mkfifo(tmp_path / "fifo")
+        refuses(tmp_path / "fifo", longheads.FileError)
         data = good.read_bytes()
         for damaged in (b"", data[: len(data) // 2], data[:-1], b"x" + data[1:], data + b"x"):
             bad.write_bytes(damaged)
@@ -447,6 +450,44 @@ def test_load_refuses_and_changes_nothing(model, plain_path, ids, tmp_path):
             refuses(bad)
         session.load(good)
         assert session.position == 100
+
+
+SESSION_HEADER = 112  # bytes; session_file.c
+
+
+@pytest.mark.parametrize("part", ["header", "ids", "logits", "cache", "checksum"])
+def test_load_refuses_a_flipped_bit(model, ids, tmp_path, part):
+    """Wherever it is: in a number, in what is checked before it is used, or in what only the checksum guards."""
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    with model.session() as session:
+        session.feed(ids[:100])
+        session.save(good)
+        session.feed(ids[100:103])
+        logits = session.logits
+        data = good.read_bytes()
+        after_ids = SESSION_HEADER + 100 * 4
+        after_logits = after_ids + model.n_vocab * 4
+        begin, end = {
+            "header": (0, SESSION_HEADER), "ids": (SESSION_HEADER, after_ids), "logits": (after_ids, after_logits),
+            "cache": (after_logits, len(data) - 8), "checksum": (len(data) - 8, len(data)),
+        }[part]  # fmt: skip
+        for at in range(begin, end, max(1, (end - begin) // 112)):
+            bad.write_bytes(data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :])
+            with pytest.raises(longheads.LongHeadsError):
+                session.load(bad)
+        assert session.position == 103 and (session.logits == logits).all()
+        session.load(good)
+
+
+def test_saving_keeps_a_file_s_rights(session, ids, tmp_path):
+    session.feed(ids[:10])
+    session.save(tmp_path / "new")
+    (tmp_path / "any").touch()
+    assert (tmp_path / "new").stat().st_mode == (tmp_path / "any").stat().st_mode
+    (tmp_path / "new").chmod(0o600)
+    session.save(tmp_path / "new")
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o600
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["any", "new"]
 
 
 def test_save_where_one_cannot(session, ids, tmp_path):

@@ -110,3 +110,14 @@ def test_saved_while_dense(model, ids, tmp_path):
         assert np.abs(again.logits - session.logits).max() > 100 * LOGITS  # the last token is asked for under its rule
         with pytest.raises(longheads.ArgumentError, match="attention longheads, this session has dense"):
             dense.load(tmp_path / "saved")
+
+
+def test_loaded_while_dense(model, ids, tmp_path):
+    """A file's logits are those of its own rule."""
+    with model.session(**RULE) as session, model.session(**RULE) as other:
+        session.feed(ids)
+        session.save(tmp_path / "saved")
+        other.set_options(attention="dense")
+        other.load(tmp_path / "saved")
+        session.set_options(attention="dense")
+        assert (other.logits == session.logits).all()

@@ -129,6 +129,7 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
                 n_ctx=reached[-1] + max(plan.prompt, plan.decode),
                 threads=model.threads,
                 flash_attention=arguments.vs_flash_attn == "on",
+                gpu=model.device.startswith("cuda"),
             )
             stack.callback(theirs.close)
         text = np.random.default_rng(0).integers(0, model.n_vocab, plan.room, dtype=np.int32)

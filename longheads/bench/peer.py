@@ -39,12 +39,17 @@ class LlamaCpp:
 
     name = "llama.cpp"
 
-    def __init__(self, path: StrPath, *, n_ctx: int, threads: int, flash_attention: bool) -> None:
+    def __init__(self, path: StrPath, *, n_ctx: int, threads: int, flash_attention: bool, gpu: bool = False) -> None:
         self._c = c = load()
         self._model = self._context = self._batch = None
         c.llama_backend_init()
         settings = c.llama_model_default_params()
-        settings.n_gpu_layers = 0
+        if gpu and not c.llama_supports_gpu_offload():
+            raise BackendError(
+                "this llama-cpp-python knows no GPU, and a GPU against a CPU says nothing: add --device cpu, or install "
+                "one that was built with CMAKE_ARGS=-DGGML_CUDA=on"
+            )
+        settings.n_gpu_layers = -1 if gpu else 0
         self._model = c.llama_model_load_from_file(os.fsencode(path), settings)
         if not self._model:
             raise FileError(f"llama.cpp cannot open {os.fsdecode(path)}")

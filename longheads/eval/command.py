@@ -107,7 +107,7 @@ def template_of(model: Model, chat: bool | None) -> ChatTemplate | None:
 def cell(results: Sequence[Result]) -> str:
     hits = sum(result["hit"] for result in results)
     logprob, seconds = fmean(r["logprob"] for r in results), fmean(r["seconds"] for r in results)
-    return f"{hits}/{len(results)} ({logprob:.2f}, {seconds:.0f} s)" if results else "-"
+    return f"{hits}/{len(results)} ({logprob:.2f}, {seconds:.0f} s)"
 
 
 def hits_table(questions: Sequence[Question], rows: Sequence[Row]) -> str:

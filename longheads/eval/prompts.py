@@ -11,6 +11,7 @@ from pathlib import Path
 from longheads.chat import ChatTemplate
 from longheads.documents import read_text
 from longheads.errors import ArgumentError, ContextError, FormatError
+from longheads.prompt import common_prefix
 from longheads.tokenizer import Tokenizer
 
 # Between what is asked about, where nothing else is said.
@@ -45,11 +46,6 @@ class Prompt:
     answer: list[int]  # the ids that should follow
     key: str  # what the answer must name
     n_document: int  # of ids, before anything that the question may change
-
-
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two prompts begin with in common."""
-    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
 class Encoder:

@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 
 from longheads.errors import ArgumentError
-from longheads.eval.prompts import Prompt, common_prefix
+from longheads.eval.prompts import Prompt
 from longheads.eval.results import Case, Result, Results, digest
 from longheads.eval.settings import Setting, follow, rule_of
 from longheads.model import Model
 from longheads.progress import token_bar, within
+from longheads.prompt import common_prefix
 from longheads.session import Progress, Session
 
 EXTRA_TOKENS = 4  # of the continuation: an answer may begin with a word or two before what is asked for
@@ -183,6 +184,7 @@ def ask_over(
                 for setting, case in missing:
                     follow(session, setting)
                     results.add(case, measure(session, prompt))
+                    follow(session, reading)  # a rewind may have to read the end of the document again
                     session.rewind(session.position - prompt.n_document)
                 bar.update(len(prompt.ids) - prompt.n_document)
     return [Row(setting.name, [_known(results, case) for case in cases[setting.name]]) for setting in settings]

@@ -27,7 +27,6 @@ static unsigned detect(void) {
     if (features && (b & (f | dq | bw | vl)) == (f | dq | bw | vl) && (state & 0xe0) == 0xe0) {
         features |= LH_CPU_AVX512;
         if (c >> 11 & 1) features |= LH_CPU_AVX512_VNNI;
-        if (__get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1)) features |= LH_CPU_AVX512_BF16;
     }
     return features;
 }
@@ -55,10 +54,7 @@ unsigned lh_cpu_features(void) {
 }
 
 const char *lh_cpu_features_text(unsigned features) {
-    if (features & LH_CPU_AVX512) {
-        bool vnni = features & LH_CPU_AVX512_VNNI, bf16 = features & LH_CPU_AVX512_BF16;
-        return vnni && bf16 ? "avx512+vnni+bf16" : vnni ? "avx512+vnni" : "avx512";
-    }
+    if (features & LH_CPU_AVX512) return features & LH_CPU_AVX512_VNNI ? "avx512+vnni" : "avx512";
     if (features & LH_CPU_AVX2) return "avx2";
     if (features & LH_CPU_NEON) return features & LH_CPU_DOTPROD ? "neon+dotprod" : "neon";
     return "generic";

@@ -157,12 +157,12 @@ static lh_status stream(lh_cpu *c, const lh_project *p, bool integer) {
 
 // --- many tokens -----------------------------------------------------------------------------------------------
 
-size_t lh_panel_size(const lh_panel_kernels *k, bool integer, int64_t n_cols) {
+static size_t panel_size(const lh_panel_kernels *k, bool integer, int64_t n_cols) {
     size_t scales = integer ? (size_t)n_cols / 16 * 2 * sizeof(float) : 0;  // at most: runs of 16, with mins
     return (size_t)k->rows * ((size_t)n_cols * (size_t)k->weight_size + scales);
 }
 
-size_t lh_panel_tile_size(const lh_panel_kernels *k, bool integer, int64_t n_cols) {
+static size_t tile_size(const lh_panel_kernels *k, bool integer, int64_t n_cols) {
     // At most, for 32 columns: a scale, and two kinds of sums for one run of 32 and two of 16.
     size_t scales = integer ? (size_t)n_cols / 32 * 7 * sizeof(float) : 0;
     return LH_ROUND_UP((size_t)k->tokens * ((size_t)n_cols * (size_t)k->weight_size + scales), (size_t)LH_ALIGN);
@@ -267,9 +267,9 @@ static void plan_panels(const lh_cpu *c, const lh_project *p, int n_threads, pan
         s->max_cols = LH_MIN(p->n_cols, integer ? INTEGER_COLS : REAL_COLS);
         if (!uses[integer]) continue;
         s->n_tiles = (p->n + s->kernels->tokens - 1) / s->kernels->tokens;
-        s->tile_size = lh_panel_tile_size(s->kernels, integer, p->n_cols);
+        s->tile_size = tile_size(s->kernels, integer, p->n_cols);
         *shared_size += (size_t)s->n_tiles * s->tile_size;
-        *thread_size = LH_MAX(*thread_size, lh_panel_size(s->kernels, integer, s->max_cols));
+        *thread_size = LH_MAX(*thread_size, panel_size(s->kernels, integer, s->max_cols));
         least_tiles = LH_MIN(least_tiles, s->n_tiles);
     }
     for (int i = 0; i < p->n_out; i++) job->first_panel[i + 1] = job->first_panel[i] + n_panels(job, i);

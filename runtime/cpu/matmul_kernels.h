@@ -62,10 +62,6 @@ typedef struct lh_matmul_kernels {
     lh_panel_kernels integer;  // quantised weights
 } lh_matmul_kernels;
 
-// Bytes of a panel of n_cols columns and of a tile, for any quantised type or any float type.
-size_t lh_panel_size(const lh_panel_kernels *k, bool integer, int64_t n_cols);
-size_t lh_panel_tile_size(const lh_panel_kernels *k, bool integer, int64_t n_cols);
-
 // The best kernels for a processor with these LH_CPU_* features.
 void lh_matmul_kernels_select(unsigned features, lh_matmul_kernels *out);
 

@@ -111,7 +111,7 @@ typedef struct act_block {
     int32_t q_sum32[Q_TOKENS], q_sum16[2][Q_TOKENS];  // sums of q
     float sum32[Q_TOKENS], sum16[2][Q_TOKENS];        // times the scale
 } act_block;
-_Static_assert(sizeof(act_block) == Q_TOKENS * (Q_WORDS * 4 + 7 * 4), "lh_panel_tile_size counts on it");
+_Static_assert(sizeof(act_block) == Q_TOKENS * (Q_WORDS * 4 + 7 * 4), "tile_size of matmul.c counts on it");
 
 static void pack_tokens_quant_simd(const lh_act_row *row, int64_t n_cols, int32_t t, void *tile) {
     act_block *to = tile;

@@ -162,10 +162,13 @@ static void capture(lh_cuda *c, token_graph *g) {
     g->refused = true;
     if (cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeThreadLocal) != cudaSuccess) return;
     bool was_lost = c->lost;
+    int32_t n = g->list.n;
     lh_status status = run_list(c, &g->list);
     cudaError_t error = cudaStreamEndCapture(c->stream, &graph);
     c->lost = was_lost;  // a capture that failed did nothing; if the device did, the next call will tell
-    if (status == LH_OK && error == cudaSuccess && cudaGraphInstantiate(&g->exec, graph, 0) == cudaSuccess)
+    // Scratch that had to grow drops all graphs, this one included.
+    bool whole = status == LH_OK && error == cudaSuccess && g->list.n == n;
+    if (whole && cudaGraphInstantiate(&g->exec, graph, 0) == cudaSuccess)
         g->refused = false;
     else g->exec = NULL;
     if (graph) cudaGraphDestroy(graph);

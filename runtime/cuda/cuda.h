@@ -26,10 +26,8 @@ typedef enum lh_cuda_slot {
     LH_CUDA_IDS,         // of embed
     LH_CUDA_X,           // activations of project as halves
     LH_CUDA_PANEL,       // weights of project as halves
-    LH_CUDA_SPLIT,       // partial results of project
     LH_CUDA_ATTEND,      // attend
     LH_CUDA_SELECT,      // select
-    LH_CUDA_SUMMARIZE,   // summarize
     LH_CUDA_SLOTS,
 } lh_cuda_slot;
 

@@ -42,8 +42,6 @@ typedef enum lh_status {
 // The sentence of the last call that failed on this thread ("" if none).
 LH_API const char *lh_last_error(void);
 LH_API const char *lh_version(void);
-// What the CPU backend runs with, e.g. "avx512+vnni+bf16". Static string.
-LH_API const char *lh_cpu_description(void);
 
 // --- model -----------------------------------------------------------------------------------------------------
 
@@ -153,7 +151,6 @@ LH_API void lh_session_free(lh_session *s);
 // shapes the cache may not: ctx, batch, chunk, scheme, kv_type, keep_all, kv_offload and rope; a session that was made
 // dense stays so, because it has no summaries; and without keep_all KV heads that did not read far do not begin to.
 LH_API lh_status lh_session_set_options(lh_session *s, const lh_session_options *options);
-LH_API void lh_session_get_options(const lh_session *s, lh_session_options *out);
 LH_API void lh_session_get_stats(const lh_session *s, lh_session_stats *out);
 
 // Read n ids at the current position. All are checked before the first is computed. Afterwards logits are those that
@@ -175,8 +172,9 @@ LH_API int64_t lh_session_oldest(const lh_session *s);
 // seconds. Their ids are 0, as which they are read where they must be read again (see rewind). The same seed gives the
 // same state, in whatever pieces.
 LH_API lh_status lh_session_fill(lh_session *s, int64_t n, uint64_t seed);
-// Chunks attended by the last token, (n_layer, n_head, *k), ascending, -1 where unused. out may be NULL to ask for *k.
-LH_API lh_status lh_session_selected(lh_session *s, int32_t *out, int32_t *k);
+// Chunks attended by the last token, (n_layer, n_head, *k), ascending, -1 where unused. out has room for cap of them; NULL:
+// to ask for *k, which grows with the position in dense attention.
+LH_API lh_status lh_session_selected(lh_session *s, int32_t *out, int64_t cap, int32_t *k);
 LH_API lh_status lh_session_save(lh_session *s, const char *path);
 // Whole or not at all: a file of another model, other settings, or damaged leaves the session as it was.
 LH_API lh_status lh_session_load(lh_session *s, const char *path);
