@@ -43,11 +43,13 @@ typedef struct lh_attention_kernels {
     void (*attend)(const lh_tile *t, float *scratch);
     // The k best of n scores as ascending indices plus first, ties to the lower index; scratch 2 * n. k <= n.
     void (*top)(const float *scores, int32_t n, int32_t k, int32_t first, int32_t *out, int32_t *scratch);
-    // The codes of n_keys keys from their planes (peak.h): (dims / 2, n_keys, 2) bytes. lower NULL: as if it were zeros.
+    // The codes of n_keys keys from their planes (peak.h): (dims / 2, n_keys, 2) bytes.
     void (*peak_codes)(const uint8_t *upper, const uint8_t *lower, int32_t n_keys, int32_t dims, uint8_t *codes);
     // The largest product of each of `rows` queries with such codes of n_keys keys, a multiple of LH_PEAK_KEYS.
     // q: (rows, dims / 2) words that hold two components twice. Products fit 16 bits.
     void (*peak)(const uint8_t *codes, int32_t n_keys, int32_t dims, const int32_t *q, int32_t rows, int32_t *out);
+    // The same of one query, as if all lower bits were zeros.
+    int32_t (*peak_upper)(const uint8_t *upper, int32_t n_keys, int32_t dims, const int32_t *q);
 } lh_attention_kernels;
 
 // The best table for these features (cpu/features.h).

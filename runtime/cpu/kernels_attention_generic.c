@@ -108,7 +108,7 @@ static void peak_codes_generic(const uint8_t *upper, const uint8_t *lower, int32
     for (int32_t pair = 0; pair < dims / 2; pair++)
         for (size_t i = 0; i < row; i++) {
             int32_t high = upper[pair / 2 * row + i] >> pair % 2 * 4 & 15;
-            int32_t low = lower ? lower[pair / 4 * row + i] >> pair % 4 * LH_PEAK_LOW_BITS & LH_PEAK_LOW : 0;
+            int32_t low = lower[pair / 4 * row + i] >> pair % 4 * LH_PEAK_LOW_BITS & LH_PEAK_LOW;
             codes[pair * row + i] = (uint8_t)(high << LH_PEAK_LOW_BITS | low);
         }
 }
@@ -128,9 +128,23 @@ static void peak_generic(const uint8_t *codes, int32_t n_keys, int32_t dims, con
     }
 }
 
+static int32_t peak_upper_generic(const uint8_t *upper, int32_t n_keys, int32_t dims, const int32_t *q) {
+    int32_t best = INT32_MIN;
+    for (int32_t j = 0; j < n_keys; j++) {
+        int32_t sum = 0;
+        for (int32_t x = 0; x < dims; x++) {
+            int32_t pair = x / 2, both = upper[pair / 2 * 2 * n_keys + 2 * j + x % 2];
+            sum += (both >> pair % 2 * LH_PEAK_HIGH_BITS & 15) * (int8_t)(q[pair] >> x % 2 * 8 & 0xff);
+        }
+        best = sum > best ? sum : best;
+    }
+    return best * (1 << LH_PEAK_LOW_BITS);
+}
+
 const lh_attention_kernels lh_attention_kernels_generic = {
     .rotate = rotate_generic, .store = store_generic, .load = load_generic, .attend = attend_generic,
     .top = top_generic, .peak_codes = peak_codes_generic, .peak = peak_generic,
+    .peak_upper = peak_upper_generic,
 };
 
 void lh_attention_kernels_select(unsigned features, lh_attention_kernels *out) {

@@ -3,25 +3,18 @@
 #include "peak.h"
 #include "simd_pin.h"
 
-// Four pairs of LH_PEAK_KEYS keys: a plain loop over bytes, which compilers turn into vectors.
-INLINE void unpack_run(const uint8_t *restrict upper, const uint8_t *restrict lower, bool both, size_t row,
-                       uint8_t *restrict codes) {
-    for (int32_t i = 0; i < 2 * LH_PEAK_KEYS; i++) {
-        uint8_t ab = upper[i], cd = upper[row + i], low = both ? lower[i] : 0;
-        codes[i] = (uint8_t)((ab & 15) << 2 | (low & 3));
-        codes[row + i] = (uint8_t)((ab >> 4) << 2 | (low >> 2 & 3));
-        codes[2 * row + i] = (uint8_t)((cd & 15) << 2 | (low >> 4 & 3));
-        codes[3 * row + i] = (uint8_t)((cd >> 4) << 2 | low >> 6);
-    }
-}
-
-static void peak_codes_simd(const uint8_t *upper, const uint8_t *lower, int32_t n_keys, int32_t dims, uint8_t *codes) {
+// Plain loops over bytes, which compilers turn into vectors.
+static void peak_codes_simd(const uint8_t *restrict upper, const uint8_t *restrict lower, int32_t n_keys, int32_t dims,
+                            uint8_t *restrict codes) {
     size_t row = 2 * (size_t)n_keys;
-    for (int32_t group = 0; group < dims / LH_PEAK_GROUP; group++, upper += 2 * row, codes += 4 * row)
-        for (size_t at = 0; at < row; at += 2 * LH_PEAK_KEYS) {
-            if (lower) unpack_run(upper + at, lower + group * row + at, true, row, codes + at);
-            else unpack_run(upper + at, NULL, false, row, codes + at);
-        }
+    for (int32_t group = 0; group < dims / LH_PEAK_GROUP; group++, upper += 2 * row, lower += row, codes += 4 * row)
+        for (size_t at = 0; at < row; at += 2 * LH_PEAK_KEYS)
+            for (size_t i = at; i < at + 2 * LH_PEAK_KEYS; i++) {
+                codes[i] = (uint8_t)((upper[i] & 15) << 2 | (lower[i] & 3));
+                codes[row + i] = (uint8_t)((upper[i] >> 4) << 2 | (lower[i] >> 2 & 3));
+                codes[2 * row + i] = (uint8_t)((upper[row + i] & 15) << 2 | (lower[i] >> 4 & 3));
+                codes[3 * row + i] = (uint8_t)((upper[row + i] >> 4) << 2 | lower[i] >> 6);
+            }
 }
 
 #define PEAK_VECS (LH_PEAK_KEYS * 2 / (int)sizeof(vs))
@@ -59,4 +52,22 @@ static void peak_simd(const uint8_t *codes, int32_t n_keys, int32_t dims, const 
     for (; i + PEAK_ROWS <= rows; i += PEAK_ROWS)
         peak_rows(codes, n_keys, dims, q + (size_t)i * (dims / 2), PEAK_ROWS, out + i);
     for (; i < rows; i++) peak_rows(codes, n_keys, dims, q + (size_t)i * (dims / 2), 1, out + i);
+}
+
+static int32_t peak_upper_simd(const uint8_t *upper, int32_t n_keys, int32_t dims, const int32_t *q) {
+    vs best = vs_set1(INT16_MIN);
+    for (int32_t first = 0; first < n_keys; first += LH_PEAK_KEYS) {
+        vs sum[PEAK_VECS];
+        for (int v = 0; v < PEAK_VECS; v++) sum[v] = vs_set1(0);
+        for (int32_t x = 0; x < dims / 2; x += 2) {
+            const uint8_t *at = upper + (size_t)x * n_keys + 2 * first;
+            vs even = vs_set1_pair(q[x]), odd = vs_set1_pair(q[x + 1]);
+            for (int v = 0; v < PEAK_VECS; v++) {
+                vs both = vs_load(at + (size_t)v * sizeof(vs));
+                sum[v] = vs_add(sum[v], vs_add(vs_dot(vs_low4(both), even), vs_dot(vs_high4(both), odd)));
+            }
+        }
+        for (int v = 0; v < PEAK_VECS; v++) best = vs_max(best, sum[v]);
+    }
+    return vs_top(best) * (1 << LH_PEAK_LOW_BITS);
 }

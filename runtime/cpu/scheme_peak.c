@@ -133,12 +133,7 @@ static float score_of(const bench *b, int32_t row, int32_t product, float step) 
     return (float)(product - b->zero[row]) * b->step[row] * step;
 }
 
-// The best products of all rows with a chunk; without lower bits: with what is left of its codes. Its step.
-static float best_products(const lh_cpu *c, const lh_attention *a, const char *summary, const char *lower, int32_t rows,
-                           const bench *b) {
-    int32_t stored = lh_peak_stored(a->head_dim), n_keys = lh_peak_keys(a->plan.chunk);
-    c->attention.peak_codes((const uint8_t *)summary, (const uint8_t *)lower, n_keys, stored, b->codes);
-    c->attention.peak(b->codes, n_keys, stored, b->words, rows, b->best);
+static float step_of_summary(const lh_attention *a, const char *summary) {
     float step;
     memcpy(&step, summary + lh_peak_upper(a->head_dim, a->plan.chunk), sizeof step);
     return step;
@@ -146,6 +141,7 @@ static float best_products(const lh_cpu *c, const lh_attention *a, const char *s
 
 static void score(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, void *scratch) {
     int32_t from = lh_summary_of(a, a->leader[s->chooser]), n_chunks = s->only ? s->n_only : s->end - s->first;
+    int32_t stored = lh_peak_stored(a->head_dim), n_keys = lh_peak_keys(a->plan.chunk);
     bench b;
     prepare(c, a, s, scratch, &b);
     for (int32_t i = 0; i < n_chunks; i++) {
@@ -153,7 +149,10 @@ static void score(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, v
         int32_t chunk = s->only ? s->only[i] : s->first + i, next = s->only ? s->only[ahead] : s->first + ahead;
         lh_prefetch(lh_summary_at(a, from, next), a->summary_size);
         lh_prefetch(lh_detail_at(a, from, next), a->detail_size);
-        float step = best_products(c, a, lh_summary_at(a, from, chunk), lh_detail_at(a, from, chunk), s->n, &b);
+        const char *upper = lh_summary_at(a, from, chunk), *lower = lh_detail_at(a, from, chunk);
+        c->attention.peak_codes((const uint8_t *)upper, (const uint8_t *)lower, n_keys, stored, b.codes);
+        c->attention.peak(b.codes, n_keys, stored, b.words, s->n, b.best);
+        float step = step_of_summary(a, upper);
         for (int32_t r = 0; r < s->n; r++)
             s->out[r * s->stride + chunk - s->first] = score_of(&b, r, b.best[r], step);
     }
@@ -161,17 +160,19 @@ static void score(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, v
 
 // Upper bits say all but the products with the lower ones.
 static void bound(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, void *scratch) {
-    int32_t from = lh_summary_of(a, a->leader[s->chooser]);
+    int32_t from = lh_summary_of(a, a->leader[s->chooser]), stored = lh_peak_stored(a->head_dim);
+    int32_t n_keys = lh_peak_keys(a->plan.chunk);
     bench b;
     prepare(c, a, s, scratch, &b);
     for (int32_t chunk = s->first; chunk < s->end; chunk++) {
         const char *summary = lh_summary_at(a, from, chunk);
         lh_prefetch(summary + FETCH_CHUNKS * a->summary_size, a->summary_size);
-        float step = best_products(c, a, summary, NULL, s->n, &b);
+        float step = step_of_summary(a, summary);
         for (int32_t r = 0; r < s->n; r++) {
             int64_t at = r * s->stride + chunk - s->first;
-            s->out[at] = score_of(&b, r, b.best[r] + b.least[r], step);
-            s->most[at] = score_of(&b, r, b.best[r] + b.most[r], step);
+            int32_t best = c->attention.peak_upper((const uint8_t *)summary, n_keys, stored, b.words + r * stored / 2);
+            s->out[at] = score_of(&b, r, best + b.least[r], step);
+            s->most[at] = score_of(&b, r, best + b.most[r], step);
         }
     }
 }

@@ -233,24 +233,31 @@ static void test_peak(const char *name, const lh_attention_kernels *k, int32_t d
     lh_free(codes);
 }
 
-// Planes of random bits in a block of memory of their very size: the codes of any table are those of the generic one,
-// and those of the generic one have the bits that peak.h says.
-static void test_peak_codes(const char *name, const lh_attention_kernels *k, int32_t dims, int32_t n_keys) {
+// Planes of random bits: the codes of any table are those of the generic one, and those of the generic one have the bits
+// that peak.h says; the best product with upper bits is that with such codes.
+static void test_peak_planes(const char *name, const lh_attention_kernels *k, int32_t dims, int32_t n_keys) {
     size_t row = 2 * (size_t)n_keys, n_codes = (size_t)dims * n_keys;
     uint8_t *upper = lh_alloc(n_codes / 2, 1), *lower = lh_alloc(n_codes / 4, 1);
     uint8_t *codes = lh_alloc(n_codes, 1), *same = lh_alloc(n_codes, 1);
+    int32_t *q = lh_alloc((size_t)dims / 2, sizeof *q), levels = lh_peak_query_levels(dims), best;
     for (size_t i = 0; i < n_codes / 2; i++) upper[i] = (uint8_t)(int32_t)(128 + 127 * uniform());
     for (size_t i = 0; i < n_codes / 4; i++) lower[i] = (uint8_t)(int32_t)(128 + 127 * uniform());
-    for (int with_lower = 0; with_lower < 2; with_lower++) {
-        k->peak_codes(upper, with_lower ? lower : NULL, n_keys, dims, codes);
-        lh_attention_kernels_generic.peak_codes(upper, with_lower ? lower : NULL, n_keys, dims, same);
-        if (memcmp(codes, same, n_codes) != 0 && failures++ < 20) printf("%s peak_codes differ\n", name);
-        for (size_t i = 0; i < n_codes; i++) {
-            size_t pair = i / row, low = lower[pair / 4 * row + i % row] >> 2 * (pair % 4) & 3;
-            size_t expected = (upper[pair / 2 * row + i % row] >> 4 * (pair % 2) & 15) * 4 + (with_lower ? low : 0);
-            if (same[i] != expected && failures++ < 20) printf("peak_codes: %d, expected %zu\n", same[i], expected);
-        }
+    k->peak_codes(upper, lower, n_keys, dims, codes);
+    lh_attention_kernels_generic.peak_codes(upper, lower, n_keys, dims, same);
+    if (memcmp(codes, same, n_codes) != 0 && failures++ < 20) printf("%s peak_codes differ\n", name);
+    for (size_t i = 0; i < n_codes; i++) {
+        size_t pair = i / row, low = lower[pair / 4 * row + i % row] >> 2 * (pair % 4) & 3;
+        size_t expected = (upper[pair / 2 * row + i % row] >> 4 * (pair % 2) & 15) * 4 + low;
+        if (same[i] != expected && failures++ < 20) printf("peak_codes: %d, expected %zu\n", same[i], expected);
+        codes[i] &= 0xfc;
     }
+    for (int32_t x = 0; x < dims / 2; x++) {
+        uint32_t both = (uint8_t)(int32_t)(uniform() * (float)levels) | (uint32_t)(uint8_t)levels << 8;
+        q[x] = (int32_t)(both | both << 16);
+    }
+    lh_attention_kernels_generic.peak(codes, n_keys, dims, q, 1, &best);
+    expect_near(name, "peak_upper", k->peak_upper(upper, n_keys, dims, q), best, 0);
+    lh_free(q);
     lh_free(same);
     lh_free(codes);
     lh_free(lower);
@@ -294,7 +301,7 @@ int main(void) {
                     test_peak(tables[i].name, &k, peak_dims[d], n * LH_PEAK_KEYS, row_counts[r], n == 3 && r % 2);
         for (int32_t groups = 1; groups <= 5; groups++)
             for (int32_t n = 1; n <= 3; n++)
-                test_peak_codes(tables[i].name, &k, groups * LH_PEAK_GROUP, n * LH_PEAK_KEYS);
+                test_peak_planes(tables[i].name, &k, groups * LH_PEAK_GROUP, n * LH_PEAK_KEYS);
         for (size_t n = 0; n < sizeof lengths / sizeof *lengths; n++)
             for (int32_t best = 0; best <= lengths[n]; best += 1 + lengths[n] / 9)
                 for (int values = 0; values < 4; values++) test_top(tables[i].name, &k, lengths[n], best, values);
