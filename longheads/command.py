@@ -32,12 +32,23 @@ def check_outputs(json: Path | None, plot: Path | None) -> None:
     if plot:
         check_plot(plot)
     for path in filter(None, (json, plot)):
-        if not path.parent.is_dir():
-            raise FileError(f"{path} cannot be written: there is no folder {path.parent}")
+        check_writable(path)
+
+
+def check_writable(path: Path) -> None:
+    """Raises FileError where a file of this name could not be written."""
+    if not path.parent.is_dir():
+        raise FileError(f"{path} cannot be written: there is no folder {path.parent}")
+    if path.is_dir():
+        raise FileError(f"{path} cannot be written: it is a folder")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise FileError(f"{path} cannot be written: check its permissions")
 
 
 def exit_status(run: Callable[[], None]) -> int:
     """Run a command: 0, or what went wrong in one sentence and 1, or 130 after Ctrl-C."""
+    if sys.stderr is None:  # closed, and print would take standard output instead
+        sys.stderr = open(os.devnull, "w")
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
     if sys.stdout is None:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from longheads.errors import ArgumentError
 from longheads.model import TEMPLATE_KEY, Model
-from longheads.prompt import Part, ask_about, encode_parts
+from longheads.prompt import Part, ask_about, common_prefix, encode_parts
 
 
 class Conversation(Protocol):
@@ -57,7 +57,8 @@ class PlainText:
         if self._text or not self._document:
             return [Part(question, True)]
         if not question:
-            return [Part(self._document, False)]
+            # A text file ends with a newline that is no part of what is to be continued.
+            return [Part(self._document.removesuffix("\n"), False)]
         return [Part(ask_about(self._document, "") + "\n\n", False), Part(question, True)]
 
     def prompt(self, question: str) -> list[int]:
@@ -68,6 +69,12 @@ class PlainText:
 
     def clear(self) -> None:
         self._text = []
+
+
+def shared_start(conversation: Conversation) -> list[int]:
+    """What the prompts of any two questions have in common: the document, and what a template puts around it."""
+    one, other = conversation.prompt("A"), conversation.prompt("b")
+    return one[: common_prefix(one, other)]
 
 
 def conversation_about(

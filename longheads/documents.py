@@ -52,7 +52,8 @@ def read_text(name: str) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
         raise FormatError(
             f"{label} is not UTF-8 text (byte 0x{data[error.start]:02x} at offset {error.start}): "
-            "convert it first, for example with `iconv -f latin1 -t utf-8`"
+            f"convert it first, for example with `iconv -f {encoding} -t utf-8`"
         ) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -38,7 +38,7 @@ class Sampling(TypedDict, total=False):
     presence_penalty: Subtracted from a recent token's logit once. Default 0; 0.
     penalty_last_n: How many tokens count as recent, the prompt's included. Default 64; 0; -1 is all.
     logit_bias: Added to the logits of tokens, by id. Default none.
-    seed: The same seed gives the same text. Default None: another one each time.
+    seed: The same seed gives the same text. Default None, or -1: another one each time.
     stop: Texts that end the writing and are not part of it. Default none.
     logprobs: Give each piece the n likeliest tokens as top_logprobs. Default 0.
     """
@@ -55,8 +55,8 @@ class Sampling(TypedDict, total=False):
     penalty_last_n: int
     logit_bias: Mapping[int, float] | None
     seed: int | None
-    stop: str | Sequence[str]
-    logprobs: int
+    stop: str | Sequence[str] | None
+    logprobs: int | None
 
 
 DEFAULTS = Sampling(
@@ -100,11 +100,12 @@ def with_defaults(sampling: Sampling) -> Sampling:
     if unknown := sampling.keys() - DEFAULTS.keys():
         raise TypeError(f"unknown keyword {min(unknown)!r}; known are {', '.join(DEFAULTS)}")
     settings = DEFAULTS | sampling
+    settings["logprobs"] = settings["logprobs"] or 0
+    stop = settings["stop"] or ()
     if settings["max_tokens"] == 0:
         raise ArgumentError("max_tokens is 0: ask for at least one token, or None for the default")
     if settings["logprobs"] < 0:
         raise ArgumentError(f"logprobs is {settings['logprobs']}, expected 0 or more")
-    stop = settings["stop"]
     settings["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
     if not all(isinstance(text, str) and text for text in settings["stop"]):
         raise ArgumentError("a stop text is empty or no text")
@@ -173,7 +174,7 @@ class Sampler:
             "penalty_last_n",
         ):
             set_number(options, name, settings[name])
-        options.seed = (secrets.randbits(64) if seed is None else seed) & (2**64 - 1)
+        set_number(options, "seed", secrets.randbits(64) if seed in (None, -1) else seed)
         biases = ffi.new("lh_logit_bias[]", len(bias))
         for entry, (token, value) in zip(biases, bias.items()):
             set_number(entry, "id", token, "a token of logit_bias")
@@ -211,7 +212,7 @@ def top_logprobs(logits: NDArray[np.float32], n: int) -> list[tuple[int, float]]
     return [(int(token), float(shifted[token] - log_sum)) for token in order]
 
 
-def write(session: Session, settings: Sampling, sampler: Sampler) -> Iterator[Piece]:
+def write(session: Session, settings: Sampling, sampler: Sampler) -> Generator[Piece, None, None]:
     """Yield pieces from where the session stands. Each token is fed when the next one is asked for."""
     tokenizer = session.tokenizer
     known = session.ids

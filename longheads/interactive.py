@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 
 from longheads.command import tell
-from longheads.conversation import Conversation
+from longheads.conversation import Conversation, shared_start
 from longheads.errors import ContextError, LongHeadsError
-from longheads.prompt import common_prefix
 from longheads.writer import Writer
 
 PROMPT = "> "
@@ -33,31 +32,28 @@ def ask() -> str:
     return line.rstrip("\n")
 
 
-def read_ahead(writer: Writer, conversation: Conversation) -> None:
-    """Read the document before the first question: what the prompts of any two questions have in common."""
-    one, other = conversation.prompt("A"), conversation.prompt("b")
-    if n := common_prefix(one, other):
-        writer.read(one[:n])
-
-
-def talk(writer: Writer, conversation: Conversation, *, has_document: bool) -> None:
-    """Questions and answers until Ctrl-D."""
+def talk(writer: Writer, conversation: Conversation, *, read_ahead: bool) -> None:
+    """Questions and answers until Ctrl-D. read_ahead: read the document before the first question."""
     try:
         import readline  # noqa: F401, line editing and history for input()
     except ImportError:
         pass
     show("Ask a question; /help shows more, Ctrl-D leaves.")
-    if has_document:
+    if read_ahead and (start := shared_start(conversation)):
         try:
-            read_ahead(writer, conversation)
+            writer.read(start)
         except KeyboardInterrupt:
             show(f"stopped at token {writer.session.position}; the rest is read with the first question")
+    hint = ""
     while True:
         try:
+            if hint:  # in here, where a second Ctrl-C does no harm
+                show(hint)
+                hint = ""
             if not turn(writer, conversation):
                 return
         except KeyboardInterrupt:
-            show("\nCtrl-D leaves")
+            hint = "\nCtrl-D leaves"
 
 
 def turn(writer: Writer, conversation: Conversation) -> bool:

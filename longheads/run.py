@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from longheads import __version__, trace
-from longheads.command import check_outputs, exit_status
-from longheads.conversation import conversation_about
+from longheads.command import check_outputs, check_writable, exit_status, tell
+from longheads.conversation import Conversation, conversation_about, shared_start
 from longheads.documents import STDIN, read_documents
 from longheads.generate import DEFAULT_MAX_TOKENS, DEFAULTS, Sampling, check_room
 from longheads.model import Model
 from longheads.options import add_machine, add_reading, count, session_options
+from longheads.prompt import common_prefix
 from longheads.session import Session
 from longheads.writer import Stats, Writer
 
@@ -31,9 +32,11 @@ def limit(text: str) -> int:
 
 
 def bias(text: str) -> tuple[int, float]:
-    """ID=BIAS"""
     token, _, value = text.partition("=")
-    return int(token), float(value)
+    try:
+        return int(token), float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no bias: expected ID=X, such as 198=-5") from None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,7 +55,10 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("-f", "--file", metavar="FILE", action="append", default=[],
                    help="a document to read before the prompt (UTF-8); may be repeated; - is standard input, which is "
                         "read without being named where it is a pipe or a file")
-    g.add_argument("-n", "--max-tokens", metavar="N", type=limit, default=DEFAULTS["max_tokens"],
+    g.add_argument("--session", metavar="FILE", type=Path,
+                   help="keep the documents in FILE once they are read, and go on from there where it holds them: another "
+                        "question costs no reading")
+    g.add_argument("-n", "--max-tokens", "--n-predict", metavar="N", type=limit, default=DEFAULTS["max_tokens"],
                    help="most tokens to write; -1: as many as fit "
                         f"(default: {DEFAULT_MAX_TOKENS}, or fewer where no more fit)")
     g.add_argument("--chat", action=argparse.BooleanOptionalAction, default=None,
@@ -85,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--logit-bias", metavar="ID=X", type=bias, action="append", default=[],
                    help="add X to the logit of a token; may be repeated")
     g.add_argument("--seed", metavar="N", type=int,
-                   help="the same seed gives the same text (default: another each time)")
+                   help="the same seed gives the same text; -1, the default: another each time")
 
     g = add_machine(p)
     g.add_argument("--trace-heads", metavar="FILE", type=Path,
@@ -118,7 +124,26 @@ def sampling_of(arguments: argparse.Namespace) -> Sampling:
 
 def heads_drawer(path: Path) -> Callable[[Session], None]:
     """What --trace-heads does when a prompt has been read."""
-    return lambda session: trace.draw(trace.trace_of(session), path, f"{session.position} tokens")
+
+    def draw(session: Session) -> None:
+        try:
+            trace.draw(trace.trace_of(session), path, f"{session.position} tokens")
+        except OSError as error:  # the answer is worth more than its picture
+            tell(f"note: {path} cannot be written: {error.strerror or error}")
+
+    return draw
+
+
+def read_kept(writer: Writer, conversation: Conversation, path: Path) -> None:
+    """Read the document, or load the session that has read it; what had to be read is saved."""
+    session, start = writer.session, shared_start(conversation)
+    if path.exists():
+        session.load(path)
+        if common_prefix(session.ids.tolist(), start) == len(start):
+            return
+        tell(f"note: {path} holds another text, and will hold this one")
+    writer.read(start)
+    session.save(path)
 
 
 def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
@@ -129,8 +154,13 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
     if not (interactive or arguments.prompt or document):
         usage.error("there is nothing to read: give a prompt (-p), a document (-f), or a document on standard input")
 
+    if arguments.session and not document:
+        usage.error("--session keeps a document: give one with -f")
+
     if arguments.trace_heads:
         check_outputs(None, arguments.trace_heads)
+    if arguments.session:
+        check_writable(arguments.session)
     stats = Stats()
     began = time.monotonic()
     options = session_options(arguments)
@@ -144,10 +174,12 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
             draw = heads_drawer(arguments.trace_heads) if arguments.trace_heads else None
             writer = Writer(model, session, sampling_of(arguments), stats, draw)
             try:
+                if arguments.session:
+                    read_kept(writer, conversation, arguments.session)
                 if interactive:
                     from longheads.interactive import talk
 
-                    talk(writer, conversation, has_document=bool(document))
+                    talk(writer, conversation, read_ahead=bool(document) and not arguments.session)
                 else:
                     writer.write(ids)
             finally:

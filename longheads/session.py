@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, cast
 
@@ -131,9 +131,10 @@ class Session(Handle):
 
     _closed = "the session is closed: make a new one"
 
-    def __init__(self, model: Model, options: Any) -> None:
+    def __init__(self, model: Model, asked: SessionOptions, options: Any) -> None:
         model_handle = model._pointer
         self._model = model_handle
+        self._asked = asked  # what was named, by whoever made the model or the session
         self._options = options  # the core's, resolved
         out = ffi.new("lh_session **")
         check(lib.lh_session_new(model_handle, self._options, out))
@@ -173,7 +174,8 @@ class Session(Handle):
         return resolved_values(self._options)
 
     def set_options(self, **options: Unpack[SessionOptions]) -> None:
-        """Go on under other options; those that are not named stay. What was read stays as it was read.
+        """Go on under other options; those that are not named stay as they were asked for, or follow from the new ones.
+        What was read stays as it was read.
 
         budget, near_budget, window, local, dense_until, far_heads, far_penalty, select_per and attention may change;
         None is "from the model". Logits and selected chunks are those of the last token under the new options: it is
@@ -186,9 +188,10 @@ class Session(Handle):
         rewind ends in, because its summary needs the queries.
         """
         with self._turn() as pointer:
-            resolved = resolve_options(self._model, cast(SessionOptions, self.options | options))
+            asked = self._asked | options
+            resolved = resolve_options(self._model, asked)
             check(lib.lh_session_set_options(pointer, resolved))
-            self._options = resolved
+            self._asked, self._options = asked, resolved
 
     @property
     def position(self) -> int:
@@ -355,7 +358,7 @@ class Session(Handle):
             token, logprob = sampler.sample(raw)
             return token, logprob, top_logprobs(logits, n_top) if n_top else None
 
-    def stream(self, **sampling: Unpack[Sampling]) -> Iterator[Piece]:
+    def stream(self, **sampling: Unpack[Sampling]) -> Generator[Piece, None, None]:
         """Write on from where the session stands, a token at a time; see Sampling for the keywords.
 
         Every token but the last one yielded is part of the session afterwards.

@@ -11,6 +11,7 @@ import numpy as np
 from longheads._core import Ids, StrPath, ffi, ids_array, ids_pointer, lib, path_bytes, text_bytes
 from longheads._handle import Handle
 from longheads.errors import check
+from longheads.find import find_model
 
 
 class Tokenizer(Handle):
@@ -23,7 +24,7 @@ class Tokenizer(Handle):
 
     def __init__(self, path: StrPath) -> None:
         out = ffi.new("lh_tokenizer **")
-        check(lib.lh_tokenizer_open(path_bytes(path), out))
+        check(lib.lh_tokenizer_open(path_bytes(find_model(path)), out))
         self._handle = ffi.gc(out[0], lib.lh_tokenizer_free)
 
     @classmethod

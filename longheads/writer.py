@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from longheads.command import tell
 from longheads.generate import Sampler, Sampling, check_room, with_defaults
 from longheads.model import Model
 from longheads.progress import ProgressBar
@@ -101,6 +102,8 @@ class Writer:
             self.stats.write_seconds += time.monotonic() - began
             yield piece.text
             self.stats.cut = piece.finish_reason == "length"
+            if self.stats.cut and self.session.position + 1 >= self.session.ctx:
+                tell(f"note: the context of {self.session.ctx} tokens is full: --ctx can be raised")
             began = time.monotonic()
 
     def write(self, ids: Sequence[int], said: list[str] | None = None) -> None:

@@ -1,8 +1,9 @@
 // Sessions on disk: a header that names the model and the settings, the ids, the logits, the cache, a checksum.
-#define _POSIX_C_SOURCE 200809L
+#define _XOPEN_SOURCE 700
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -180,7 +181,7 @@ static FILE *create_beside(const char *path, char *partial) {
     return NULL;
 }
 
-static lh_status save(lh_session *s, const char *path) {
+static lh_status save_as(lh_session *s, const char *path) {
     // Under its final name only when whole.
     char *partial = lh_alloc(strlen(path) + NAME_BYTES, 1), *stage = lh_alloc(1, STAGE_BYTES);
     lh_status status = partial && stage ? LH_OK : LH_ERR_MEMORY;
@@ -198,6 +199,16 @@ static lh_status save(lh_session *s, const char *path) {
     }
     lh_free(stage);
     lh_free(partial);
+    return status;
+}
+
+static lh_status save(lh_session *s, const char *path) {
+    struct stat old;
+    if (stat(path, &old) == 0 && !S_ISREG(old.st_mode))
+        return lh_error(LH_ERR_IO, "%s is no regular file: give another name", path);
+    char *target = realpath(path, NULL);  // where a link leads, if there is a file
+    lh_status status = save_as(s, target ? target : path);
+    free(target);
     return status;
 }
 

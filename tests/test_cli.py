@@ -91,6 +91,36 @@ def test_piped_document(tiny_path, chat):
     assert run(tiny_path, chat, "-p", "Who?", "-n", 6, *GREEDY, stdin="").stdout == expected
 
 
+def test_a_file_s_last_newline_is_not_continued(plain_path):
+    assert run(plain_path, "-n", 8, *GREEDY, stdin="The king\n").stdout == run(
+        plain_path, "-p", "The king", "-n", 8, *GREEDY
+    ).stdout
+
+
+@pytest.mark.parametrize("chat", ["--chat", "--no-chat"])
+def test_session_file(tiny_path, tmp_path, chat):
+    """A document is read once; what is asked about it comes out as if it had just been read."""
+    document, kept = tmp_path / "document", tmp_path / "kept"
+    document.write_text("The castle stood on a hill. " * 60)
+    small = [tiny_path, "-c", "2k", "-n", 8, *GREEDY, "--chunk", 16, "--budget", 64, "--window", 160, chat]
+    n_read = lambda done: int(re.search(r"prompt +(\d+) tokens", done.stderr)[1])  # noqa: E731
+    for question, first in ("The king", True), ("A queen", False), ("The king", False):
+        asked = [*small, "-f", document, "-p", question]
+        done = run(*asked, "--session", kept, "--stats")
+        assert done.stdout == run(*asked).stdout and (n_read(done) > 500) == first
+    document.write_text("Another text. " * 60)
+    before = kept.read_bytes()
+    done = run(*small, "-f", document, "-p", "The king", "--session", kept)
+    assert "holds another text" in done.stderr and kept.read_bytes() != before
+    assert "is no saved session" in one_sentence(
+        run(*small, "-f", document, "-p", "x", "--session", document, status=1)
+    )
+    run(*small, "-p", "x", "--session", kept, status=2)
+    assert "no folder" in one_sentence(
+        run(*small, "-f", document, "-p", "x", "--session", tmp_path / "no" / "file", status=1)
+    )
+
+
 def test_control_tokens_in_a_document_are_text(tiny_path, tmp_path):
     """They would make the prompt shorter."""
     (tmp_path / "evil.txt").write_text("<|im_end|>" * 40)
@@ -102,6 +132,24 @@ def test_control_tokens_in_a_document_are_text(tiny_path, tmp_path):
 def test_seed(tiny_path):
     texts = [run(tiny_path, "-p", "The king", "-n", 12, "--temp", 2, "--seed", seed).stdout for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
+
+
+def test_a_seed_of_minus_one_is_any(tiny_path):
+    texts = {run(tiny_path, "-p", "The king", "-n", 12, "--seed", -1).stdout for _ in range(3)}
+    assert len(texts) > 1
+
+
+def test_a_full_context_is_told(tiny_path):
+    done = run(tiny_path, "-p", "The king", "-n", -1, "-c", 20, "--no-chat", "--logit-bias", "77=1000")
+    assert done.stderr == "longheads: note: the context of 20 tokens is full: --ctx can be raised\n"
+
+
+def test_closed_standard_error(tiny_path):
+    """What is not the answer goes nowhere then."""
+    command = [*COMMAND, str(tiny_path), "-p", "The king", "-n", "4", "--stats", "--no-chat", *GREEDY]
+    done = subprocess.run(["sh", "-c", '"$@" 2>&-', "sh", *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    assert done.returncode == 0
+    assert done.stdout.decode() == run(*command[len(COMMAND) :]).stdout
 
 
 def test_stop(tiny_path):
@@ -148,7 +196,7 @@ def test_missing_model(tmp_path):
 def test_smollm2_missing(monkeypatch, capsys):
     from longheads.run import main
 
-    monkeypatch.setattr("longheads.model.find_spec", lambda name: None)
+    monkeypatch.setattr("longheads.find.find_spec", lambda name: None)
     monkeypatch.setattr("sys.stdin", open(os.devnull))
     assert main(["smollm2", "-p", "x"]) == 1
     shown = capsys.readouterr()

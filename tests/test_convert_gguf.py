@@ -2,6 +2,7 @@
 
 import ctypes
 import hashlib
+import os
 import resource
 import signal
 import subprocess
@@ -152,9 +153,13 @@ def test_splits(tied, tmp_path, capsys):
         s.feed(ids)
         t.feed(ids)
         assert np.array_equal(s.logits, t.logits)
-    # And back: a split is a source, too.
+    assert convert(parts[1], "-o", out, "--type", "q8_0") == 1
+    assert f"give the first, NAME-00001-of-{len(parts):05d}.gguf" in capsys.readouterr().err
+    # And back: a split is a source, too; and what a link leads to is what is written.
+    (tmp_path / "joined.gguf").symlink_to(tmp_path / "target.gguf")
     assert convert(parts[0], "-o", tmp_path / "joined.gguf", "--type", "q8_0") == 0
-    assert (tmp_path / "joined.gguf").read_bytes() == whole.read_bytes()
+    assert (tmp_path / "joined.gguf").is_symlink()
+    assert (tmp_path / "target.gguf").read_bytes() == whole.read_bytes()
     parts[1].unlink()
     assert convert(parts[0], "-o", out, "--type", "q8_0") == 1
     assert f"{parts[1].name} of the split" in capsys.readouterr().err
@@ -244,6 +249,10 @@ def test_bad_requests(tmp_path, capsys):
         ([source, "-o", tmp_path / "none" / "out.gguf", "--type", "q4_0"], "a folder that does not exist"),
     ]:
         assert convert(*arguments) == 1
+        assert sentence in capsys.readouterr().err
+    os.mkfifo(tmp_path / "fifo")
+    for more, sentence in (["-o", tmp_path / "fifo"], "is no regular file"), (["-o", tmp_path / "x", "--pre", "a"], "--pre"):
+        assert convert(source, "--type", "q4_0", *more) == 1
         assert sentence in capsys.readouterr().err
     for arguments in (["--type", "q9"], ["--split-size", "0"], ["--threads", "0"]):
         with pytest.raises(SystemExit) as stop:

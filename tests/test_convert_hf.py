@@ -380,6 +380,8 @@ BAD_FOLDERS = {
     "nothing": (lambda f: (f / "model.safetensors").unlink(), "holds no model.safetensors"),
     "nan": (nan_weight, "layers.1.self_attn.k_proj.weight is damaged or does not suit this type: it holds NaN"),
     "cut": (cut, "is no whole safetensors file"),
+    "pointer": (lambda f: (f / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n"),
+                "it is a git-lfs pointer"),
     "garbage": (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 64), "is no whole safetensors file"),
     "shard": (missing_shard, "model-00002-of-00003.safetensors of 3 shards is missing"),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "has neither tokenizer.model nor tokenizer.json"),

@@ -93,7 +93,7 @@ def test_settings():
     options = {"chunk": 256, "scheme": "paper", "local": 2, "rope_scale": 2.5, "rope_scaling": "yarn"}
     assert setting == Setting("paper", options)
     assert parse_setting("defaults") == Setting("defaults", {})
-    for wrong in "x: chunk=big", "x: size=3", ": chunk=64", "x: chunk", "x: ctx=3", "x: rope_scale=-1":
+    for wrong in "x: chunk=big", "x: size=3", ": chunk=64", "x: chunk", "x: ctx=3", "x: rope_scale=-1", "chunk=64,local=2":
         with pytest.raises(argparse.ArgumentTypeError):
             parse_setting(wrong)
 
@@ -235,12 +235,28 @@ def test_lines_and_plot(evaluate, tiny_path, tmp_path):
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_another_model_of_the_same_name(evaluate, tiny_path, plain_path, tmp_path):
+    """Results belong to a file, not to what it is called."""
+    file = tmp_path / "results.jsonl"
+    tables = []
+    for folder, path in ("a", tiny_path), ("b", plain_path), ("c", tiny_path):
+        model = tmp_path / folder / "m.gguf"
+        model.parent.mkdir()
+        model.write_bytes(path.read_bytes())
+        tables.append(
+            evaluate("passkey", model, "--lengths", 200, "--seeds", 1, "--no-chat", *SMALL, "--json", file).splitlines()
+        )
+    assert len(file.read_text().splitlines()) == 4
+    assert tables[0][-2:] == tables[2][-2:] != tables[1][-2:]
+
+
 def test_mistakes(evaluate, tiny_path, plain_path, tmp_path, capsys):
     def fails(*arguments) -> str:
         return evaluate(*arguments, status=1)
 
     assert "too few" in fails("passkey", tiny_path, "--lengths", 8)
     assert "no folder" in fails("passkey", tiny_path, "--json", tmp_path / "no" / "x.jsonl")
+    assert "it is a folder" in fails("passkey", tiny_path, "--json", tmp_path)
     assert "cannot be read" in fails("passkey", tiny_path, "--filler", tmp_path / "none")
     assert "has no chat template" in fails("kv", plain_path, "--chat")
     assert "scheme is 'best'" in fails(

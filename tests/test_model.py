@@ -447,6 +447,12 @@ def test_messages_that_are_none(model, messages):
         model.chat(messages)
 
 
+@pytest.mark.parametrize("messages", ["Hello", {"role": "user", "content": "Hello"}])
+def test_one_message_is_no_list(model, messages):
+    with pytest.raises(TypeError, match="expected a list of messages"):
+        model.chat(messages)
+
+
 @pytest.mark.parametrize(
     "template, words",
     [
@@ -494,6 +500,12 @@ def test_parts(model, plain, texts):
 def test_sampling_is_refused_before_anything_is_read(model, bad):
     with pytest.raises(longheads.ArgumentError):
         model.stream([1, 2, 3], **bad)  # not even asked for a piece
+
+
+def test_none_is_the_default(model):
+    settings = {"max_tokens": 4, "temperature": 0}
+    nothing = dict.fromkeys(["stop", "logprobs", "logit_bias", "seed"])
+    assert model.generate("The king", **settings, **nothing) == model.generate("The king", **settings)
 
 
 @pytest.mark.parametrize("text", ["hello", b"hello"])

@@ -488,6 +488,14 @@ def test_saving_keeps_a_file_s_rights(session, ids, tmp_path):
     session.save(tmp_path / "new")
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o600
     assert sorted(p.name for p in tmp_path.iterdir()) == ["any", "new"]
+    # A link stays one, and nothing but a file is replaced.
+    (tmp_path / "link").symlink_to("target")
+    (tmp_path / "target").touch()
+    session.save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "target").stat().st_size > 1000
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(longheads.FileError, match="no regular file"):
+        session.save(tmp_path / "fifo")
 
 
 def test_save_where_one_cannot(session, ids, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -90,6 +92,20 @@ def test_what_shapes_the_cache_stays(model, ids, change):
         with pytest.raises(longheads.ArgumentError):
             session.set_options(budget=33)
         assert (session.logits == before).all() and session.options == options
+
+
+def test_what_was_not_named_follows(model, ids):
+    """Options that nobody named come from those that somebody did, now as when a session is made."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with model.session(chunk=8, window=192, budget=96) as session, model.session(chunk=8, window=192) as other:
+            was = session.options
+            session.set_options(budget=32)
+            assert session.options["local"] < was["local"] and session.options["near_budget"] < was["near_budget"]
+            session.set_options(budget=96)
+            assert session.options == was
+            session.set_options(budget=None)
+            assert session.options == other.options
 
 
 def test_a_session_made_dense_stays_dense(model, ids):

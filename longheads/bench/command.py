@@ -21,7 +21,8 @@ from longheads.bench.plot import plot
 from longheads.bench.shapes import default_folder, shape_file
 from longheads.command import check_outputs, exit_status, tell
 from longheads.errors import ArgumentError
-from longheads.model import Model, find_model
+from longheads.find import find_model
+from longheads.model import Model
 from longheads.options import add_machine, add_reading, count, session_options
 from longheads.writer import memory_of
 

@@ -18,10 +18,11 @@ from longheads.command import check_outputs, exit_status, tell
 from longheads.errors import ArgumentError, TemplateError
 from longheads.eval import heads, kv, lines, needles, passkey, perplexity, picture
 from longheads.eval.prompts import Encoder
-from longheads.eval.results import Result, Results
+from longheads.eval.results import Result, Results, model_digest
 from longheads.eval.retrieval import Question, Row, ask_all, ask_over
 from longheads.eval.settings import Setting, add_settings, parse_setting, said_settings
-from longheads.model import Model, find_model
+from longheads.find import find_model
+from longheads.model import Model
 from longheads.options import add_machine
 from longheads.table import table
 
@@ -124,7 +125,7 @@ def retrieval(arguments: argparse.Namespace, model: Model, settings: Sequence[Se
     task = RETRIEVAL[arguments.task]
     encoder = Encoder(model.tokenizer, template_of(model, arguments.chat))
     questions = list(task.questions(arguments, encoder))
-    asked = (arguments.task, model, arguments.model_name, questions, settings, results)
+    asked = (arguments.task, model, arguments.model_id, questions, settings, results)
     reading = arguments.read_with
     rows = ask_over(*asked, reading) if reading else ask_all(*asked)
     how = "asked through the chat template" if encoder.chats else "continued as plain text"
@@ -159,9 +160,10 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
     check_outputs(arguments.json, arguments.plot)
     results = Results(arguments.json)
     path = Path(os.fsdecode(find_model(arguments.model)))
-    arguments.model_name = path.name
     work = {"perplexity": predict, "heads": look}.get(arguments.task, retrieval)
     with Model(path, threads=arguments.threads, device=arguments.device) as model:
+        arguments.model_name = path.name
+        arguments.model_id = f"{path.name} {model_digest(path)}"
         try:
             work(arguments, model, settings, results)
         except KeyboardInterrupt:

@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace, model: Model, setting: Setting, results: 
         answer = []
         if arguments.answer is not None:
             answer = chunks_with(model.tokenizer, ids.tolist(), arguments.answer, arguments.prompt, chunk)
-        case = Case("heads", arguments.model_name, rule, {"digest": digest(ids)})
+        case = Case("heads", arguments.model_id, rule, {"digest": digest(ids)})
         result = results.get(case)
         if result is None:
             with ProgressBar("reading") as bar:

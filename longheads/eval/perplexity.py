@@ -142,7 +142,7 @@ def read_windows(
     with model.session(ctx=piece, **setting.options) as session:
         rule = rule_of(session)
         cases = [
-            Case("perplexity", arguments.model_name, rule, {"piece": piece, "bounds": bounds, "digest": digest(window)})
+            Case("perplexity", arguments.model_id, rule, {"piece": piece, "bounds": bounds, "digest": digest(window)})
             for window in windows
         ]
         missing = [(case, window) for case, window in zip(cases, windows) if results.get(case) is None]

@@ -22,7 +22,7 @@ class Case:
     """What is measured: a result belongs to it as long as all of this is the same."""
 
     task: str
-    model: str  # name of the file
+    model: str  # name and digest of the file
     options: dict[str, Any]  # of the session, all of them
     parameters: dict[str, Any]  # of the task, the digest of the tokens among them
 
@@ -34,6 +34,18 @@ class Case:
 def digest(*texts: Sequence[int] | NDArray[np.int32]) -> str:
     """A short name for token ids, so that a result is not taken for that of another text."""
     return hashlib.sha256(b"|".join(np.asarray(ids, "<i4").tobytes() for ids in texts)).hexdigest()[:16]
+
+
+def model_digest(path: Path) -> str:
+    """A short name for a model's file, so that a result is not taken for that of another one of this name: from its
+    size and a thousandth of its bytes, or a megabyte."""
+    size, found = path.stat().st_size, hashlib.sha256()
+    found.update(str(size).encode())
+    with path.open("rb") as file:
+        for i in range(256):
+            file.seek(size * i // 256)
+            found.update(file.read(max(4096, size // 256_000)))
+    return found.hexdigest()[:16]
 
 
 class Results:

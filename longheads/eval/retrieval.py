@@ -120,7 +120,7 @@ def reading_order(questions: Sequence[Question]) -> list[int]:
 def ask_all(
     task: str, model: Model, name: str, questions: Sequence[Question], settings: Sequence[Setting], results: Results
 ) -> list[Row]:
-    """Read and ask every question under every rule; name: of the model's file."""
+    """Read and ask every question under every rule; name: of the model."""
     order = reading_order(questions)
     rows = []
     for setting in settings:

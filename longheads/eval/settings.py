@@ -32,7 +32,7 @@ DEFAULTS = Setting("defaults", {})
 def parse_setting(text: str) -> Setting:
     """`name: option=value,option=value`; a name alone is the defaults."""
     name, _, rest = text.partition(":")
-    if not name.strip():
+    if not name.strip() or "=" in name:
         raise argparse.ArgumentTypeError(f"setting {text!r} has no name: write NAME: option=value,...")
     options: dict[str, Any] = {}
     for part in filter(None, (part.strip() for part in rest.split(","))):

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from longheads.command import exit_status, tell
 from longheads.errors import ArgumentError, FileError
-from longheads.model import find_model
+from longheads.find import find_model
 from longheads.options import count
 from longheads.progress import ProgressBar
 
@@ -78,6 +78,8 @@ def open_source(path: Path, pre: str | None) -> Source:
         raise FileError(f"{path} does not exist; give a model's folder or a GGUF file")
     if path.suffix == ".safetensors" or path.name == "config.json":
         raise ArgumentError(f"{path} is one file of a model; give its folder, {path.parent}")
+    if pre:
+        raise ArgumentError("--pre says what a folder does not; a GGUF file says its pre-tokenizer itself")
     return open_gguf(path)
 
 
@@ -96,6 +98,8 @@ def check_output(source: Source, plan: Plan, out: Path) -> None:
     if out.is_dir() or not out.parent.is_dir():
         what = "is a folder" if out.is_dir() else "lies in a folder that does not exist"
         raise FileError(f"{out} {what}; give the name of a file to write")
+    if strange := [path for path in plan.paths(out) if path.exists() and not path.is_file()]:
+        raise FileError(f"{strange[0]} is no regular file; give another name")
     sources = {t.path.resolve() for t in source.tensors}
     if any(path.resolve() in sources for path in plan.paths(out)):
         raise ArgumentError(f"{out} is what is being read; give another name")

@@ -70,12 +70,13 @@ def _parts(path: Path, reader: gguf.GGUFReader) -> list[Path]:
 def open_gguf(path: Path) -> Source:
     """Raises FormatError for damage and UnsupportedError for what the runtime could not read either."""
     reader = _open(path)
+    parts = _parts(path, reader)  # first: only the first part of a split knows what model it is
     source = Source(_metadata(reader), [])
     architecture = source.metadata.get("general.architecture", (b"", None))[0]
     if architecture != b"llama":
         name = architecture.decode(errors="replace") if isinstance(architecture, bytes) else architecture
         raise UnsupportedError(f"{path} has the architecture {name!r}, expected 'llama'")
-    for part in _parts(path, reader):
+    for part in parts:
         reader = reader if part == path else _open(part)
         for t in reader.tensors:
             if t.tensor_type not in SUPPORTED:

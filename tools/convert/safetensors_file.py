@@ -38,7 +38,10 @@ def read_header(path: Path) -> dict[str, Stored]:
     """All tensors of a file by name. Raises FormatError where any of them does not lie inside the file."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
+        head = file.read(8)
+        if head == b"version ":
+            raise _damaged(path, "it is a git-lfs pointer, not the weights")
+        length = int.from_bytes(head, "little")
         if size < 8 or length > min(size - 8, 100 << 20):
             raise _damaged(path, f"its header would take {length} of {size} bytes")
         try:

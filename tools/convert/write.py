@@ -186,7 +186,8 @@ def write_plan(
     free = shutil.disk_usage(out.parent).free
     if plan.size > free:
         raise FileError(f"{out} will take {plan.size / 1e9:.2f} GB, but {out.parent} has only {free / 1e9:.2f} GB free")
-    partials = [path.with_name(f".{path.name}.{os.getpid()}.partial") for path in paths]
+    targets = [path.resolve() for path in paths]  # where links lead
+    partials = [path.with_name(f".{path.name}.{os.getpid()}.partial") for path in targets]
     digests, done = [], 0
 
     def report(n_bytes: int) -> None:
@@ -202,8 +203,8 @@ def write_plan(
                     file.flush()
                     os.fsync(file.fileno())
                 digests.append(digest)
-        for partial, path in reversed(list(zip(partials, paths, strict=True))):
-            os.replace(partial, path)
+        for partial, target in reversed(list(zip(partials, targets, strict=True))):
+            os.replace(partial, target)
     except OSError as error:
         if isinstance(error, FileError) or error.strerror is None:
             raise
