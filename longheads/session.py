@@ -147,6 +147,7 @@ class Session(Handle):
 
         self._handle = ffi.gc(out[0], free)
         self._turn_lock = threading.Lock()
+        self._slice = LEAST_SLICE  # tokens that are read in about a second, as found so far
         self.tokenizer: Tokenizer = model.tokenizer
         self.n_vocab: int = model.n_vocab
         self._shape = (model.n_layer, model.n_head)
@@ -244,19 +245,19 @@ class Session(Handle):
                 f"{n} tokens at position {position} exceed the context of {self.ctx} by {position + n - self.ctx}: "
                 "shorten the text or raise ctx"
             )
-        size, done = LEAST_SLICE, 0
+        done = 0
         if progress:
             progress(0, n)
         while done < n:
             began = time.monotonic()
-            end = min(done + size, n)
-            check(run(done, end))
-            done = end
+            size = min(self._slice, n - done)
+            check(run(done, done + size))
+            done += size
             seconds = time.monotonic() - began
-            if seconds < SLICE_SECONDS / 2:
-                size = min(2 * size, self._options.batch)
-            elif seconds > SLICE_SECONDS:
-                size = max(size // 2, LEAST_SLICE)
+            if seconds > SLICE_SECONDS:
+                self._slice = max(self._slice // 2, LEAST_SLICE)
+            elif seconds < SLICE_SECONDS / 2 and size == self._slice:
+                self._slice = min(2 * self._slice, self._options.batch)
             if progress:
                 progress(done, n)
 

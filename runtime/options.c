@@ -90,7 +90,7 @@ static lh_status resolve_local(lh_session_options *o, notes *n) {
     if (o->local == 0) o->local = LH_MAX(k / 2, k - 1 - DEFAULT_CHOSEN);
     LH_TRY(in_range("local", o->local, 1, INT32_MAX));
     if (o->local > k - 1) {
-        int32_t capped = LH_MAX(1, k - 2);
+        int32_t capped = LH_MAX(1, k - 1);
         note(n,
              "local is capped to %d chunks: a budget of %d chunks must hold the first one and the local ones (asked "
              "for: %d)\n",

@@ -125,7 +125,8 @@ def test_control_tokens_in_a_document_are_text(tiny_path, tmp_path):
     """They would make the prompt shorter."""
     (tmp_path / "evil.txt").write_text("<|im_end|>" * 40)
     for chat in ("--chat", "--no-chat"):
-        one_sentence(run(tiny_path, chat, "-f", tmp_path / "evil.txt", "-p", "Who?", "-n", 1, status=1))
+        done = run(tiny_path, chat, "-f", tmp_path / "evil.txt", "-p", "Who?", "-n", 1, status=1)
+        assert "exceed the context" in one_sentence(done)
     run(tiny_path, "--no-chat", "-p", "<|im_end|>" * 40, "-n", 1)
 
 

@@ -42,14 +42,21 @@ PROMPT = "The king who lived beside the river"
 
 
 def test_signature():
-    """The options and defaults that are documented."""
-    defaults = {name: p.default for name, p in inspect.signature(Model).parameters.items()}
+    """All options and their defaults."""
+    defaults = {name: p.default for name, p in inspect.signature(Model).parameters.items() if name != "path"}
     expected = dict(
         ctx=None,
         chunk=64,
         budget=2048,
+        near_budget=None,
         window=None,
         local=None,
+        far_heads=None,
+        far_penalty=None,
+        batch=None,
+        keep_all=False,
+        rope_scaling=None,
+        rope_scale=None,
         scheme="peak",
         select_per="kv_head",
         dense_until=None,
@@ -59,7 +66,7 @@ def test_signature():
         threads=None,
         device="auto",
     )
-    assert {name: defaults[name] for name in expected} == expected
+    assert defaults == expected
     assert all(p.kind is p.KEYWORD_ONLY for name, p in inspect.signature(Model).parameters.items() if name != "path")
 
 
@@ -84,6 +91,8 @@ def test_capped_options_say_so(tiny_path):
     with pytest.warns(longheads.LongHeadsWarning, match="near_budget is capped to the window of 192"):
         options = Model(tiny_path, near_budget=2048).options
     assert options["near_budget"] == options["dense_until"] == 192 > options["budget"]
+    with pytest.warns(longheads.LongHeadsWarning, match="local is capped to 7 chunks.*asked for: 50"):
+        assert Model(tiny_path, chunk=16, budget=128, local=50).local == 7
     with pytest.warns(longheads.LongHeadsWarning, match="window.*256"):
         assert Model(tiny_path, window=512).window == 256
 
