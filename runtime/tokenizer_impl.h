@@ -65,6 +65,7 @@ struct lh_tokenizer {
     bool add_bos, add_eos, add_space_prefix;
     char *special_text;          // texts of the special tokens as the file writes them
     lh_special_set special[2];   // user-defined tokens; control and unknown tokens with them
+    uint64_t multiplier;         // of the maps' hashes
     lh_token_map map;            // tokens that text may become: all but control, unknown and byte tokens
     // SentencePiece
     uint32_t *ranks;             // (n_vocab) by score, the best is 0

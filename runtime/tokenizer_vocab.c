@@ -1,8 +1,10 @@
 // From GGUF metadata to a tokenizer. Every id, length and count of the file is checked here.
+#define _DEFAULT_SOURCE
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tokenizer_impl.h"
 #include "unicode.h"
@@ -22,10 +24,18 @@ static const char *const end_texts[] = {
 
 // --- look-up --------------------------------------------------------------------------------------------------------
 
-static uint32_t hash_bytes(const char *bytes, size_t len) {
-    uint32_t h = 2166136261u;  // FNV-1a, with its high bits folded into the low ones that the mask keeps
-    for (size_t i = 0; i < len; i++) h = (h ^ (uint8_t)bytes[i]) * 16777619u;
-    return h ^ h >> 15;
+// What hashes multiply by: odd, and drawn anew for every tokenizer, so that no file can be built for all its tokens to
+// meet in one slot.
+static uint64_t draw_multiplier(void) {
+    uint64_t drawn;
+    if (getentropy(&drawn, sizeof drawn) != 0) drawn = (uint64_t)(uintptr_t)&drawn * 0x9E3779B97F4A7C15u;
+    return drawn | 1;
+}
+
+static uint32_t hash_bytes(const lh_tokenizer *t, const char *bytes, size_t len) {
+    uint64_t h = len;
+    for (size_t i = 0; i < len; i++) h = (h ^ h >> 32 ^ (uint8_t)bytes[i]) * t->multiplier;
+    return (uint32_t)(h >> 32);
 }
 
 // The slot that has these bytes, or the free one where they belong.
@@ -41,11 +51,11 @@ static struct lh_token_slot *token_slot(const lh_tokenizer *t, const char *bytes
 }
 
 int32_t lh_token_find(const lh_tokenizer *t, const char *bytes, size_t len) {
-    return token_slot(t, bytes, len, hash_bytes(bytes, len))->id;
+    return token_slot(t, bytes, len, hash_bytes(t, bytes, len))->id;
 }
 
 static struct lh_merge_slot *merge_slot(const lh_tokenizer *t, int32_t left, int32_t right) {
-    uint64_t hash = ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) * 0x9E3779B97F4A7C15u;
+    uint64_t hash = ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) * t->multiplier;
     for (uint32_t i = (uint32_t)(hash >> 32) & t->merges.mask;; i = (i + 1) & t->merges.mask) {
         struct lh_merge_slot *s = &t->merges.slots[i];
         if (s->left < 0 || (s->left == left && s->right == right)) return s;
@@ -297,7 +307,7 @@ static lh_status settle_bytes(lh_tokenizer *t, const source *s) {
         t->offsets[id + 1] = t->offsets[id] + (uint32_t)n;
         t->longest = LH_MAX(t->longest, (uint32_t)n);
         if (!mapped) continue;
-        uint32_t hash = hash_bytes(out, n);
+        uint32_t hash = hash_bytes(t, out, n);
         struct lh_token_slot *slot = token_slot(t, out, n, hash);
         if (slot->id < 0) *slot = (struct lh_token_slot){hash, id};  // of equal tokens the first counts
     }
@@ -468,6 +478,7 @@ lh_status lh_tokenizer_from_gguf(const lh_gguf *g, lh_tokenizer **out) {
     *out = NULL;
     lh_tokenizer *t = lh_alloc(1, sizeof *t);
     if (!t) return LH_ERR_MEMORY;
+    t->multiplier = draw_multiplier();
     source s = {.g = g};
     lh_status status = load(t, &s);
     lh_free(s.tokens);
