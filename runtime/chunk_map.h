@@ -66,11 +66,13 @@ LH_SHARED_FN bool lh_is_chosen(lh_chunk_plan plan, int32_t c, int32_t s) {
     return !lh_is_dense(plan, c) && s > 0 && s < lh_candidates_end(plan, c);
 }
 
-// What is added to q . k of chunks taken by score, before the softmax. The more candidates, the better the best ones
-// match by chance, and models know such matches from as many as a window holds: docs/selection.md.
+// What is added to q . k of chunks taken by score, before the softmax (docs/selection.md). They weigh more, since they stand
+// for all those that are not attended; and less, the more there are to choose from, since the best ones match the better
+// by chance, and models know such matches from as many as a window holds.
+#define LH_FAR_EVEN 1.5f  // ln of the windows of candidates at which both are even
 LH_SHARED_FN float lh_chosen_bias(lh_chunk_plan plan, int32_t c) {
-    int32_t n = lh_candidates_end(plan, c) - 1;
-    return n > plan.window ? -plan.far_penalty * logf((float)n / (float)plan.window) : 0;
+    float windows = (float)(lh_candidates_end(plan, c) - 1) / (float)plan.window;
+    return plan.far_penalty * (LH_FAR_EVEN - (windows > 1 ? logf(windows) : 0));
 }
 
 // The total order of selection: does chunk a with score sa come before chunk b with score sb?
