@@ -92,7 +92,9 @@ class ChatTemplate:
 
 def _check(messages: Sequence[Message]) -> None:
     if isinstance(messages, (str, bytes, Mapping)):
-        raise TypeError(f"expected a list of messages, got {type(messages).__name__}: write [{{'role': 'user', 'content': ...}}]")
+        raise TypeError(
+            f"expected a list of messages, got {type(messages).__name__}: write [{{'role': 'user', 'content': ...}}]"
+        )
     if not messages:
         raise ArgumentError("there are no messages: a chat needs at least one")
     for i, message in enumerate(messages):

@@ -145,8 +145,8 @@ def draw(trace: Trace, path: Path, title: str) -> None:
     layers = range(0, n_layer, step)
     axes.set_yticks([(layer + 0.5) * n_head - 0.5 for layer in layers], [str(layer) for layer in layers])
     axes.set_ylabel(f"layer ({n_head} heads each)")
-    meaning = "dark where a head attends it" if trace.everything else "dark where a head chose it, pale where it always does"
-    axes.set_xlabel(f"chunk of {trace.chunk} tokens; {meaning}")
+    meaning = "attends it" if trace.everything else "chose it, pale where it attends it always"
+    axes.set_xlabel(f"chunk of {trace.chunk} tokens; dark where a head {meaning}")
     axes.xaxis.get_major_locator().set_params(integer=True)
     half = max(0.5, trace.n_chunk / 600)  # a frame must be seen, however many chunks there are
     for c in trace.answer:

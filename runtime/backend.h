@@ -99,7 +99,8 @@ LH_SHARED_FN char *lh_summary_at(const lh_attention *a, int32_t summary, int32_t
 }
 
 LH_SHARED_FN char *lh_detail_at(const lh_attention *a, int32_t summary, int32_t chunk) {
-    char *details = (char *)a->heads[summary / a->n_summary].summary + (size_t)a->n_summary * a->n_chunk * a->summary_size;
+    char *of_head = (char *)a->heads[summary / a->n_summary].summary;
+    char *details = of_head + (size_t)a->n_summary * a->n_chunk * a->summary_size;
     return details + ((size_t)(summary % a->n_summary) * a->n_chunk + chunk) * a->detail_size;
 }
 

@@ -178,8 +178,8 @@ def ask_over(
         work = [(prompt, missing) for prompt, missing in work if missing]
         total = n_to_read([prompt for prompt, _ in work])
         with token_bar(total, f"{task}, read with {reading.name}") as bar:
+            follow(session, reading)
             for prompt, missing in work:
-                follow(session, reading)
                 session.read(prompt.ids[: prompt.n_document], progress=within(bar))
                 for setting, case in missing:
                     follow(session, setting)

@@ -107,7 +107,7 @@ static void peak_codes_generic(const uint8_t *upper, const uint8_t *lower, int32
     size_t row = 2 * (size_t)n_keys;  // a pair of every key
     for (int32_t pair = 0; pair < dims / 2; pair++)
         for (size_t i = 0; i < row; i++) {
-            int32_t high = upper[pair / 2 * row + i] >> pair % 2 * 4 & 15;
+            int32_t high = upper[pair / 2 * row + i] >> pair % 2 * LH_PEAK_HIGH_BITS & 15;
             int32_t low = lower[pair / 4 * row + i] >> pair % 4 * LH_PEAK_LOW_BITS & LH_PEAK_LOW;
             codes[pair * row + i] = (uint8_t)(high << LH_PEAK_LOW_BITS | low);
         }
