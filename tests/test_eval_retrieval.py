@@ -57,6 +57,13 @@ def test_cases_share_their_beginnings_and_resume(tmp_path):
         assert retrieval.n_to_read([q.prompt for q in order]) >= least
     retrieval.measure_all(None, work, Results(file), "")  # nothing is left to ask a session
 
+    lines = file.read_text().splitlines()
+    earlier = json.loads(lines[2])
+    del earlier["result"]["begins"]  # as an earlier version wrote it
+    file.write_text("\n".join([*lines[:2], json.dumps(earlier), *lines[3:], ""]))
+    retrieval.measure_all(reader, work, Results(file), "")
+    assert Results(file).get(work[2][0])["begins"] == found[2]["begins"] == 0 and len(file.read_text().splitlines()) == len(work) + 1
+
 
 def test_a_miss_is_a_miss():
     words = Words()
@@ -149,7 +156,8 @@ def test_the_command(evaluate, tiny_path, tmp_path, task):
                 and (r["case"]["options"]["attention"] == "dense") == (setting == "dense")
             ]  # fmt: skip
             assert len(mine) == 2 and shown.startswith(f"{sum(r['hit'] for r in mine)}/2 (")
-            assert f"({sum(r['logprob'] for r in mine) / 2:.2f}, " in shown
+            begins, logprob = (sum(r[name] for r in mine) / 2 for name in ("begins", "logprob"))
+            assert f"({begins:.2f}, {logprob:.2f}, " in shown
     assert re.search("seeds? 0", out) and tiny_path.name in out
     assert all(r["case"]["options"]["window"] == 128 for r in records if r["case"]["options"]["attention"] != "dense")
 

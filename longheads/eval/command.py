@@ -107,8 +107,8 @@ def template_of(model: Model, chat: bool | None) -> ChatTemplate | None:
 
 def cell(results: Sequence[Result]) -> str:
     hits = sum(result["hit"] for result in results)
-    logprob, seconds = fmean(r["logprob"] for r in results), fmean(r["seconds"] for r in results)
-    return f"{hits}/{len(results)} ({logprob:.2f}, {seconds:.0f} s)"
+    begins, logprob, seconds = (fmean(r[name] for r in results) for name in ("begins", "logprob", "seconds"))
+    return f"{hits}/{len(results)} ({begins:.2f}, {logprob:.2f}, {seconds:.0f} s)"
 
 
 def hits_table(questions: Sequence[Question], rows: Sequence[Row]) -> str:
@@ -131,7 +131,7 @@ def retrieval(arguments: argparse.Namespace, model: Model, settings: Sequence[Se
     how = "asked through the chat template" if encoder.chats else "continued as plain text"
     how += f"; documents read with {reading.name}, only questions under each setting" if reading else ""
     print(f"{arguments.task} of {arguments.model_name}: {task.about(arguments)}; {how}.")
-    print("Hits (mean log-probability of the answer's tokens, mean seconds a case).\n")
+    print("Hits (mean log-probability of the answer's first token, and of its words; mean seconds a case).\n")
     print(hits_table(questions, rows))
     if arguments.plot:
         picture.draw_maps(questions, rows, f"{arguments.task}, {arguments.model_name}", arguments.plot)

@@ -1,7 +1,7 @@
 """Questions about what was read, asked under every rule.
 
-A case is a hit where the greedy continuation of the prompt names the answer; beside it stands the log-probability of
-the answer's tokens, which tells near misses from far ones.
+A case is a hit where the greedy continuation of the prompt names the answer. Beside it stand two log-probabilities,
+which tell near misses from far ones: of the first token, so that the answer begins at all, and of what it then says.
 
 Prompts are asked in the order of their tokens, and each keeps what it has in common with the one before it:
 Session.read rewinds to there and feeds the rest. That order makes what is read in all the least. Up to rounding no
@@ -68,8 +68,9 @@ def names(text: str, key: str) -> bool:
 def measure(session: Session, prompt: Prompt, progress: Progress | None = None) -> Result:
     """Ask one question. The session may hold another prompt: what both begin with is kept.
 
-    Gives: n_tokens of the prompt; n_fed of these, which the prompt before did not share; answer; hit; logprob, the mean
-    over the answer's tokens but for white space; seconds for reading n_fed tokens and answering.
+    Gives: n_tokens of the prompt; n_fed of these, which the prompt before did not share; answer; hit; begins, the
+    log-probability of the answer's first token, often a space; logprob, the mean over its tokens but for white space;
+    seconds for reading n_fed tokens and answering.
     """
     began = time.monotonic()
     n_fed = session.read(prompt.ids, progress=progress)
@@ -83,6 +84,7 @@ def measure(session: Session, prompt: Prompt, progress: Progress | None = None) 
         "n_fed": n_fed,
         "answer": answer,
         "hit": names(answer, prompt.key),
+        "begins": round(float(logprobs[0]), 4),
         "logprob": round(float(logprobs[said].mean()), 4),
         "seconds": round(time.monotonic() - began, 2),
     }
@@ -93,6 +95,12 @@ def case_of(task: str, model: str, rule: dict[str, Any], question: Question) -> 
     return Case(task, model, rule, question.parameters | {"digest": digest(prompt.ids, prompt.answer)})
 
 
+def known(results: Results, case: Case) -> Result | None:
+    """None: it has to be measured; so has what an earlier version measured, which said less."""
+    result = results.get(case)
+    return result if result is not None and "begins" in result else None
+
+
 def n_to_read(prompts: Sequence[Prompt]) -> int:
     """Tokens that are read when every prompt keeps what it shares with the one before it."""
     before = [[], *(prompt.ids for prompt in prompts)]
@@ -101,7 +109,7 @@ def n_to_read(prompts: Sequence[Prompt]) -> int:
 
 def measure_all(session: Session, work: Sequence[tuple[Case, Prompt]], results: Results, label: str) -> None:
     """Measure what results do not hold yet, behind one progress bar that counts tokens."""
-    work = [(case, prompt) for case, prompt in work if results.get(case) is None]
+    work = [(case, prompt) for case, prompt in work if known(results, case) is None]
     total = n_to_read([prompt for _, prompt in work])
     with token_bar(total, label) as bar:
         hits = 0
@@ -129,7 +137,7 @@ def ask_all(
             cases = [case_of(task, name, rule, question) for question in questions]
             work = [(cases[i], questions[i].prompt) for i in order]
             measure_all(session, work, results, f"{task}, {setting.name}")
-        rows.append(Row(setting.name, [_known(results, case) for case in cases]))
+        rows.append(Row(setting.name, [_measured(results, case) for case in cases]))
     return rows
 
 
@@ -172,7 +180,7 @@ def ask_over(
             for setting, rule in zip(settings, rules)
         }
         work = [
-            (questions[i].prompt, [(s, cases[s.name][i]) for s in settings if results.get(cases[s.name][i]) is None])
+            (questions[i].prompt, [(s, cases[s.name][i]) for s in settings if known(results, cases[s.name][i]) is None])
             for i in reading_order(questions)
         ]
         work = [(prompt, missing) for prompt, missing in work if missing]
@@ -187,10 +195,10 @@ def ask_over(
                     follow(session, reading)  # a rewind may have to read the end of the document again
                     session.rewind(session.position - prompt.n_document)
                 bar.update(len(prompt.ids) - prompt.n_document)
-    return [Row(setting.name, [_known(results, case) for case in cases[setting.name]]) for setting in settings]
+    return [Row(setting.name, [_measured(results, case) for case in cases[setting.name]]) for setting in settings]
 
 
-def _known(results: Results, case: Case) -> Result:
-    result = results.get(case)
+def _measured(results: Results, case: Case) -> Result:
+    result = known(results, case)
     assert result is not None  # it was measured, or there was an error
     return result
