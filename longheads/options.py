@@ -39,10 +39,10 @@ def add_reading(p: argparse.ArgumentParser, ctx: str = "the trained context") ->
                    help="attend everything below this position (default: the larger budget)")
     g.add_argument("--far-heads", metavar="N", type=count,
                    help="KV heads, of all layers, that choose among all chunks; the others attend the last ones "
-                        "(default: a fifth)")
+                        "(default: a quarter)")
     g.add_argument("--far-penalty", metavar="X", type=float,
                    help="how much more chosen chunks weigh where there are few to choose from, and less where there are "
-                        "many; 0: all alike (default: 0.375)")
+                        "many; 0: all alike (default: 0.5)")
     g.add_argument("--scheme", choices=["peak", "bounds", "paper"], default="peak",
                    help="how chunks are judged (default: %(default)s)")
     g.add_argument("--select-per", choices=["kv_head", "head"], default="kv_head",

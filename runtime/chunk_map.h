@@ -69,7 +69,7 @@ LH_SHARED_FN bool lh_is_chosen(lh_chunk_plan plan, int32_t c, int32_t s) {
 // What is added to q . k of chunks taken by score, before the softmax (docs/selection.md). They weigh more, since they stand
 // for all those that are not attended; and less, the more there are to choose from, since the best ones match the better
 // by chance, and models know such matches from as many as a window holds.
-#define LH_FAR_EVEN 1.5f  // ln of the windows of candidates at which both are even
+#define LH_FAR_EVEN 2.0f  // ln of the windows of candidates at which both are even
 LH_SHARED_FN float lh_chosen_bias(lh_chunk_plan plan, int32_t c) {
     float windows = (float)(lh_candidates_end(plan, c) - 1) / (float)plan.window;
     return plan.far_penalty * (LH_FAR_EVEN - (windows > 1 ? logf(windows) : 0));

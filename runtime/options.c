@@ -9,7 +9,7 @@
 #define NEAR_PART 2           // of the budget: what heads that choose nothing attend
 #define DEFAULT_CHOSEN 7      // chunks taken by score, where the budget leaves as many local ones
 #define LEAST_WINDOW 10       // chunks, by which the default of chunk goes
-#define DEFAULT_FAR_PENALTY 0.375f
+#define DEFAULT_FAR_PENALTY 0.5f
 #define DEFAULT_BATCH 1024
 #define MAX_CTX ((int64_t)1 << 28)
 #define MAX_CHUNK 4096
@@ -127,7 +127,7 @@ static lh_status resolve_far_penalty(lh_session_options *o) {
 
 // n: KV heads of all layers.
 static lh_status resolve_far_heads(lh_session_options *o, int32_t n) {
-    if (o->far_heads == 0) o->far_heads = o->scheme == LH_SCHEME_PEAK ? (n + 4) / 5 : n;
+    if (o->far_heads == 0) o->far_heads = o->scheme == LH_SCHEME_PEAK ? (n + 3) / 4 : n;
     LH_TRY(in_range("far_heads", o->far_heads, 1, INT32_MAX));
     o->far_heads = LH_MIN(o->far_heads, n);
     return LH_OK;

@@ -34,7 +34,7 @@ class Plan:
     select_per: str = "head"        # head, kv_head
     attention: str = "longheads"    # longheads, dense
     far_heads: int = 1000           # KV heads that choose, those with the largest reach; 1000: all
-    far_penalty: float = 0.0        # off the scores of chosen chunks, times ln(candidates / chunks of the window) - 1.5
+    far_penalty: float = 0.0        # off the scores of chosen chunks, times ln(candidates / chunks of the window) - 2
     near_budget: int | None = None  # of heads that choose nothing; None: budget
 
     def resolved(self) -> Plan:
@@ -328,7 +328,7 @@ class Attention:
                 chosen[:, p] = chunks
                 rank = np.arange(chunks.shape[1])
                 ratio = (c - self.plan.local) / (self.plan.window / self.plan.chunk)
-                penalty = self.plan.far_penalty * (math.log(max(ratio, 1)) - 1.5)
+                penalty = self.plan.far_penalty * (math.log(max(ratio, 1)) - 2)
                 distance = np.minimum(c - chunks, self.plan.window // self.plan.chunk - 1 - rank)
             is_chosen = (chunks > 0) & (chunks <= c - self.plan.local) & self.far[:, None]
             out[p] = self.attend(p, chunks, distance, penalty * is_chosen)

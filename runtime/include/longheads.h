@@ -116,10 +116,10 @@ typedef struct lh_session_options {
                           // budget, at least half)
     int32_t dense_until;  // positions below attend densely (0: the larger budget)
     int32_t far_heads;    // so many KV heads, of all layers, choose chunks by score: those with the strongest matches of
-                          // content; the others attend the first one and the last ones (0: a fifth for LH_SCHEME_PEAK,
+                          // content; the others attend the first one and the last ones (0: a quarter for LH_SCHEME_PEAK,
                           // else all; more: all)
-    float far_penalty;    // times 1.5 - ln(candidates / chunks of the window), at most 1.5: to scores of chosen chunks
-                          // (0: 0.375 for LH_SCHEME_PEAK, none for others; negative: none)
+    float far_penalty;    // times 2 - ln(candidates / chunks of the window), at most 2: to scores of chosen chunks
+                          // (0: 0.5 for LH_SCHEME_PEAK, none for others; negative: none)
     int32_t batch;        // most tokens computed at once (0: 1024)
     lh_scheme scheme;
     lh_select_per select_per;
