@@ -53,8 +53,8 @@ class Model(Handle):
         half of the budget.
     window: positions that distances are mapped into, whole chunks; capped by the trained context. None: three quarters
         of it.
-    local: chunks at the end, own included, that heads which choose attend always. None: all but eight of the budget's,
-        at least half: beside the first chunk, seven are chosen.
+    local: chunks at the end, own included, that heads which choose attend always. None: all but four of the budget's,
+        at least half: beside the first chunk, three are chosen.
     dense_until: positions below it attend everything before them; between the larger budget and window. None: that
         budget.
     far_heads: so many KV heads, of all layers, choose among all chunks: those that can match content most strongly, by

@@ -33,7 +33,7 @@ def add_reading(p: argparse.ArgumentParser, ctx: str = "the trained context") ->
                    help="positions that distances are mapped into (default: three quarters of the trained context)")
     g.add_argument("--chunk", metavar="N", type=count, help="tokens in a chunk (default: 64)")
     g.add_argument("--local", metavar="N", type=count,
-                   help="chunks at the end that heads which choose attend always (default: all but 8 of the budget, at "
+                   help="chunks at the end that heads which choose attend always (default: all but 4 of the budget, at "
                         "least half)")
     g.add_argument("--dense-until", metavar="N", type=count,
                    help="attend everything below this position (default: the larger budget)")

@@ -7,7 +7,7 @@
 #define DEFAULT_CHUNK 64
 #define DEFAULT_BUDGET 2048
 #define NEAR_PART 2           // of the budget: what heads that choose nothing attend
-#define DEFAULT_CHOSEN 7      // chunks taken by score, where the budget leaves as many local ones
+#define DEFAULT_CHOSEN 3      // chunks taken by score, where the budget leaves as many local ones
 #define LEAST_WINDOW 10       // chunks, by which the default of chunk goes
 #define DEFAULT_FAR_PENALTY 0.5f
 #define DEFAULT_BATCH 1024

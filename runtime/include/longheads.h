@@ -112,7 +112,7 @@ typedef struct lh_session_options {
     int32_t budget;       // k*l, a multiple of chunk (0: 2048, at most two thirds of the window)
     int32_t near_budget;  // the same of KV heads that choose nothing, see far_heads (0: half of the budget)
     int32_t window;       // W, a multiple of chunk (0: three quarters of trained_ctx)
-    int32_t local;        // last chunks, own included, that heads which choose attend always (0: all but 8 of the
+    int32_t local;        // last chunks, own included, that heads which choose attend always (0: all but 4 of the
                           // budget, at least half)
     int32_t dense_until;  // positions below attend densely (0: the larger budget)
     int32_t far_heads;    // so many KV heads, of all layers, choose chunks by score: those with the strongest matches of
