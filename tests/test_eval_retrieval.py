@@ -62,7 +62,8 @@ def test_cases_share_their_beginnings_and_resume(tmp_path):
     del earlier["result"]["begins"]  # as an earlier version wrote it
     file.write_text("\n".join([*lines[:2], json.dumps(earlier), *lines[3:], ""]))
     retrieval.measure_all(reader, work, Results(file), "")
-    assert Results(file).get(work[2][0])["begins"] == found[2]["begins"] == 0 and len(file.read_text().splitlines()) == len(work) + 1
+    assert Results(file).get(work[2][0])["begins"] == found[2]["begins"] == 0
+    assert len(file.read_text().splitlines()) == len(work) + 1
 
 
 def test_a_miss_is_a_miss():
