@@ -34,6 +34,13 @@ static inline size_t lh_tile_scratch(int32_t rows, int32_t stride) {
     return (size_t)LH_TILE_KEYS * (2 * (size_t)stride + (size_t)rows) + (size_t)rows;
 }
 
+// The codes of a head's keys (peak.h), from its chunk 0 on.
+typedef struct lh_peak_planes {
+    const char *upper, *lower;   // lower NULL: as if all lower bits were zeros
+    size_t upper_size, lower_size;  // bytes from chunk to chunk
+    int32_t n_keys, dims;        // multiples of LH_PEAK_KEYS and LH_PEAK_GROUP
+} lh_peak_planes;
+
 typedef struct lh_attention_kernels {
     // y[j] = scale * (x[j] * table[0][j] + sign * x[j ^ 1] * table[1][j]); table (2, dim), see rope.h. y may not be x.
     void (*rotate)(const float *x, const float *table, float sign, float scale, int32_t dim, float *y);
@@ -48,8 +55,8 @@ typedef struct lh_attention_kernels {
     // The largest product of each of `rows` queries with such codes of n_keys keys, a multiple of LH_PEAK_KEYS.
     // q: (rows, dims / 2) words that hold two components twice. Products fit 16 bits.
     void (*peak)(const uint8_t *codes, int32_t n_keys, int32_t dims, const int32_t *q, int32_t rows, int32_t *out);
-    // The same of one query, as if all lower bits were zeros.
-    int32_t (*peak_upper)(const uint8_t *upper, int32_t n_keys, int32_t dims, const int32_t *q);
+    // The same of one query with each of n chunks, from their planes.
+    void (*peak_one)(const lh_peak_planes *p, const int32_t *chunks, int32_t n, const int32_t *q, int32_t *out);
 } lh_attention_kernels;
 
 // The best table for these features (cpu/features.h).

@@ -7,8 +7,10 @@ static inline vs vs_load(const void *p) { return _mm256_loadu_si256((const __m25
 static inline vs vs_set1(int16_t a) { return _mm256_set1_epi16(a); }
 static inline vs vs_set1_pair(int32_t twice) { return _mm256_set1_epi32(twice); }
 static inline vs vs_dot(vs codes, vs q) { return _mm256_maddubs_epi16(codes, q); }
-static inline vs vs_low4(vs a) { return _mm256_and_si256(a, _mm256_set1_epi8(15)); }
-static inline vs vs_high4(vs a) { return vs_low4(_mm256_srli_epi16(a, 4)); }
+static inline vs vs_bits(vs a, int from, int n) {
+    return _mm256_and_si256(_mm256_srli_epi16(a, from), _mm256_set1_epi8((char)((1 << n) - 1)));
+}
+static inline vs vs_times(vs a, int bits) { return _mm256_slli_epi16(a, bits); }
 static inline vs vs_add(vs a, vs b) { return _mm256_add_epi16(a, b); }
 static inline vs vs_max(vs a, vs b) { return _mm256_max_epi16(a, b); }
 static inline int32_t vs_top(vs a) {
@@ -27,5 +29,5 @@ const lh_attention_kernels lh_attention_kernels_avx2 = {
     .top = top_simd,
     .peak_codes = peak_codes_simd,
     .peak = peak_simd,
-    .peak_upper = peak_upper_simd,
+    .peak_one = peak_one_simd,
 };

@@ -7,8 +7,10 @@ static inline vs vs_load(const void *p) { return _mm512_loadu_si512(p); }
 static inline vs vs_set1(int16_t a) { return _mm512_set1_epi16(a); }
 static inline vs vs_set1_pair(int32_t twice) { return _mm512_set1_epi32(twice); }
 static inline vs vs_dot(vs codes, vs q) { return _mm512_maddubs_epi16(codes, q); }
-static inline vs vs_low4(vs a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
-static inline vs vs_high4(vs a) { return vs_low4(_mm512_srli_epi16(a, 4)); }
+static inline vs vs_bits(vs a, int from, int n) {
+    return _mm512_and_si512(_mm512_srli_epi16(a, from), _mm512_set1_epi8((char)((1 << n) - 1)));
+}
+static inline vs vs_times(vs a, int bits) { return _mm512_slli_epi16(a, bits); }
 static inline vs vs_add(vs a, vs b) { return _mm512_add_epi16(a, b); }
 static inline vs vs_max(vs a, vs b) { return _mm512_max_epi16(a, b); }
 static inline int32_t vs_top(vs a) {
@@ -28,5 +30,5 @@ const lh_attention_kernels lh_attention_kernels_avx512 = {
     .top = top_simd,
     .peak_codes = peak_codes_simd,
     .peak = peak_simd,
-    .peak_upper = peak_upper_simd,
+    .peak_one = peak_one_simd,
 };

@@ -102,15 +102,17 @@ static void top_generic(const float *scores, int32_t n, int32_t k, int32_t first
     }
 }
 
+// Code i of a pair of components, of which a row holds every key's two.
+static int32_t code_at(const uint8_t *upper, const uint8_t *lower, size_t row, int32_t pair, int32_t i) {
+    int32_t high = upper[pair / 2 * row + i] >> pair % 2 * LH_PEAK_HIGH_BITS & 15;
+    int32_t low = lower ? lower[pair / 4 * row + i] >> pair % 4 * LH_PEAK_LOW_BITS & LH_PEAK_LOW : 0;
+    return high << LH_PEAK_LOW_BITS | low;
+}
+
 static void peak_codes_generic(const uint8_t *upper, const uint8_t *lower, int32_t n_keys, int32_t dims,
                                uint8_t *codes) {
-    size_t row = 2 * (size_t)n_keys;  // a pair of every key
     for (int32_t pair = 0; pair < dims / 2; pair++)
-        for (size_t i = 0; i < row; i++) {
-            int32_t high = upper[pair / 2 * row + i] >> pair % 2 * LH_PEAK_HIGH_BITS & 15;
-            int32_t low = lower[pair / 4 * row + i] >> pair % 4 * LH_PEAK_LOW_BITS & LH_PEAK_LOW;
-            codes[pair * row + i] = (uint8_t)(high << LH_PEAK_LOW_BITS | low);
-        }
+        for (int32_t i = 0; i < 2 * n_keys; i++) *codes++ = (uint8_t)code_at(upper, lower, 2 * (size_t)n_keys, pair, i);
 }
 
 static void peak_generic(const uint8_t *codes, int32_t n_keys, int32_t dims, const int32_t *q, int32_t rows,
@@ -128,23 +130,26 @@ static void peak_generic(const uint8_t *codes, int32_t n_keys, int32_t dims, con
     }
 }
 
-static int32_t peak_upper_generic(const uint8_t *upper, int32_t n_keys, int32_t dims, const int32_t *q) {
-    int32_t best = INT32_MIN;
-    for (int32_t j = 0; j < n_keys; j++) {
-        int32_t sum = 0;
-        for (int32_t x = 0; x < dims; x++) {
-            int32_t pair = x / 2, both = upper[pair / 2 * 2 * n_keys + 2 * j + x % 2];
-            sum += (both >> pair % 2 * LH_PEAK_HIGH_BITS & 15) * (int8_t)(q[pair] >> x % 2 * 8 & 0xff);
+static void peak_one_generic(const lh_peak_planes *p, const int32_t *chunks, int32_t n, const int32_t *q,
+                             int32_t *out) {
+    size_t row = 2 * (size_t)p->n_keys;
+    for (int32_t i = 0; i < n; i++) {
+        const uint8_t *upper = (const uint8_t *)p->upper + chunks[i] * p->upper_size;
+        const uint8_t *lower = p->lower ? (const uint8_t *)p->lower + chunks[i] * p->lower_size : NULL;
+        out[i] = INT32_MIN;
+        for (int32_t j = 0; j < p->n_keys; j++) {
+            int32_t sum = 0;
+            for (int32_t x = 0; x < p->dims; x++)
+                sum += code_at(upper, lower, row, x / 2, 2 * j + x % 2) * (int8_t)(q[x / 2] >> x % 2 * 8 & 0xff);
+            out[i] = sum > out[i] ? sum : out[i];
         }
-        best = sum > best ? sum : best;
     }
-    return best * (1 << LH_PEAK_LOW_BITS);
 }
 
 const lh_attention_kernels lh_attention_kernels_generic = {
     .rotate = rotate_generic, .store = store_generic, .load = load_generic, .attend = attend_generic,
     .top = top_generic, .peak_codes = peak_codes_generic, .peak = peak_generic,
-    .peak_upper = peak_upper_generic,
+    .peak_one = peak_one_generic,
 };
 
 void lh_attention_kernels_select(unsigned features, lh_attention_kernels *out) {

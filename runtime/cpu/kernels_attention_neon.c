@@ -10,8 +10,11 @@ static inline vs vs_dot(vs codes, vs q) {
     int8x16_t a = vreinterpretq_s8_s16(codes), b = vreinterpretq_s8_s16(q);
     return vpaddq_s16(vmull_s8(vget_low_s8(a), vget_low_s8(b)), vmull_high_s8(a, b));
 }
-static inline vs vs_low4(vs a) { return vandq_s16(a, vdupq_n_s16(0x0f0f)); }
-static inline vs vs_high4(vs a) { return vreinterpretq_s16_u8(vshrq_n_u8(vreinterpretq_u8_s16(a), 4)); }
+static inline vs vs_bits(vs a, int from, int n) {
+    uint8x16_t shifted = vshlq_u8(vreinterpretq_u8_s16(a), vdupq_n_s8((int8_t)-from));
+    return vreinterpretq_s16_u8(vandq_u8(shifted, vdupq_n_u8((uint8_t)((1 << n) - 1))));
+}
+static inline vs vs_times(vs a, int bits) { return vshlq_s16(a, vdupq_n_s16((int16_t)bits)); }
 static inline vs vs_add(vs a, vs b) { return vaddq_s16(a, b); }
 static inline vs vs_max(vs a, vs b) { return vmaxq_s16(a, b); }
 static inline int32_t vs_top(vs a) { return vmaxvq_s16(a); }
@@ -25,5 +28,5 @@ const lh_attention_kernels lh_attention_kernels_neon = {
     .top = top_simd,
     .peak_codes = peak_codes_simd,
     .peak = peak_simd,
-    .peak_upper = peak_upper_simd,
+    .peak_one = peak_one_simd,
 };

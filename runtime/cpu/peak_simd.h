@@ -1,6 +1,7 @@
 // The kernel of scheme `peak` over vectors of 16-bit words: part of kernels_attention_{avx2,avx512,neon}.c, which define
 // `vs` and its operations first. vs_dot(codes, q): of each key, the products of two components.
 #include "peak.h"
+#include "prefetch.h"
 #include "simd_pin.h"
 
 // Plain loops over bytes, which compilers turn into vectors.
@@ -54,20 +55,46 @@ static void peak_simd(const uint8_t *codes, int32_t n_keys, int32_t dims, const 
     for (; i < rows; i++) peak_rows(codes, n_keys, dims, q + (size_t)i * (dims / 2), 1, out + i);
 }
 
-static int32_t peak_upper_simd(const uint8_t *upper, int32_t n_keys, int32_t dims, const int32_t *q) {
+// A query's largest product with a chunk's codes. dims, and whether there are lower bits, are known to the compiler.
+INLINE int32_t peak_chunk(const uint8_t *upper, const uint8_t *lower, int32_t n_keys, int32_t dims, const int32_t *q) {
+    size_t row = 2 * (size_t)n_keys;
     vs best = vs_set1(INT16_MIN);
-    for (int32_t first = 0; first < n_keys; first += LH_PEAK_KEYS) {
-        vs sum[PEAK_VECS];
-        for (int v = 0; v < PEAK_VECS; v++) sum[v] = vs_set1(0);
-        for (int32_t x = 0; x < dims / 2; x += 2) {
-            const uint8_t *at = upper + (size_t)x * n_keys + 2 * first;
-            vs even = vs_set1_pair(q[x]), odd = vs_set1_pair(q[x + 1]);
-            for (int v = 0; v < PEAK_VECS; v++) {
-                vs both = vs_load(at + (size_t)v * sizeof(vs));
-                sum[v] = vs_add(sum[v], vs_add(vs_dot(vs_low4(both), even), vs_dot(vs_high4(both), odd)));
+    for (size_t at = 0; at < row; at += sizeof(vs)) {
+        vs coarse = vs_set1(0), fine = coarse;
+        for (int32_t group = 0; group < dims / LH_PEAK_GROUP; group++) {
+            const uint8_t *high = upper + 2 * (size_t)group * row + at;
+            vs pairs[2] = {vs_load(high), vs_load(high + row)}, bits = coarse;
+            if (lower) bits = vs_load(lower + (size_t)group * row + at);
+            for (int p = 0; p < LH_PEAK_GROUP / 2; p++) {
+                vs pair = vs_set1_pair(q[group * (LH_PEAK_GROUP / 2) + p]);
+                vs upper4 = vs_bits(pairs[p / 2], p % 2 * LH_PEAK_HIGH_BITS, LH_PEAK_HIGH_BITS);
+                coarse = vs_add(coarse, vs_dot(upper4, pair));
+                if (lower) fine = vs_add(fine, vs_dot(vs_bits(bits, p * LH_PEAK_LOW_BITS, LH_PEAK_LOW_BITS), pair));
             }
         }
-        for (int v = 0; v < PEAK_VECS; v++) best = vs_max(best, sum[v]);
+        best = vs_max(best, vs_add(vs_times(coarse, LH_PEAK_LOW_BITS), fine));
     }
-    return vs_top(best) * (1 << LH_PEAK_LOW_BITS);
+    return vs_top(best);
+}
+
+INLINE void peak_chunks(const lh_peak_planes *p, bool lower, int32_t dims, const int32_t *chunks, int32_t n,
+                        const int32_t *q, int32_t *out) {
+    for (int32_t i = 0; i < n; i++) {
+        size_t chunk = (size_t)chunks[i], next = (size_t)chunks[LH_MIN(i + LH_FETCH_CHUNKS, n - 1)];
+        lh_prefetch(p->upper + next * p->upper_size, p->upper_size);
+        if (lower) lh_prefetch(p->lower + next * p->lower_size, p->lower_size);
+        out[i] = peak_chunk((const uint8_t *)p->upper + chunk * p->upper_size,
+                            lower ? (const uint8_t *)p->lower + chunk * p->lower_size : NULL, p->n_keys, dims, q);
+    }
+}
+
+static void peak_one_simd(const lh_peak_planes *p, const int32_t *chunks, int32_t n, const int32_t *q, int32_t *out) {
+    // Heads of 64 and less keep 16 components.
+    if (p->dims == LH_PEAK_MIN_DIMS) {
+        if (p->lower) peak_chunks(p, true, LH_PEAK_MIN_DIMS, chunks, n, q, out);
+        else peak_chunks(p, false, LH_PEAK_MIN_DIMS, chunks, n, q, out);
+    } else {
+        if (p->lower) peak_chunks(p, true, p->dims, chunks, n, q, out);
+        else peak_chunks(p, false, p->dims, chunks, n, q, out);
+    }
 }

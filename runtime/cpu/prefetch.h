@@ -4,6 +4,8 @@
 
 #include <stddef.h>
 
+#define LH_FETCH_CHUNKS 4  // whose summaries are asked for ahead
+
 static inline __attribute__((always_inline)) void lh_prefetch(const void *p, size_t bytes) {
     for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)p + i);
 }

@@ -12,7 +12,8 @@ typedef struct lh_scoring {
     const int32_t *only; // n_only of these chunks: the other scores stay as they are; NULL: all
     int32_t n_only;
     float *out;          // (n, stride): out[i * stride + s - first]
-    float *most;         // the same, of bound
+    float *most;         // not NULL: bounds are wanted, of one token, by schemes that have them; out has the lower ones,
+                         // and this the upper
     int64_t stride;
 } lh_scoring;
 
@@ -24,9 +25,8 @@ typedef struct lh_cpu_scheme {
     // scratch: score_bytes, which are as many or more for more tokens or chunks.
     void (*score)(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, void *scratch);
     size_t (*score_bytes)(const lh_cpu *c, const lh_attention *a, const lh_scoring *s);
-    // Bounds of all scores, `out` and `most`, from less memory than scores are computed from. NULL: there are none, and
-    // a scoring has all chunks.
-    void (*bound)(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, void *scratch);
+    // There are bounds, computed from less memory than scores are. Otherwise a scoring has all chunks.
+    bool bounds;
 } lh_cpu_scheme;
 
 extern const lh_cpu_scheme lh_cpu_bounds, lh_cpu_paper, lh_cpu_peak;

@@ -6,7 +6,7 @@
 #include "prefetch.h"
 #include "scheme.h"
 
-#define FETCH_CHUNKS 4  // ahead
+#define BLOCK_CHUNKS 128 // that one query meets at a time
 
 // x in steps, to `levels` either side of zero; what is no number counts as the least.
 static int32_t level_of(float x, float per_step, int32_t levels) {
@@ -139,42 +139,50 @@ static float step_of_summary(const lh_attention *a, const char *summary) {
     return step;
 }
 
-static void score(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, void *scratch) {
-    int32_t from = lh_summary_of(a, a->leader[s->chooser]), n_chunks = s->only ? s->n_only : s->end - s->first;
-    int32_t stored = lh_peak_stored(a->head_dim), n_keys = lh_peak_keys(a->plan.chunk);
-    bench b;
-    prepare(c, a, s, scratch, &b);
+static int32_t chunk_of(const lh_scoring *s, int32_t i) { return s->only ? s->only[i] : s->first + i; }
+
+// Many queries: a chunk's codes are put together once for all.
+static void score_rows(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, int32_t n_chunks, const bench *b) {
+    int32_t from = lh_summary_of(a, a->leader[s->chooser]), stored = lh_peak_stored(a->head_dim);
+    int32_t n_keys = lh_peak_keys(a->plan.chunk);
     for (int32_t i = 0; i < n_chunks; i++) {
-        int32_t ahead = LH_MIN(i + FETCH_CHUNKS, n_chunks - 1);
-        int32_t chunk = s->only ? s->only[i] : s->first + i, next = s->only ? s->only[ahead] : s->first + ahead;
+        int32_t chunk = chunk_of(s, i), next = chunk_of(s, LH_MIN(i + LH_FETCH_CHUNKS, n_chunks - 1));
         lh_prefetch(lh_summary_at(a, from, next), a->summary_size);
         lh_prefetch(lh_detail_at(a, from, next), a->detail_size);
         const char *upper = lh_summary_at(a, from, chunk), *lower = lh_detail_at(a, from, chunk);
-        c->attention.peak_codes((const uint8_t *)upper, (const uint8_t *)lower, n_keys, stored, b.codes);
-        c->attention.peak(b.codes, n_keys, stored, b.words, s->n, b.best);
+        c->attention.peak_codes((const uint8_t *)upper, (const uint8_t *)lower, n_keys, stored, b->codes);
+        c->attention.peak(b->codes, n_keys, stored, b->words, s->n, b->best);
         float step = step_of_summary(a, upper);
         for (int32_t r = 0; r < s->n; r++)
-            s->out[r * s->stride + chunk - s->first] = score_of(&b, r, b.best[r], step);
+            s->out[r * s->stride + chunk - s->first] = score_of(b, r, b->best[r], step);
     }
 }
 
-// Upper bits say all but the products with the lower ones.
-static void bound(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, void *scratch) {
-    int32_t from = lh_summary_of(a, a->leader[s->chooser]), stored = lh_peak_stored(a->head_dim);
-    int32_t n_keys = lh_peak_keys(a->plan.chunk);
-    bench b;
-    prepare(c, a, s, scratch, &b);
-    for (int32_t chunk = s->first; chunk < s->end; chunk++) {
-        const char *summary = lh_summary_at(a, from, chunk);
-        lh_prefetch(summary + FETCH_CHUNKS * a->summary_size, a->summary_size);
-        float step = step_of_summary(a, summary);
-        for (int32_t r = 0; r < s->n; r++) {
-            int64_t at = r * s->stride + chunk - s->first;
-            int32_t best = c->attention.peak_upper((const uint8_t *)summary, n_keys, stored, b.words + r * stored / 2);
-            s->out[at] = score_of(&b, r, best + b.least[r], step);
-            s->most[at] = score_of(&b, r, best + b.most[r], step);
+// One: memory bounds it. From the upper bits alone what it scores at least and, in s->most, at most.
+static void score_one(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, int32_t n_chunks, const bench *b) {
+    int32_t from = lh_summary_of(a, a->leader[s->chooser]), chunks[BLOCK_CHUNKS], best[BLOCK_CHUNKS];
+    lh_peak_planes planes = {
+        .upper = lh_summary_at(a, from, 0), .lower = s->most ? NULL : lh_detail_at(a, from, 0),
+        .upper_size = a->summary_size, .lower_size = a->detail_size,
+        .n_keys = lh_peak_keys(a->plan.chunk), .dims = lh_peak_stored(a->head_dim),
+    };
+    for (int32_t i = 0; i < n_chunks; i += BLOCK_CHUNKS) {
+        int32_t n = LH_MIN(n_chunks - i, BLOCK_CHUNKS);
+        for (int32_t j = 0; j < n; j++) chunks[j] = chunk_of(s, i + j);
+        c->attention.peak_one(&planes, chunks, n, b->words, best);
+        for (int32_t j = 0; j < n; j++) {
+            int32_t at = chunks[j] - s->first;
+            float step = step_of_summary(a, planes.upper + chunks[j] * planes.upper_size);
+            s->out[at] = score_of(b, 0, best[j] + (s->most ? b->least[0] : 0), step);
+            if (s->most) s->most[at] = score_of(b, 0, best[j] + b->most[0], step);
         }
     }
 }
 
-const lh_cpu_scheme lh_cpu_peak = {summarize, summarize_bytes, score, score_bytes, bound};
+static void score(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, void *scratch) {
+    bench b;
+    prepare(c, a, s, scratch, &b);
+    (s->n == 1 ? score_one : score_rows)(c, a, s, s->only ? s->n_only : s->end - s->first, &b);
+}
+
+const lh_cpu_scheme lh_cpu_peak = {summarize, summarize_bytes, score, score_bytes, true};

@@ -161,5 +161,5 @@ static void score_paper(const lh_cpu *c, const lh_attention *a, const lh_scoring
     score(c, a, s, feature_paper, scratch);
 }
 
-const lh_cpu_scheme lh_cpu_bounds = {summarize_bounds, bounds_bytes, score_bounds, score_bytes, NULL};
-const lh_cpu_scheme lh_cpu_paper = {summarize_paper, paper_bytes, score_paper, score_bytes, NULL};
+const lh_cpu_scheme lh_cpu_bounds = {summarize_bounds, bounds_bytes, score_bounds, score_bytes, false};
+const lh_cpu_scheme lh_cpu_paper = {summarize_paper, paper_bytes, score_paper, score_bytes, false};

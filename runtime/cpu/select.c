@@ -51,6 +51,7 @@ lh_status lh_cpu_summarize(lh_backend *b, const lh_attention *a, int32_t first, 
 #define SLICE_CHUNKS 64  // chunks of a piece of work, at least
 #define MAX_SLICES 16
 #define TOP_TOKENS 8     // of a piece of work
+#define PROMISING 16     // chunks that are scored first where there are bounds: they tell how good the best ones are
 
 // One block of tokens: all scores first, then all choices.
 typedef struct select_job {
@@ -76,8 +77,7 @@ static void score_task(void *arg, int64_t piece, int thread) {
         .chooser = chooser, .token = j->token, .n = j->n, .first = 1 + first, .end = 1 + end, .stride = j->stride,
         .out = j->scores + at, .most = j->most ? j->most + at : NULL,
     };
-    const lh_cpu_scheme *scheme = schemes[j->a->scheme];
-    (j->most ? scheme->bound : scheme->score)(j->cpu, j->a, &s, lh_cpu_scratch_of(j->cpu, thread));
+    schemes[j->a->scheme]->score(j->cpu, j->a, &s, lh_cpu_scratch_of(j->cpu, thread));
 }
 
 // From bounds to scores, as far as they matter: where a bound says that a chunk is none of the k best, it stays.
@@ -86,15 +86,14 @@ static void settle(const select_job *j, int32_t chooser, int32_t k, void *scratc
     int32_t *open = j->open + chooser * j->stride;
     lh_scoring s = {
         .chooser = chooser, .token = j->token, .n = 1, .first = 1, .end = 1 + j->candidates, .stride = j->stride,
-        .out = scores, .only = open, .n_only = k,
+        .out = scores, .only = open, .n_only = LH_MIN(LH_MAX(k, PROMISING), j->candidates),
     };
-    // The scores of k promising chunks: so good the others have to be.
-    j->cpu->attention.top(scores, j->candidates, k, 1, open, scratch);
+    j->cpu->attention.top(scores, j->candidates, s.n_only, 1, open, scratch);
     schemes[j->a->scheme]->score(j->cpu, j->a, &s, scratch);
-    for (int32_t i = 0; i < k; i++) {
-        least = fminf(least, scores[open[i] - 1]);
-        most[open[i] - 1] = -INFINITY;
-    }
+    for (int32_t i = 0; i < s.n_only; i++) most[open[i] - 1] = -INFINITY;
+    // So good the k best are at least, scored or not: so good the others have to be.
+    j->cpu->attention.top(scores, j->candidates, k, 1, open, scratch);
+    for (int32_t i = 0; i < k; i++) least = fminf(least, scores[open[i] - 1]);
     s.n_only = 0;
     for (int32_t i = 0; i < j->candidates; i++)
         if (most[i] >= least) open[s.n_only++] = 1 + i;
@@ -128,7 +127,7 @@ static lh_status select_block(lh_cpu *c, const lh_attention *a, int32_t token, i
     size_t top = 2 * (size_t)j.candidates * sizeof(int32_t), score = schemes[a->scheme]->score_bytes(c, a, &slice);
     LH_TRY(lh_cpu_scratch_threads(c, LH_MAX(top, score)));
     // A single token is bound by memory: it looks at details only where it has to.
-    bool bounds = n == 1 && schemes[a->scheme]->bound;
+    bool bounds = n == 1 && schemes[a->scheme]->bounds;
     size_t values = (size_t)a->n_select * n * (size_t)j.stride;
     j.scores = lh_cpu_scratch_shared(c, (bounds ? 3 : 1) * values * sizeof *j.scores);
     if (!j.scores) return LH_ERR_MEMORY;

@@ -233,30 +233,45 @@ static void test_peak(const char *name, const lh_attention_kernels *k, int32_t d
     lh_free(codes);
 }
 
-// Planes of random bits: the codes of any table are those of the generic one, and those of the generic one have the bits
-// that peak.h says; the best product with upper bits is that with such codes.
+// Chunks with planes of random bits: the codes of any table are those of the generic one, and those of the generic one have
+// the bits that peak.h says; one query's best products, in chunks of any order, are those with such codes, or with their
+// upper bits.
 static void test_peak_planes(const char *name, const lh_attention_kernels *k, int32_t dims, int32_t n_keys) {
+    enum { CHUNKS = 7, GAP = 4 };
+    static const int32_t order[] = {3, 0, 6, 6, 1};
+    const int32_t n = sizeof order / sizeof *order;
     size_t row = 2 * (size_t)n_keys, n_codes = (size_t)dims * n_keys;
-    uint8_t *upper = lh_alloc(n_codes / 2, 1), *lower = lh_alloc(n_codes / 4, 1);
+    size_t upper_size = n_codes / 2 + GAP, lower_size = n_codes / 4 + GAP;
+    uint8_t *upper = lh_alloc(CHUNKS * upper_size, 1), *lower = lh_alloc(CHUNKS * lower_size, 1);
     uint8_t *codes = lh_alloc(n_codes, 1), *same = lh_alloc(n_codes, 1);
-    int32_t *q = lh_alloc((size_t)dims / 2, sizeof *q), levels = lh_peak_query_levels(dims), best;
-    for (size_t i = 0; i < n_codes / 2; i++) upper[i] = (uint8_t)(int32_t)(128 + 127 * uniform());
-    for (size_t i = 0; i < n_codes / 4; i++) lower[i] = (uint8_t)(int32_t)(128 + 127 * uniform());
-    k->peak_codes(upper, lower, n_keys, dims, codes);
-    lh_attention_kernels_generic.peak_codes(upper, lower, n_keys, dims, same);
-    if (memcmp(codes, same, n_codes) != 0 && failures++ < 20) printf("%s peak_codes differ\n", name);
-    for (size_t i = 0; i < n_codes; i++) {
-        size_t pair = i / row, low = lower[pair / 4 * row + i % row] >> 2 * (pair % 4) & 3;
-        size_t expected = (upper[pair / 2 * row + i % row] >> 4 * (pair % 2) & 15) * 4 + low;
-        if (same[i] != expected && failures++ < 20) printf("peak_codes: %d, expected %zu\n", same[i], expected);
-        codes[i] &= 0xfc;
-    }
+    int32_t *q = lh_alloc((size_t)dims / 2, sizeof *q), levels = lh_peak_query_levels(dims);
+    for (size_t i = 0; i < CHUNKS * upper_size; i++) upper[i] = (uint8_t)(int32_t)(128 + 127 * uniform());
+    for (size_t i = 0; i < CHUNKS * lower_size; i++) lower[i] = (uint8_t)(int32_t)(128 + 127 * uniform());
     for (int32_t x = 0; x < dims / 2; x++) {
         uint32_t both = (uint8_t)(int32_t)(uniform() * (float)levels) | (uint32_t)(uint8_t)levels << 8;
         q[x] = (int32_t)(both | both << 16);
     }
-    lh_attention_kernels_generic.peak(codes, n_keys, dims, q, 1, &best);
-    expect_near(name, "peak_upper", k->peak_upper(upper, n_keys, dims, q), best, 0);
+    lh_peak_planes planes = {(char *)upper, (char *)lower, upper_size, lower_size, n_keys, dims};
+    lh_peak_planes coarse = {(char *)upper, NULL, upper_size, 0, n_keys, dims};
+    int32_t exact[CHUNKS], bound[CHUNKS], best;
+    k->peak_one(&planes, order, n, q, exact);
+    k->peak_one(&coarse, order, n, q, bound);
+    for (int32_t c = 0; c < n; c++) {
+        const uint8_t *high = upper + order[c] * upper_size, *low = lower + order[c] * lower_size;
+        k->peak_codes(high, low, n_keys, dims, codes);
+        lh_attention_kernels_generic.peak_codes(high, low, n_keys, dims, same);
+        if (memcmp(codes, same, n_codes) != 0 && failures++ < 20) printf("%s peak_codes differ\n", name);
+        lh_attention_kernels_generic.peak(same, n_keys, dims, q, 1, &best);
+        expect_near(name, "peak_one", exact[c], best, 0);
+        for (size_t i = 0; i < n_codes; i++) {
+            size_t pair = i / row, bits = low[pair / 4 * row + i % row] >> 2 * (pair % 4) & 3;
+            size_t expected = (high[pair / 2 * row + i % row] >> 4 * (pair % 2) & 15) * 4 + bits;
+            if (same[i] != expected && failures++ < 20) printf("peak_codes: %d, expected %zu\n", same[i], expected);
+            same[i] &= 0xfc;
+        }
+        lh_attention_kernels_generic.peak(same, n_keys, dims, q, 1, &best);
+        expect_near(name, "peak_one of upper bits", bound[c], best, 0);
+    }
     lh_free(q);
     lh_free(same);
     lh_free(codes);
