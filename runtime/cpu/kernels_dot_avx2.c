@@ -15,9 +15,10 @@ LH_INLINE void store_for_broadcasts(float to[8], __m256 a) {
     __asm__("" : "+m"(*(float (*)[8])to));
 }
 
-// 32 products, their sums four by four.
-LH_INLINE __m256 dot_32(__m256i w, const int8_t *q) {
-    __m256i pairs = _mm256_maddubs_epi16(w, load_256(q));
+// 32 products, their sums four by four. Signed: the weight's sign goes to the activation.
+LH_INLINE __m256 products(__m256i w, __m256i q, bool is_signed) {
+    __m256i pairs = is_signed ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w))
+                              : _mm256_maddubs_epi16(w, q);
     return _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
@@ -59,65 +60,82 @@ LH_INLINE __m256i iq4_values(const uint8_t *qs) {
 
 LH_INLINE __m256i values_iq4_nl(const void *block) { return iq4_values(((const lh_block_iq4_nl *)block)->qs); }
 
-// 32 products of signed bytes: the weight's sign goes to the activation.
-LH_INLINE __m256 dot_32_signed(__m256i w, const int8_t *q) {
-    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(load_256(q), w));
-    return _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-}
+#define ROWS 4  // at once: they share what is loaded of the activations, and sums across lanes
 
-// The first half of each of 8 blocks as floats, and the second.
-LH_INLINE void halves(const char *blocks, size_t size, __m256 *first, __m256 *second) {
+typedef __m256i (*block_values_fn)(const void *block);
+
+// The first halves of two blocks in each of 4 rows as floats, row by row, and the second ones.
+LH_INLINE void halves(const char *const rows[ROWS], size_t step, __m256 *first, __m256 *second) {
     __m128i v[2];
     LH_UNROLL for (int h = 0; h < 2; h++) {
         int32_t words[4];
-        LH_UNROLL for (int i = 0; i < 4; i++) memcpy(&words[i], blocks + (4 * h + i) * size, 4);
+        LH_UNROLL for (int i = 0; i < 4; i++) memcpy(&words[i], rows[h + i / 2 * 2] + i % 2 * step, 4);
         v[h] = _mm_insert_epi32(_mm_cvtsi32_si128(words[0]), words[1], 1);
         v[h] = _mm_insert_epi32(_mm_insert_epi32(v[h], words[2], 2), words[3], 3);
     }
     __m256 low = _mm256_cvtph_ps(v[0]), high = _mm256_cvtph_ps(v[1]);  // first and second in turn
-    __m256 a = _mm256_shuffle_ps(low, high, 0x88), b = _mm256_shuffle_ps(low, high, 0xdd);
-    *first = _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(a), 0xd8));
-    *second = _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(b), 0xd8));
+    *first = _mm256_shuffle_ps(low, high, 0x88);
+    *second = _mm256_shuffle_ps(low, high, 0xdd);
 }
 
-typedef __m256i (*block_values_fn)(const void *block);
+// Two floats, or one and a zero, four times.
+LH_INLINE __m256 pairs_of(const float *x, int n) {
+    __m128 pair = n == 2 ? _mm_castsi128_ps(_mm_loadl_epi64((const __m128i *)x)) : _mm_load_ss(x);
+    return _mm256_castpd_ps(_mm256_broadcastsd_pd(_mm_castps_pd(pair)));
+}
 
-// zero: what a value is more than its weight. The scale is the first half of a block, the min the second.
-LH_INLINE void dot_legacy(block_values_fn values, size_t size, bool is_signed, bool has_min, float zero,
-                          const void *rows, size_t row_size, int64_t n_rows, int64_t n_cols, const lh_act_row *act,
-                          float *out) {
+// A legacy format: 32 weights a block. The scale is its first half, the min its second.
+typedef struct legacy {
+    block_values_fn values;
+    size_t size;
+    bool is_signed, has_min;
+    float zero;  // what a value is more than its weight
+} legacy;
+
+// n blocks, 1 or 2, of 4 rows, from block i on.
+LH_INLINE void add_blocks(legacy f, int n, const char *const rows[ROWS], int64_t i, const lh_act_row *act,
+                          __m256 total[ROWS], __m256 *fix) {
+    __m256 scale, min;
+    float scales[2 * ROWS];
+    halves(rows, n == 2 ? f.size : 0, &scale, &min);
+    if (!f.is_signed) *fix = _mm256_fmadd_ps(f.has_min ? min : scale, pairs_of(act->sum32 + i, n), *fix);
+    store_for_broadcasts(scales, _mm256_mul_ps(scale, pairs_of(act->scale + i, n)));
+    LH_UNROLL for (int j = 0; j < n; j++) {
+        __m256i q = load_256(act->q + 32 * (i + j));
+        LH_UNROLL for (int r = 0; r < ROWS; r++) {
+            __m256 product = products(f.values(rows[r] + (size_t)j * f.size), q, f.is_signed);
+            total[r] = _mm256_fmadd_ps(_mm256_set1_ps(scales[2 * r + j]), product, total[r]);
+        }
+    }
+}
+
+LH_INLINE void dot_legacy(legacy f, const void *rows, size_t row_size, int64_t n_rows, int64_t n_cols,
+                          const lh_act_row *act, float *out) {
     int64_t n_blocks = n_cols / 32;
-    for (int64_t r = 0; r < n_rows; r++) {
-        const char *b = (const char *)rows + (size_t)r * row_size;
-        __m256 total[4], fix = _mm256_setzero_ps();
-        LH_UNROLL for (int j = 0; j < 4; j++) total[j] = _mm256_setzero_ps();
+    // Memory is asked for in its order; what the last of the rows begins with comes before they do.
+    size_t ahead = LH_MAX((size_t)LH_AHEAD, (ROWS - 1) * row_size), step = 2 * f.size;
+    for (int64_t first = 0; first < n_rows; first += ROWS) {
+        const char *row[ROWS], *next = (const char *)rows + (size_t)first * row_size + ahead;
+        for (int r = 0; r < ROWS; r++) row[r] = (const char *)rows + (size_t)LH_MIN(first + r, n_rows - 1) * row_size;
+        __m256 total[ROWS], fix = _mm256_setzero_ps();
+        LH_UNROLL for (int r = 0; r < ROWS; r++) total[r] = _mm256_setzero_ps();
         int64_t i = 0;
-        for (; i + 8 <= n_blocks; i += 8, b += 8 * size) {
-            __m256 scale, min;
-            float scales[8];
-            fetch_ahead(b, 8 * size);
-            halves(b, size, &scale, &min);
-            if (has_min) fix = _mm256_fmadd_ps(min, _mm256_loadu_ps(act->sum32 + i), fix);
-            else if (!is_signed) fix = _mm256_fmadd_ps(scale, _mm256_loadu_ps(act->sum32 + i), fix);
-            store_for_broadcasts(scales, _mm256_mul_ps(scale, _mm256_loadu_ps(act->scale + i)));
-            LH_UNROLL for (int j = 0; j < 8; j++) {
-                __m256i w = values(b + (size_t)j * size);
-                const int8_t *q = act->q + 32 * (i + j);
-                __m256 product = is_signed ? dot_32_signed(w, q) : dot_32(w, q);
-                total[j % 4] = _mm256_fmadd_ps(_mm256_set1_ps(scales[j]), product, total[j % 4]);
-            }
+        for (; i + 2 <= n_blocks; i += 2, next += ROWS * step) {
+            lh_prefetch(next, ROWS * step);
+            add_blocks(f, 2, row, i, act, total, &fix);
+            LH_UNROLL for (int r = 0; r < ROWS; r++) row[r] += step;
         }
-        float rest = 0;
-        for (; i < n_blocks; i++, b += size) {
-            uint16_t half[2];
-            memcpy(half, b, 4);
-            __m256i w = values(b);
-            __m256 product = is_signed ? dot_32_signed(w, act->q + 32 * i) : dot_32(w, act->q + 32 * i);
-            total[0] = _mm256_fmadd_ps(_mm256_set1_ps(lh_half(half[0]) * act->scale[i]), product, total[0]);
-            if (!is_signed) rest += lh_half(half[has_min ? 1 : 0]) * act->sum32[i];
+        if (i < n_blocks) add_blocks(f, 1, row, i, act, total, &fix);
+        __m256 sums = _mm256_hadd_ps(_mm256_hadd_ps(total[0], total[1]), _mm256_hadd_ps(total[2], total[3]));
+        __m128 sum = _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1));
+        if (!f.is_signed) {
+            fix = _mm256_hadd_ps(fix, fix);
+            __m128 fixes = _mm_movelh_ps(_mm256_castps256_ps128(fix), _mm256_extractf128_ps(fix, 1));
+            sum = _mm_fmadd_ps(_mm_set1_ps(f.has_min ? 1 : -f.zero), fixes, sum);
         }
-        float sum = vf_sum(_mm256_add_ps(_mm256_add_ps(total[0], total[1]), _mm256_add_ps(total[2], total[3])));
-        out[r] = is_signed ? sum : sum + (has_min ? 1 : -zero) * (vf_sum(fix) + rest);
+        float four[ROWS];
+        _mm_storeu_ps(four, sum);
+        memcpy(out + first, four, (size_t)LH_MIN(n_rows - first, ROWS) * sizeof *out);
     }
 }
 
@@ -125,8 +143,8 @@ LH_INLINE void dot_legacy(block_values_fn values, size_t size, bool is_signed, b
     static void dot_##suffix(const lh_type_traits *traits, const void *rows, size_t row_size, int64_t n_rows,    \
                              int64_t n_cols, const lh_act_row *act, float *out) {                                \
         (void)traits;                                                                                            \
-        dot_legacy(values_##suffix, sizeof(lh_block_##suffix), is_signed, has_min, zero, rows, row_size, n_rows, \
-                   n_cols, act, out);                                                                            \
+        dot_legacy((legacy){values_##suffix, sizeof(lh_block_##suffix), is_signed, has_min, zero}, rows,         \
+                   row_size, n_rows, n_cols, act, out);                                                          \
     }
 
 DEFINE_LEGACY_DOT(q4_0, false, false, 8)
@@ -175,7 +193,7 @@ LH_INLINE void dot_4_5_k(values_fn values, size_t block_size, const void *rows, 
             float scale[8];
             store_for_broadcasts(scale, _mm256_mul_ps(scales, _mm256_loadu_ps(act->scale + i / 32)));
             LH_UNROLL for (int j = 0; j < 8; j++)
-                total[j % 2] = _mm256_fmadd_ps(_mm256_set1_ps(scale[j]), dot_32(values(block, j), act->q + i + 32 * j),
+                total[j % 2] = _mm256_fmadd_ps(_mm256_set1_ps(scale[j]), products(values(block, j), load_256(act->q + i + 32 * j), false),
                                                total[j % 2]);
         }
         out[r] = vf_sum(_mm256_add_ps(_mm256_add_ps(total[0], total[1]), fix));
@@ -222,7 +240,7 @@ static void dot_q6_k(const lh_type_traits *traits, const void *rows, size_t row_
                 __m256 weight_scale =
                     _mm256_permutevar8x32_ps(scale[j / 4], _mm256_setr_epi32(k, k, k, k, k + 1, k + 1, k + 1, k + 1));
                 __m256 product = _mm256_mul_ps(weight_scale, _mm256_permutevar8x32_ps(act_scale, _mm256_set1_epi32(j)));
-                total[j % 2] = _mm256_fmadd_ps(product, dot_32(values_q6_k(b, j), act->q + i + 32 * j), total[j % 2]);
+                total[j % 2] = _mm256_fmadd_ps(product, products(values_q6_k(b, j), load_256(act->q + i + 32 * j), false), total[j % 2]);
             }
         }
         out[r] = vf_sum(_mm256_fnmadd_ps(_mm256_set1_ps(32), fix, _mm256_add_ps(total[0], total[1])));
