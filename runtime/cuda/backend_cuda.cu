@@ -173,9 +173,12 @@ static void cuda_begin(lh_backend *b) { pthread_mutex_lock(&cuda_of(b)->turn); }
 // Nothing may wait when another session's turn comes. What fails here is told by the next operation.
 static void cuda_end(lh_backend *b) {
     lh_cuda *c = cuda_of(b);
+    char before[1024];
+    snprintf(before, sizeof before, "%s", lh_last_error());
     if (!c->lost && enter(c) == LH_OK && finish(c) != LH_OK && !c->lost) {
         c->failed = true;
         snprintf(c->failed_why, sizeof c->failed_why, "%s", lh_last_error());
+        lh_error(LH_OK, "%s", before);  // whoever ends its turn is told what it failed of itself; this, the next call
     }
     pthread_mutex_unlock(&c->turn);
 }
