@@ -16,7 +16,7 @@
 #include "simd_math.h"
 
 #define INLINE static inline __attribute__((always_inline))
-#define FEW_ROWS 4   // below this a panel costs more than it saves
+#define AT_ONCE 4    // of FEW_ROWS
 #define MOST_VECS 8  // of one row of a block
 
 // Values x, x + 1, ... of a row; x is a multiple of VN.
@@ -156,7 +156,7 @@ INLINE void block_vecs(int rows, int vecs, int32_t depth, const float *a, size_t
     }
 }
 
-// The same for one to three rows and any number of columns: as many accumulators as hide how long each addition takes.
+// The same for up to AT_ONCE rows and any number of columns: as many accumulators as hide how long each addition takes.
 INLINE void product_few(int rows, int32_t cols, int32_t depth, const float *a, size_t a_stride, const void *b,
                         size_t b_stride, lh_kv_type type, const float *scale, float *const *c, const char *next) {
     const int wide = rows == 1 ? MOST_VECS : rows == 2 ? MOST_VECS / 2 : BLOCK_VECS;
@@ -172,10 +172,11 @@ INLINE void product_as_it_lies(int32_t rows, int32_t cols, int32_t depth, const 
     switch (rows) {
         case 1: product_few(1, cols, depth, a, a_stride, b, b_stride, type, scale, c, next); break;
         case 2: product_few(2, cols, depth, a, a_stride, b, b_stride, type, scale, c, next); break;
-        default: product_few(3, cols, depth, a, a_stride, b, b_stride, type, scale, c, next); break;
+        case 3: product_few(3, cols, depth, a, a_stride, b, b_stride, type, scale, c, next); break;
+        default: product_few(4, cols, depth, a, a_stride, b, b_stride, type, scale, c, next); break;
     }
 }
-_Static_assert(FEW_ROWS == 4, "product_as_it_lies counts the rows");
+_Static_assert(AT_ONCE == 4, "product_as_it_lies counts the rows");
 
 // The same for any number of rows and columns; columns are whole vectors.
 static __attribute__((noinline)) void product_f32(int32_t rows, int32_t cols, int32_t depth, const float *a,
@@ -224,44 +225,63 @@ static void transpose(const void *b, int32_t n, int32_t dim, lh_kv_type type, fl
     BY_TYPE(type, transpose_rows(b, n, dim, TYPE, out))
 }
 
-// out[j] = a . b[j] for j < n <= VN, summed across by a transposition.
-INLINE void dots_vector(const float *a, const char *b, int32_t n, int32_t dim, lh_kv_type type, float *out) {
+// out[r * LH_TILE_KEYS + j] = a[r] . b[j] for j < n <= VN, summed across by a transposition. Keys are unpacked once for all
+// rows, whose number is known to the compiler.
+INLINE void dots_vector(int rows, const float *a, size_t a_stride, const char *b, int32_t n, int32_t dim, lh_kv_type type,
+                        float *out) {
+    const int keys = rows == 1 ? VN : rows < 4 ? VN / 2 : VN / 4;  // at once: all sums have to stay in registers
     size_t row = lh_kv_row_size(type, dim);
-    vf r[VN];
-    for (int i = 0; i < VN; i++) r[i] = vf_set1(0);
+    vf sums[AT_ONCE][VN];
     int32_t x = 0;
-    for (; x + VN <= dim; x += VN) {
-        vf q = vf_load(a + x);
-        for (int i = 0; i < VN; i++)
-            if (i < n) r[i] = vf_fma(q, load_vector(b + i * row, (size_t)x, type), r[i]);
+    for (int at = 0; at < VN; at += keys) {
+        vf r[AT_ONCE][VN];
+        for (int k = 0; k < rows; k++)
+            for (int i = 0; i < keys; i++) r[k][i] = vf_set1(0);
+        for (x = 0; x + VN <= dim; x += VN)
+            for (int i = 0; i < keys; i++) {
+                if (at + i >= n) continue;
+                vf key = load_vector(b + (size_t)(at + i) * row, (size_t)x, type);
+                for (int k = 0; k < rows; k++) r[k][i] = vf_fma(vf_load(a + (size_t)k * a_stride + x), key, r[k][i]);
+            }
+        for (int k = 0; k < rows; k++)
+            for (int i = 0; i < keys; i++) sums[k][at + i] = r[k][i];
     }
-    vf_transpose(r);
-    for (int step = VN / 2; step > 0; step /= 2)
-        for (int i = 0; i < step; i++) r[i] = vf_add(r[i], r[i + step]);
-    float sums[VN];
-    vf_store(sums, r[0]);
-    for (int i = 0; i < n; i++) {
-        for (int32_t y = x; y < dim; y++) sums[i] += a[y] * load_one(b + i * row, (size_t)y, type);
-        out[i] = sums[i];
+    for (int k = 0; k < rows; k++, a += a_stride, out += LH_TILE_KEYS) {
+        vf *r = sums[k];
+        vf_transpose(r);
+        for (int step = VN / 2; step > 0; step /= 2)
+            for (int i = 0; i < step; i++) r[i] = vf_add(r[i], r[i + step]);
+        float whole[VN];
+        vf_store(whole, r[0]);
+        for (int i = 0; i < n; i++) {
+            for (int32_t y = x; y < dim; y++) whole[i] += a[y] * load_one(b + (size_t)i * row, (size_t)y, type);
+            out[i] = whole[i];
+        }
     }
 }
 
 // next: as many bytes, but for the last vector of keys, to be fetched meanwhile, or NULL.
-INLINE void dots_rows(const float *a, const char *b, int32_t n, int32_t dim, lh_kv_type type, float *out,
-                      const char *next) {
+INLINE void dots_rows(int rows, const float *a, size_t a_stride, const char *b, int32_t n, int32_t dim, lh_kv_type type,
+                      float *out, const char *next) {
     size_t row = lh_kv_row_size(type, dim);
     int32_t j = 0;
     for (; j + VN <= n; j += VN) {
-        if (next) lh_prefetch(next + j * row, VN * row);
-        dots_vector(a, b + j * row, VN, dim, type, out + j);
+        if (next) lh_prefetch(next + (size_t)j * row, VN * row);
+        dots_vector(rows, a, a_stride, b + (size_t)j * row, VN, dim, type, out + j);
     }
-    if (j < n) dots_vector(a, b + j * row, n - j, dim, type, out + j);
+    if (j < n) dots_vector(rows, a, a_stride, b + (size_t)j * row, n - j, dim, type, out + j);
 }
 
-static void dots_few(const float *a, const void *b, int32_t n, int32_t dim, lh_kv_type type, float *out,
-                     const char *next) {
-    BY_TYPE(type, dots_rows(a, b, n, dim, TYPE, out, next))
+static void dots_few(int32_t rows, const float *a, size_t a_stride, const void *b, int32_t n, int32_t dim,
+                     lh_kv_type type, float *out, const char *next) {
+    switch (rows) {
+        case 1: BY_TYPE(type, dots_rows(1, a, a_stride, b, n, dim, TYPE, out, next)) break;
+        case 2: BY_TYPE(type, dots_rows(2, a, a_stride, b, n, dim, TYPE, out, next)) break;
+        case 3: BY_TYPE(type, dots_rows(3, a, a_stride, b, n, dim, TYPE, out, next)) break;
+        default: BY_TYPE(type, dots_rows(4, a, a_stride, b, n, dim, TYPE, out, next)) break;
+    }
 }
+_Static_assert(AT_ONCE == 4, "dots_few counts the rows");
 
 // --- attend ------------------------------------------------------------------------------------------------------
 
@@ -289,21 +309,20 @@ static void attend_simd(const lh_tile *t, float *scratch) {
     size_t stride = (size_t)t->stride;
     float *scores = scratch, *panel = scores + (size_t)t->rows * LH_TILE_KEYS;
     float *values = panel + LH_TILE_KEYS * stride, *shrink = values + LH_TILE_KEYS * stride;
-    bool few = t->rows < FEW_ROWS;
+    bool few = t->rows <= FEW_ROWS;
+    int32_t step = few ? AT_ONCE : BLOCK_ROWS;
     size_t row = lh_kv_row_size(t->type, t->dim);
 
     // Few rows do little with what they read: memory has to work meanwhile. It fetches the values while keys are met, and
     // the next keys while values are; all at once would only wait for its turn.
     if (!few) transpose(t->k, t->n_keys, t->dim, t->type, panel);
-    for (int32_t i = 0; i < t->rows; i += BLOCK_ROWS) {
-        int32_t some = t->rows - i < BLOCK_ROWS ? t->rows - i : BLOCK_ROWS;
+    for (int32_t i = 0; i < t->rows; i += step) {
+        int32_t some = LH_MIN(t->rows - i, step);
         const float *q = t->q + (size_t)i * stride;
         float *c[BLOCK_ROWS];
         for (int32_t r = 0; r < some; r++) c[r] = scores + (size_t)(i + r) * LH_TILE_KEYS;
         if (!few) product_f32(some, cols, t->dim, q, stride, panel, LH_TILE_KEYS, NULL, c);
-        else
-            for (int32_t r = 0; r < some; r++)
-                dots_few(q + r * stride, t->k, t->n_keys, t->dim, t->type, c[r], r == 0 ? t->v : NULL);
+        else dots_few(some, q, stride, t->k, t->n_keys, t->dim, t->type, c[0], i == 0 ? t->v : NULL);
     }
     for (int32_t i = 0; i < t->rows; i++)
         shrink[i] = softmax_step(scores + (size_t)i * LH_TILE_KEYS, t->limit ? t->limit[i] : t->n_keys, cols,
@@ -315,15 +334,15 @@ static void attend_simd(const lh_tile *t, float *scratch) {
         load_simd((const char *)t->v + (size_t)j * row, t->dim, t->type, values + j * stride);
         memset(values + j * stride + t->dim, 0, (stride - (size_t)t->dim) * sizeof *values);
     }
-    for (int32_t i = 0; i < t->rows; i += BLOCK_ROWS) {
-        int32_t n = t->rows - i < BLOCK_ROWS ? t->rows - i : BLOCK_ROWS;
+    for (int32_t i = 0; i < t->rows; i += step) {
+        int32_t n = LH_MIN(t->rows - i, step);
         const float *p = scores + (size_t)i * LH_TILE_KEYS;
         float *c[BLOCK_ROWS];
         for (int32_t r = 0; r < n; r++) c[r] = t->acc + (size_t)t->row[i + r] * stride;
         if (!as_they_lie) product_f32(n, t->stride, t->n_keys, p, LH_TILE_KEYS, values, stride, shrink + i, c);
         else
-            BY_TYPE(t->type, product_as_it_lies(n, t->stride, t->n_keys, p, LH_TILE_KEYS, t->v, row, TYPE, shrink, c,
-                                                t->next_k))
+            BY_TYPE(t->type, product_as_it_lies(n, t->stride, t->n_keys, p, LH_TILE_KEYS, t->v, row, TYPE, shrink + i, c,
+                                                i == 0 ? t->next_k : NULL))
     }
 }
 

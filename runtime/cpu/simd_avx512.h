@@ -9,6 +9,7 @@ typedef __m512 vf;
 #define VN 16        // floats in a vector
 #define BLOCK_ROWS 6  // a register tile: 6 x 4 accumulators and 5 operands of 32 registers
 #define BLOCK_VECS 4
+#define FEW_ROWS 3    // up to so many a panel costs attention more than it saves
 
 static inline vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
 static inline void vf_store(float *p, vf a) { _mm512_storeu_ps(p, a); }

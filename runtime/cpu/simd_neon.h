@@ -10,6 +10,7 @@ typedef float32x4_t vf;
 #define VN 4
 #define BLOCK_ROWS 6  // 6 x 4 accumulators and 5 operands of 32 registers
 #define BLOCK_VECS 4
+#define FEW_ROWS 3    // up to so many a panel costs attention more than it saves
 
 static inline vf vf_load(const float *p) { return vld1q_f32(p); }
 static inline void vf_store(float *p, vf a) { vst1q_f32(p, a); }
