@@ -36,9 +36,9 @@ static inline size_t lh_tile_scratch(int32_t rows, int32_t stride) {
 
 // The codes of a head's keys (peak.h), from its chunk 0 on.
 typedef struct lh_peak_planes {
-    const char *upper, *lower;   // lower NULL: as if all lower bits were zeros
+    const uint8_t *upper, *lower;   // lower NULL: as if all lower bits were zeros
     size_t upper_size, lower_size;  // bytes from chunk to chunk
-    int32_t n_keys, dims;        // multiples of LH_PEAK_KEYS and LH_PEAK_GROUP
+    int32_t n_keys, dims;           // multiples of LH_PEAK_KEYS and LH_PEAK_GROUP
 } lh_peak_planes;
 
 typedef struct lh_attention_kernels {

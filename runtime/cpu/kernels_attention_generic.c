@@ -134,8 +134,8 @@ static void peak_one_generic(const lh_peak_planes *p, const int32_t *chunks, int
                              int32_t *out) {
     size_t row = 2 * (size_t)p->n_keys;
     for (int32_t i = 0; i < n; i++) {
-        const uint8_t *upper = (const uint8_t *)p->upper + chunks[i] * p->upper_size;
-        const uint8_t *lower = p->lower ? (const uint8_t *)p->lower + chunks[i] * p->lower_size : NULL;
+        const uint8_t *upper = p->upper + chunks[i] * p->upper_size;
+        const uint8_t *lower = p->lower ? p->lower + chunks[i] * p->lower_size : NULL;
         out[i] = INT32_MIN;
         for (int32_t j = 0; j < p->n_keys; j++) {
             int32_t sum = 0;

@@ -55,7 +55,7 @@ static void peak_simd(const uint8_t *codes, int32_t n_keys, int32_t dims, const 
     for (; i < rows; i++) peak_rows(codes, n_keys, dims, q + (size_t)i * (dims / 2), 1, out + i);
 }
 
-// A query's largest product with a chunk's codes. dims, and whether there are lower bits, are known to the compiler.
+// A query's largest product with a chunk's codes. Whether there are lower bits is known to the compiler.
 INLINE int32_t peak_chunk(const uint8_t *upper, const uint8_t *lower, int32_t n_keys, int32_t dims, const int32_t *q) {
     size_t row = 2 * (size_t)n_keys;
     vs best = vs_set1(INT16_MIN);
@@ -77,24 +77,18 @@ INLINE int32_t peak_chunk(const uint8_t *upper, const uint8_t *lower, int32_t n_
     return vs_top(best);
 }
 
-INLINE void peak_chunks(const lh_peak_planes *p, bool lower, int32_t dims, const int32_t *chunks, int32_t n,
-                        const int32_t *q, int32_t *out) {
+INLINE void peak_chunks(const lh_peak_planes *p, bool lower, const int32_t *chunks, int32_t n, const int32_t *q,
+                        int32_t *out) {
     for (int32_t i = 0; i < n; i++) {
         size_t chunk = (size_t)chunks[i], next = (size_t)chunks[LH_MIN(i + LH_FETCH_CHUNKS, n - 1)];
         lh_prefetch(p->upper + next * p->upper_size, p->upper_size);
         if (lower) lh_prefetch(p->lower + next * p->lower_size, p->lower_size);
-        out[i] = peak_chunk((const uint8_t *)p->upper + chunk * p->upper_size,
-                            lower ? (const uint8_t *)p->lower + chunk * p->lower_size : NULL, p->n_keys, dims, q);
+        out[i] = peak_chunk(p->upper + chunk * p->upper_size, lower ? p->lower + chunk * p->lower_size : NULL, p->n_keys,
+                            p->dims, q);
     }
 }
 
 static void peak_one_simd(const lh_peak_planes *p, const int32_t *chunks, int32_t n, const int32_t *q, int32_t *out) {
-    // Heads of 64 and less keep 16 components.
-    if (p->dims == LH_PEAK_MIN_DIMS) {
-        if (p->lower) peak_chunks(p, true, LH_PEAK_MIN_DIMS, chunks, n, q, out);
-        else peak_chunks(p, false, LH_PEAK_MIN_DIMS, chunks, n, q, out);
-    } else {
-        if (p->lower) peak_chunks(p, true, p->dims, chunks, n, q, out);
-        else peak_chunks(p, false, p->dims, chunks, n, q, out);
-    }
+    if (p->lower) peak_chunks(p, true, chunks, n, q, out);
+    else peak_chunks(p, false, chunks, n, q, out);
 }

@@ -9,7 +9,7 @@ typedef struct lh_scoring {
     int32_t chooser;     // 0..n_select-1
     int32_t token, n;
     int32_t first, end;
-    const int32_t *only; // n_only of these chunks: the other scores stay as they are; NULL: all
+    const int32_t *only; // of one token, n_only of these chunks: the other scores stay as they are; NULL: all
     int32_t n_only;
     float *out;          // (n, stride): out[i * stride + s - first]
     float *most;         // not NULL: bounds are wanted, of one token, by schemes that have them; out has the lower ones,

@@ -133,20 +133,18 @@ static float score_of(const bench *b, int32_t row, int32_t product, float step) 
     return (float)(product - b->zero[row]) * b->step[row] * step;
 }
 
-static float step_of_summary(const lh_attention *a, const char *summary) {
+static float step_of_summary(const lh_attention *a, const void *summary) {
     float step;
-    memcpy(&step, summary + lh_peak_upper(a->head_dim, a->plan.chunk), sizeof step);
+    memcpy(&step, (const char *)summary + lh_peak_upper(a->head_dim, a->plan.chunk), sizeof step);
     return step;
 }
 
-static int32_t chunk_of(const lh_scoring *s, int32_t i) { return s->only ? s->only[i] : s->first + i; }
-
 // Many queries: a chunk's codes are put together once for all.
-static void score_rows(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, int32_t n_chunks, const bench *b) {
+static void score_rows(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, const bench *b) {
     int32_t from = lh_summary_of(a, a->leader[s->chooser]), stored = lh_peak_stored(a->head_dim);
     int32_t n_keys = lh_peak_keys(a->plan.chunk);
-    for (int32_t i = 0; i < n_chunks; i++) {
-        int32_t chunk = chunk_of(s, i), next = chunk_of(s, LH_MIN(i + LH_FETCH_CHUNKS, n_chunks - 1));
+    for (int32_t chunk = s->first; chunk < s->end; chunk++) {
+        int32_t next = LH_MIN(chunk + LH_FETCH_CHUNKS, s->end - 1);
         lh_prefetch(lh_summary_at(a, from, next), a->summary_size);
         lh_prefetch(lh_detail_at(a, from, next), a->detail_size);
         const char *upper = lh_summary_at(a, from, chunk), *lower = lh_detail_at(a, from, chunk);
@@ -159,16 +157,18 @@ static void score_rows(const lh_cpu *c, const lh_attention *a, const lh_scoring 
 }
 
 // One: memory bounds it. From the upper bits alone what it scores at least and, in s->most, at most.
-static void score_one(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, int32_t n_chunks, const bench *b) {
+static void score_one(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, const bench *b) {
     int32_t from = lh_summary_of(a, a->leader[s->chooser]), chunks[BLOCK_CHUNKS], best[BLOCK_CHUNKS];
+    int32_t n_chunks = s->only ? s->n_only : s->end - s->first;
     lh_peak_planes planes = {
-        .upper = lh_summary_at(a, from, 0), .lower = s->most ? NULL : lh_detail_at(a, from, 0),
+        .upper = (const uint8_t *)lh_summary_at(a, from, 0),
+        .lower = s->most ? NULL : (const uint8_t *)lh_detail_at(a, from, 0),
         .upper_size = a->summary_size, .lower_size = a->detail_size,
         .n_keys = lh_peak_keys(a->plan.chunk), .dims = lh_peak_stored(a->head_dim),
     };
     for (int32_t i = 0; i < n_chunks; i += BLOCK_CHUNKS) {
         int32_t n = LH_MIN(n_chunks - i, BLOCK_CHUNKS);
-        for (int32_t j = 0; j < n; j++) chunks[j] = chunk_of(s, i + j);
+        for (int32_t j = 0; j < n; j++) chunks[j] = s->only ? s->only[i + j] : s->first + i + j;
         c->attention.peak_one(&planes, chunks, n, b->words, best);
         for (int32_t j = 0; j < n; j++) {
             int32_t at = chunks[j] - s->first;
@@ -182,7 +182,7 @@ static void score_one(const lh_cpu *c, const lh_attention *a, const lh_scoring *
 static void score(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, void *scratch) {
     bench b;
     prepare(c, a, s, scratch, &b);
-    (s->n == 1 ? score_one : score_rows)(c, a, s, s->only ? s->n_only : s->end - s->first, &b);
+    (s->n == 1 ? score_one : score_rows)(c, a, s, &b);
 }
 
 const lh_cpu_scheme lh_cpu_peak = {summarize, summarize_bytes, score, score_bytes, true};

@@ -251,8 +251,8 @@ static void test_peak_planes(const char *name, const lh_attention_kernels *k, in
         uint32_t both = (uint8_t)(int32_t)(uniform() * (float)levels) | (uint32_t)(uint8_t)levels << 8;
         q[x] = (int32_t)(both | both << 16);
     }
-    lh_peak_planes planes = {(char *)upper, (char *)lower, upper_size, lower_size, n_keys, dims};
-    lh_peak_planes coarse = {(char *)upper, NULL, upper_size, 0, n_keys, dims};
+    lh_peak_planes planes = {upper, lower, upper_size, lower_size, n_keys, dims};
+    lh_peak_planes coarse = {upper, NULL, upper_size, 0, n_keys, dims};
     int32_t exact[CHUNKS], bound[CHUNKS], best;
     k->peak_one(&planes, order, n, q, exact);
     k->peak_one(&coarse, order, n, q, bound);
