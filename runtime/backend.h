@@ -70,6 +70,7 @@ typedef struct lh_attention {
     const int32_t *leader;          // (n_select): the query head that each choice is made for; -1: nothing is chosen,
                                     // here and wherever this KV head's query heads would choose
     int32_t *chosen;                // (n, n_select, plan.k), ascending; not written where nothing is chosen
+    float *bias;                    // the same: what is added to q.k of each of these chunks, zero unless taken by score
     float *out;                     // (n, n_head, head_dim)
 } lh_attention;
 
@@ -82,10 +83,19 @@ LH_SHARED_FN lh_chunk_plan lh_plan_of_head(const lh_attention *a, int32_t kv_hea
     return lh_plan_of_choice(a, kv_head * (a->n_select / a->n_head_kv));
 }
 
-// What choice `chooser` is for token t of the batch, in chunk c: plan.k chunks; NULL: nothing is chosen (lh_unchosen).
+// Where choice `chooser` for token t of the batch begins: plan.k chunks in chosen, and their biases.
+LH_SHARED_FN size_t lh_choice_at(const lh_attention *a, int32_t chooser, int32_t t) {
+    return ((size_t)t * a->n_select + chooser) * a->plan.k;
+}
+
+// The chunks that it is for a token in chunk c; NULL: nothing is chosen (lh_unchosen).
 LH_SHARED_FN const int32_t *lh_choice(const lh_attention *a, int32_t chooser, int32_t t, int32_t c) {
-    const lh_chunk_plan plan = lh_plan_of_choice(a, chooser);
-    return lh_chooses(plan, c) ? a->chosen + ((size_t)t * a->n_select + chooser) * plan.k : NULL;
+    return lh_chooses(lh_plan_of_choice(a, chooser), c) ? a->chosen + lh_choice_at(a, chooser, t) : NULL;
+}
+
+// What is added to q.k of one of these chunks: its score, and the least of the chosen.
+LH_SHARED_FN float lh_bias_of(const lh_attention *a, int32_t c, float score, float least) {
+    return lh_chosen_bias(a->plan, c, (score - least) * (a->scheme == LH_SCHEME_PEAK ? 1 : a->scale));
 }
 
 // Summaries are numbered as if all KV heads had them: (n_head_kv, n_summary). The one that a query head is scored with:
@@ -145,8 +155,8 @@ typedef struct lh_backend_ops {
     // Fill the summaries of chunks [first, end), which are complete once the batch is appended, and keep the queries
     // of the chunk that stays unfinished.
     lh_status (*summarize)(lh_backend *b, const lh_attention *a, int32_t first, int32_t end);
-    // Fill chosen for the tokens of the batch that are not dense and the choices that have a leader. Not called where the
-    // plan chooses nothing.
+    // Fill chosen and bias for the tokens of the batch that are not dense and the choices that have a leader. Not called
+    // where the plan chooses nothing.
     lh_status (*select)(lh_backend *b, const lh_attention *a);
     lh_status (*attend)(lh_backend *b, const lh_attention *a);
     // NULL: all memory is the host's.

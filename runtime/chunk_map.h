@@ -61,18 +61,16 @@ LH_SHARED_FN lh_chunk_plan lh_plan_without_choice(lh_chunk_plan plan, int32_t k)
     return plan;
 }
 
-// Is chunk s, attended by a query of chunk c, one of those taken by score?
-LH_SHARED_FN bool lh_is_chosen(lh_chunk_plan plan, int32_t c, int32_t s) {
-    return !lh_is_dense(plan, c) && s > 0 && s < lh_candidates_end(plan, c);
-}
-
-// What is added to q . k of chunks taken by score, before the softmax (docs/selection.md). They weigh more, since they stand
-// for all those that are not attended; and less, the more there are to choose from, since the best ones match the better
-// by chance, and models know such matches from as many as a window holds.
-#define LH_FAR_EVEN 2.0f  // ln of the windows of candidates at which both are even
-LH_SHARED_FN float lh_chosen_bias(lh_chunk_plan plan, int32_t c) {
+// What is added to q . k of a chunk taken by score, before the softmax (docs/selection.md). Chosen chunks weigh more, since
+// they stand for all those that are not attended; less, the more there are to choose from, since the best ones match the
+// better by chance, and models know such matches from as many as a window holds; and more again or less, by how far one
+// stands out. above: its score above that of the last chosen one, in the units of q . k.
+#define LH_FAR_EVEN 2.0f       // ln of the windows of candidates at which the first two are even
+#define LH_FAR_STAND_OUT 2.0f  // what the third brings, to either side of `above` 1
+LH_SHARED_FN float lh_chosen_bias(lh_chunk_plan plan, int32_t c, float above) {
     float windows = (float)(lh_candidates_end(plan, c) - 1) / (float)plan.window;
-    return plan.far_penalty * (LH_FAR_EVEN - (windows > 1 ? logf(windows) : 0));
+    float chance = windows > 1 ? logf(windows) : 0, stands_out = fminf(fmaxf(above - 1, -1), 1);
+    return plan.far_penalty * (LH_FAR_EVEN - chance + LH_FAR_STAND_OUT * stands_out);
 }
 
 // The total order of selection: does chunk a with score sa come before chunk b with score sb?

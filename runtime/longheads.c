@@ -146,7 +146,9 @@ lh_status lh_longheads_init(lh_longheads *lh, lh_backend *backend, const lh_conf
     LH_TRY(rope_table(backend, rope, o->chunk, 1, &lh->rope_offset));
     LH_TRY(rope_table(backend, rope, lh->plan.window, o->chunk, &lh->rope_chunk));
     size_t rows = (size_t)o->batch + c->n_layer - 1;
-    return backend->ops->alloc(backend, rows * lh->n_select * lh->plan.k * sizeof(int32_t), (void **)&lh->chosen);
+    size_t row = (size_t)lh->n_select * lh->plan.k;
+    LH_TRY(backend->ops->alloc(backend, rows * row * sizeof *lh->chosen, (void **)&lh->chosen));
+    return backend->ops->alloc(backend, o->batch * row * sizeof *lh->bias, (void **)&lh->bias);
 }
 
 void lh_longheads_free(lh_longheads *lh) {
@@ -155,6 +157,7 @@ void lh_longheads_free(lh_longheads *lh) {
     lh->backend->ops->release(lh->backend, lh->rope_chunk);
     lh->backend->ops->release(lh->backend, lh->leader);
     lh->backend->ops->release(lh->backend, lh->chosen);
+    lh->backend->ops->release(lh->backend, lh->bias);
     lh_free(lh->far);
     *lh = (lh_longheads){0};
 }
@@ -196,6 +199,7 @@ static lh_attention attention_of(const lh_longheads *lh, const lh_kv *kv, int32_
         .new_v = v,
         .n_select = lh->n_select,
         .leader = lh->leader + (size_t)layer * lh->n_select,
+        .bias = lh->bias,
     };
 }
 

@@ -29,6 +29,7 @@ typedef struct lh_longheads {
     int32_t rope_dim;
     int32_t *leader;       // (n_layer, n_select), device; see lh_attention
     int32_t *chosen;       // (batch + n_layer - 1, n_select, k), device; see chosen_of in longheads.c
+    float *bias;           // (batch, n_select, k), device: of the layer at hand
     int64_t last_position; // of the last token that went through, -1: none
     int32_t last_n;        // rows that it was the last of
 } lh_longheads;

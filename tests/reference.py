@@ -34,7 +34,7 @@ class Plan:
     select_per: str = "head"        # head, kv_head
     attention: str = "longheads"    # longheads, dense
     far_heads: int = 1000           # KV heads that choose, those with the largest reach; 1000: all
-    far_penalty: float = 0.0        # off the scores of chosen chunks, times ln(candidates / chunks of the window) - 2
+    far_penalty: float = 0.0        # what the bias of chosen chunks is multiplied by
     near_budget: int | None = None  # of heads that choose nothing; None: budget
 
     def resolved(self) -> Plan:
@@ -74,6 +74,12 @@ class Run:
 def softmax(x: Floats) -> Floats:
     e = np.exp(x - x.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
+
+
+def in_steps(x: Floats, levels: int, axes: tuple[int, ...]) -> Floats:
+    """x rounded to multiples of a step of which the largest |x| over the axes has `levels`."""
+    step = np.abs(x).max(axis=axes, keepdims=True) / levels
+    return np.round(x / np.where(step > 0, step, 1)) * step
 
 
 class Rope:
@@ -261,16 +267,20 @@ class Attention:
         return ((softmax(a @ kc.swapaxes(-1, -2) * self.scale) @ kc)[:, :, 0],)
 
     def peak(self, complete: slice) -> tuple[Floats]:
-        """The slow components of the keys, as they lie from the mean key of chunk 0: (G, C, l, dims)."""
-        slow = self.kc[:, complete, :, -min(self.d, max(16, self.d // 4)) :]
-        return (slow - slow[:, :1].mean(axis=2, keepdims=True),)
+        """The slow components of the keys, as they lie from the mean key of chunk 0, in 31 steps to either side of a
+        chunk's largest: (G, C, l, dims)."""
+        slow = self.kc[:, complete, :, -(min(self.d, max(16, self.d // 4)) // 2 * 2) :]
+        return (in_steps(slow - slow[:, :1].mean(axis=2, keepdims=True), 31, (2, 3)),)
 
     def scores(self, p: int, candidates: slice) -> Floats:
         """How much each candidate matters to the token at p: (H, candidates)."""
         q, l = self.q[p], self.plan.chunk
         if self.plan.scheme == "peak":  # as if all candidates lay at the far end of the window
             slow = self.summary[0][self.kv_of][:, candidates]
-            far = self.rope.rotate(q, self.plan.window - l + p % l)[:, -slow.shape[-1] :] * self.scale
+            dims = slow.shape[-1]
+            far = self.rope.rotate(q, self.plan.window - l + p % l)[:, -dims:] * self.scale
+            # With as many steps as keep a product with codes of 0 to 63 within 16 bits.
+            far = in_steps(far, min(127, 32767 // (63 * dims)), (1,))
             return np.einsum("hcld,hd->hcl", slow, far).max(axis=-1)
         if self.plan.scheme == "bounds":
             low, high = (bound[self.kv_of][:, candidates] for bound in self.summary)
@@ -279,8 +289,9 @@ class Attention:
 
     # --- who is attended ---
 
-    def select(self, p: int, told: Ints | None) -> tuple[Ints, Floats]:
-        """Chunks for the token at p (H, width), ascending, then -1, and margins (H)."""
+    def select(self, p: int, told: Ints | None) -> tuple[Ints, Floats, Floats]:
+        """For the token at p: chunks (H, width), ascending, then -1; margins (H); and what the scores of those chosen are
+        above the least of them, in the units of q.k (H, width), NaN for the others."""
         l, local, k = self.plan.chunk, self.plan.local, self.plan.budget // self.plan.chunk
         c = p // l
         last = np.arange(c - local + 1, c + 1)
@@ -292,6 +303,8 @@ class Attention:
         n_best = k - 1 - local
         chosen = np.full((self.n_head, self.plan.width), -1, dtype=np.int64)
         margin = np.full(self.n_head, math.inf)
+        above = np.full(chosen.shape, math.nan)
+        unit = 1.0 if self.plan.scheme == "peak" else self.scale
         for h in range(self.n_head):
             if not self.far[h]:
                 chosen[h, :n_near] = near
@@ -301,6 +314,8 @@ class Attention:
             else:
                 best = told[h, 1 : 1 + n_best] - 1
             chosen[h, :k] = np.concatenate([[0], 1 + best, last])
+            if n_best:
+                above[h, 1 : 1 + n_best] = (scores[h, best] - scores[h, best].min()) * unit
             rest = np.delete(scores[h], best)
             if n_best and len(rest):
                 margin[h] = scores[h, best].min() - rest.max()
@@ -310,7 +325,7 @@ class Attention:
             ascending = (np.diff(told)[told[:, 1:] >= 0] > 0).all()
             if not ascending or not (told == chosen).all() or not one_each:
                 raise ValueError(f"position {p} attends {told.tolist()}, which breaks the rules of {self.plan}")
-        return chosen, margin
+        return chosen, margin, above
 
     # --- attention ---
 
@@ -319,28 +334,27 @@ class Attention:
         out = np.empty_like(self.q)
         for p in range(self.n):
             c = p // self.plan.chunk
-            penalty = 0.0
+            bias = np.zeros((self.n_head, 1))
             if self.plan.attention == "dense" or p < self.plan.dense_until:
                 chunks = np.tile(np.arange(c + 1), (self.n_head, 1))
                 distance = c - chunks
             else:
-                chunks, margin[:, p] = self.select(p, None if follow is None else follow[:, p])
+                chunks, margin[:, p], above = self.select(p, None if follow is None else follow[:, p])
                 chosen[:, p] = chunks
                 rank = np.arange(chunks.shape[1])
                 ratio = (c - self.plan.local) / (self.plan.window / self.plan.chunk)
-                penalty = self.plan.far_penalty * (math.log(max(ratio, 1)) - 2)
+                bias = self.plan.far_penalty * (2 - math.log(max(ratio, 1)) + 2 * np.clip(above - 1, -1, 1))
                 distance = np.minimum(c - chunks, self.plan.window // self.plan.chunk - 1 - rank)
-            is_chosen = (chunks > 0) & (chunks <= c - self.plan.local) & self.far[:, None]
-            out[p] = self.attend(p, chunks, distance, penalty * is_chosen)
+            out[p] = self.attend(p, chunks, distance, np.nan_to_num(bias))
         return out
 
-    def attend(self, p: int, chunks: Ints, distance: Ints, penalty: Floats) -> Floats:
-        """Attention of the token at p to chunks (H, m), -1 for none, seen at distances (H, m) in chunks, with scores lower
-        by a penalty (H, m): (H, d)."""
+    def attend(self, p: int, chunks: Ints, distance: Ints, bias: Floats) -> Floats:
+        """Attention of the token at p to chunks (H, m), -1 for none, seen at distances (H, m) in chunks, with a bias of
+        q.k, (H, m) or (H, 1): (H, d)."""
         l, m = self.plan.chunk, chunks.shape[1]
         heads = self.kv_of[:, None]
         q = self.rope.rotate(np.repeat(self.q[p][:, None], m, axis=1), distance * l + p % l)  # (H, m, d)
-        scores = (self.kc[heads, chunks] @ q[..., None])[..., 0] * self.scale - penalty[..., None]  # (H, m, l)
+        scores = (self.kc[heads, chunks] @ q[..., None])[..., 0] * self.scale + bias[..., None]  # (H, m, l)
         scores[(chunks[:, :, None] < 0) | (chunks[:, :, None] * l + np.arange(l) > p)] = -math.inf
         weights = softmax(scores.reshape(self.n_head, m * l)).reshape(scores.shape)
         return (weights[:, :, None] @ self.v[heads, chunks])[:, :, 0].sum(axis=1)

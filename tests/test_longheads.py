@@ -26,8 +26,11 @@ longheads = pytest.importorskip("longheads", reason="longheads is not installed"
 F32_LOGITS = 1e-4
 # A chunk that float32 chooses may lose to the best one by this much (scores are of the size of 10).
 F32_TIE = 1e-4
-# Scheme peak chooses on codes of 6 bits, the oracle on what they stand for. Found: 0.3, of scores of the size of 10.
-PEAK_TIE = 0.5
+# Scheme peak chooses on components rounded to few levels, as the oracle does; what lies half way between two may go to
+# either, which moves a score by up to a step, and with far_penalty the weight of chosen chunks. Logits of most positions
+# are as near as elsewhere. Found: one position of 5000 off by 0.01, with far_penalty 0.5.
+PEAK_TIE = 0.1
+PEAK_LOGITS = 0.1  # times far_penalty
 # Keys and values kept in fewer bits: what a choice may lose by, and how far logits may be off. They carry a relative
 # error of 2^-12 (f16) or 2^-9 (bf16), or one of 1/254 of a block's largest value (q8_0); the model amplifies it.
 # Summaries beside all of them are q8_0, and so are the queries that choose.
@@ -125,6 +128,18 @@ def tie_of(plan: Plan) -> float:
     return PEAK_TIE if plan.scheme == "peak" else F32_TIE
 
 
+def most_off(plan: Plan) -> float:
+    """How far a logit may be off."""
+    return F32_LOGITS + (PEAK_LOGITS * plan.far_penalty if plan.scheme == "peak" else 0)
+
+
+def assert_near(found: np.ndarray, expected: np.ndarray, plan: Plan) -> None:
+    """Logits (n, n_vocab) or log-probabilities (n)."""
+    off = np.abs(found - expected).reshape(len(expected), -1).max(axis=1)
+    assert off.max() < most_off(plan)
+    assert np.quantile(off, 0.8, method="lower") < F32_LOGITS
+
+
 def expected_of(case: Case, folder: Path) -> tuple[Path, Run]:
     """The model's file and what the oracle computes, once per case: by choices of its own, without near-ties, or, where
     the runtime chooses on rounded scores, along those of the runtime, which are the oracle's but for near-ties."""
@@ -168,7 +183,7 @@ def selected_at(run: Run, p: int, plan: Plan) -> np.ndarray:
 def assert_at(session, run: Run, p: int, plan: Plan) -> None:
     """The session has just read position p."""
     assert session.position == p + 1
-    assert np.abs(session.logits - run.logits[p]).max() < F32_LOGITS
+    assert np.abs(session.logits - run.logits[p]).max() < most_off(plan)
     assert (session.selected() == selected_at(run, p, plan)).all()
 
 
@@ -188,7 +203,7 @@ def test_one_at_a_time(case, folder):
     with longheads.Model(path, **case.options()) as model, model.session() as session:
         logits, selected = walk(session, case.ids)
     assert (as_chosen(selected, case.plan) == run.chosen).all()
-    assert np.abs(logits - run.logits).max() < F32_LOGITS
+    assert_near(logits, run.logits, case.plan)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -201,11 +216,11 @@ def test_scored_whole(case, folder):
             scores = session.score(case.ids)
             assert_at(session, run, case.n - 1, case.plan)
         assert np.isnan(scores[0]) and scores.dtype == np.float32
-        assert np.abs(scores[1:] - expected).max() < F32_LOGITS
+        assert_near(scores[1:], expected, case.plan)
         with model.session() as session:  # in two pieces, after one that was only fed
             session.feed(case.ids[:10])
             scores = np.concatenate([session.score(case.ids[10:33]), session.score(case.ids[33:])])
-        assert np.abs(scores - expected[9:]).max() < F32_LOGITS
+        assert_near(scores, expected[9:], case.plan)
 
 
 @pytest.mark.parametrize("scheme", ["bounds", "paper", "peak"])
@@ -290,7 +305,7 @@ def test_random_models(case, batch, threads, piece_seed, folder):
         with model.session() as session:
             logits, selected = walk(session, case.ids)
         run = assert_follows_oracle(path, case, logits, selected, tie_of(case.plan))
-        assert np.abs(logits - run.logits).max() < F32_LOGITS
+        assert_near(logits, run.logits, case.plan)
 
         # From the first near-tie on, another way of feeding may rightly choose otherwise.
         near_tie = np.flatnonzero(run.margin.min(axis=(0, 1)) < tie_of(case.plan))

@@ -18,6 +18,7 @@
 // Where a row meets a chunk.
 typedef struct meeting {
     int32_t row, distance;  // distance in chunks
+    float bias;             // of q . k
 } meeting;
 
 // The meetings of one chunk: those from begin on, up to where the next run begins.
@@ -128,6 +129,7 @@ static unit unit_at(const job *j, int64_t index) {
 // What one row attends.
 typedef struct list {
     const int32_t *chosen;  // see lh_choice
+    const float *bias;      // of the chosen
     int32_t c, n;           // its own chunk; how many
 } list;
 
@@ -135,10 +137,17 @@ static list list_of(const job *j, const unit *u, int32_t row) {
     const lh_attention *a = j->a;
     int32_t t = u->first + row / j->group, c = lh_chunk_of(a->pos + t, a->plan.chunk);
     int32_t chooser = (u->kv_head * j->group + row % j->group) / (a->n_head / a->n_select);
-    return (list){lh_choice(a, chooser, t, c), c, lh_n_attended(lh_plan_of_choice(a, chooser), c)};
+    return (list){
+        .chosen = lh_choice(a, chooser, t, c), .bias = a->bias + lh_choice_at(a, chooser, t),
+        .c = c, .n = lh_n_attended(lh_plan_of_choice(a, chooser), c),
+    };
 }
 
 static int32_t chunk_at(const list *l, int32_t r) { return l->chosen ? l->chosen[r] : lh_unchosen(l->c, l->n, r); }
+
+static meeting meeting_at(const job *j, const list *l, int32_t row, int32_t r) {
+    return (meeting){row, lh_chunk_distance(j->a->plan, l->c, chunk_at(l, r), r), l->chosen ? l->bias[r] : 0};
+}
 
 // Few rows: their lists are merged. Returns the number of runs.
 static int32_t meet_few(const job *j, const unit *u, const bench *b) {
@@ -154,7 +163,7 @@ static int32_t meet_few(const job *j, const unit *u, const bench *b) {
         n_runs++;
         for (int32_t i = 0; i < rows; i++) {
             if (next[i] == lists[i].n || chunk_at(&lists[i], next[i]) != s) continue;
-            b->meetings[n++] = (meeting){i, lh_chunk_distance(j->a->plan, lists[i].c, s, next[i]++)};
+            b->meetings[n++] = meeting_at(j, &lists[i], i, next[i]++);
         }
     }
 }
@@ -174,10 +183,7 @@ static int32_t meet_many(const job *j, const unit *u, const bench *b) {
     b->runs[n_runs] = (run){INT32_MAX, place[j->end_chunk + 1]};
     for (int32_t i = 0; i < rows; i++) {
         list l = list_of(j, u, i);
-        for (int32_t r = 0; r < l.n; r++) {
-            int32_t s = chunk_at(&l, r);
-            b->meetings[place[s]++] = (meeting){i, lh_chunk_distance(j->a->plan, l.c, s, r)};
-        }
+        for (int32_t r = 0; r < l.n; r++) b->meetings[place[chunk_at(&l, r)]++] = meeting_at(j, &l, i, r);
     }
     return n_runs;
 }
@@ -231,7 +237,6 @@ static void attend_chunk(const job *j, const unit *u, const bench *b, int32_t ch
 
 static void run_unit(const job *j, const unit *u, bench *b) {
     const lh_attention *a = j->a;
-    const lh_chunk_plan plan = lh_plan_of_head(a, u->kv_head);
     size_t rows = (size_t)j->block * j->group, dim = (size_t)a->head_dim;
     memset(b->state, 0, state_floats(j) * sizeof *b->state);
     for (size_t i = 0; i < rows; i++) b->state[rows * j->stride + i] = -INFINITY;
@@ -258,10 +263,9 @@ static void run_unit(const job *j, const unit *u, bench *b) {
                     memset(to_row + dim, 0, (j->stride - dim) * sizeof *to_row);
                 }
                 int64_t position = a->pos + u->first + at.row / j->group;
-                int32_t c = lh_chunk_of(position, plan.chunk);
                 b->row[n] = at.row;
-                b->limit[n] = lh_offset_of(position, plan.chunk) + 1;
-                b->bias[n] = lh_is_chosen(plan, c, b->runs[i].chunk) ? lh_chosen_bias(plan, c) : 0;
+                b->limit[n] = lh_offset_of(position, a->plan.chunk) + 1;
+                b->bias[n] = at.bias;
             }
             attend_chunk(j, u, b, b->runs[i].chunk, end < to ? b->runs[i + 1].chunk : -1, n, own);
         }

@@ -100,6 +100,15 @@ static void settle(const select_job *j, int32_t chooser, int32_t k, void *scratc
     schemes[j->a->scheme]->score(j->cpu, j->a, &s, scratch);
 }
 
+// scores: of chunk 1 and those that follow. A token of chunk c has taken `chosen`.
+static void weigh(const lh_attention *a, int32_t c, const float *scores, const int32_t *chosen, float *bias) {
+    int32_t n = lh_n_chosen(a->plan);
+    float least = INFINITY;
+    for (int32_t r = 1; r <= n; r++) least = fminf(least, scores[chosen[r] - 1]);
+    for (int32_t r = 0; r < a->plan.k; r++)
+        bias[r] = r > 0 && r <= n ? lh_bias_of(a, c, scores[chosen[r] - 1], least) : 0;
+}
+
 static void choose_task(void *arg, int64_t piece, int thread) {
     const select_job *j = arg;
     const lh_attention *a = j->a;
@@ -108,12 +117,14 @@ static void choose_task(void *arg, int64_t piece, int thread) {
     if (a->leader[chooser] < 0) return;
     if (j->most) settle(j, chooser, lh_n_chosen(plan), lh_cpu_scratch_of(j->cpu, thread));
     for (int32_t t = from; t < LH_MIN(from + TOP_TOKENS, j->n); t++) {
-        int32_t end = lh_candidates_end(plan, lh_chunk_of(a->pos + j->token + t, plan.chunk));
-        int32_t *out = a->chosen + ((size_t)(j->token + t) * a->n_select + chooser) * plan.k;
+        int32_t c = lh_chunk_of(a->pos + j->token + t, plan.chunk), end = lh_candidates_end(plan, c);
+        size_t at = lh_choice_at(a, chooser, j->token + t);
+        const float *scores = j->scores + ((int64_t)chooser * j->n + t) * j->stride;
+        int32_t *out = a->chosen + at;
         out[0] = 0;
-        j->cpu->attention.top(j->scores + ((int64_t)chooser * j->n + t) * j->stride, end - 1, lh_n_chosen(plan), 1,
-                              out + 1, lh_cpu_scratch_of(j->cpu, thread));
+        j->cpu->attention.top(scores, end - 1, lh_n_chosen(plan), 1, out + 1, lh_cpu_scratch_of(j->cpu, thread));
         for (int32_t r = 0; r < plan.local; r++) out[1 + lh_n_chosen(plan) + r] = end + r;
+        weigh(a, c, scores, out, a->bias + at);
     }
 }
 

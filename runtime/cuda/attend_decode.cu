@@ -109,6 +109,7 @@ static __global__ void __launch_bounds__(THREADS) one_kernel(lh_attention_args x
     int kv_head = head / x.group, dim = a.head_dim, width = shape.width, position = lh_position(x, 0);
     int own = position / plan.chunk, offset = position % plan.chunk, attended = lh_n_attended(plan, own);
     const int *chosen = lh_choice(&a, chooser, 0, own);
+    const float *biases = a.bias + lh_choice_at(&a, chooser, 0);
     int per_chunk = (plan.chunk + shape.keys - 1) / shape.keys, row = (int)x.row;
     int steps = split < attended ? (attended - split + shape.splits - 1) / shape.splits * per_chunk : 0;
     one_shared m = carve(shape);
@@ -130,11 +131,11 @@ static __global__ void __launch_bounds__(THREADS) one_kernel(lh_attention_args x
     int pair = thread % pairs, part = thread / pairs, parts = THREADS / pairs;
     float sums[2][HEADS][2] = {};
     float top = -INFINITY, weight = 0;  // of head number `warp`, in all lanes
-    float far_bias = lh_chosen_bias(plan, own) * LH_LOG2_E;
 
     // What a step is about: its chunk, its first key, and how many there are to see.
+    auto rank_of = [&](int step) { return split + step / per_chunk * shape.splits; };
     auto chunk_of = [&](int step) {
-        int r = split + step / per_chunk * shape.splits;
+        int r = rank_of(step);
         return chosen ? chosen[r] : lh_unchosen(own, attended, r);
     };
     auto stage_step = [&](lh_kv_side side, int step, char *to) {
@@ -152,7 +153,7 @@ static __global__ void __launch_bounds__(THREADS) one_kernel(lh_attention_args x
         int chunk = chunk_of(step), first = step % per_chunk * shape.keys;
         int n_keys = min(shape.keys, (chunk == own ? offset + 1 : plan.chunk) - first);
         if (first == 0) {
-            int distance = lh_chunk_distance(plan, own, chunk, split + step / per_chunk * shape.splits);
+            int distance = lh_chunk_distance(plan, own, chunk, rank_of(step));
             const float *turn = a.rope_chunk + 2 * (size_t)dim * distance;
             for (int i = thread; i < HEADS * dim; i += THREADS)
                 m.rotated[i / dim * width + i % dim] = lh_rotated(m.query + i / dim * width, turn, 1, 1, dim, i % dim);
@@ -161,9 +162,10 @@ static __global__ void __launch_bounds__(THREADS) one_kernel(lh_attention_args x
         __syncthreads();
         // Scores: a thread has a key and two heads.
         int key = thread % shape.keys, groups = THREADS / shape.keys;
+        float bias = chosen ? biases[rank_of(step)] * LH_LOG2_E : 0;
         for (int h = thread / shape.keys * 2; h < HEADS && key < n_keys; h += groups * 2) {
             const float *q = m.rotated + h * width;
-            float bias = lh_is_chosen(plan, own, chunk) ? far_bias : 0, score[2] = {bias, bias};
+            float score[2] = {bias, bias};
             for (int at = 0; at < width; at += 8) {
                 float k[8];
                 load_eight<type>(m.k + key * shape.stride, at, k);

@@ -16,7 +16,7 @@ static __device__ __forceinline__ void with_entry(const lh_attention_args &x, co
     if (item >= b.n * a.n_select * b.middle) return;
     int r = item % b.middle, chooser = item / b.middle % a.n_select, t = item / b.middle / a.n_select;
     if (a.leader[chooser] < 0 || !lh_row_is_sparse(x, b, t)) return;
-    int chunk = a.chosen[((size_t)(b.token + t) * a.n_select + chooser) * a.plan.k + 1 + r];
+    int chunk = a.chosen[lh_choice_at(&a, chooser, b.token + t) + 1 + r];
     f(chooser / choosers, chunk, (t * choosers + chooser % choosers) * b.middle + r);
 }
 

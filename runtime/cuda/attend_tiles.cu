@@ -376,11 +376,9 @@ static __global__ void __launch_bounds__(128) far_kernel(lh_attention_args x, lh
                     lh_pack_half2(w.sums[j][2 * side] * inverse, w.sums[j][2 * side + 1] * inverse);
         }
         if (from == 0 && lane % 4 == 0) {
-            const lh_chunk_plan plan = lh_plan_of_head(&a, kv_head);
-            int own = lh_position(x, b.token + row / a.n_head) / plan.chunk;
-            float bias = lh_is_chosen(plan, own, chunk) ? lh_chosen_bias(plan, own) : 0;
-            b.logs[(size_t)row * (b.middle + 1) + s.position[r]] =
-                w.top[side] + log2f(w.weight[side]) + bias * LH_LOG2_E;
+            int t = row / a.n_head, rank = s.position[r];
+            float bias = a.bias[lh_choice_at(&a, row % a.n_head / x.together, b.token + t) + 1 + rank];
+            b.logs[(size_t)row * (b.middle + 1) + rank] = w.top[side] + log2f(w.weight[side]) + bias * LH_LOG2_E;
         }
     }
 }

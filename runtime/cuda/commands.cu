@@ -105,7 +105,7 @@ static bool same_attention(const lh_attention *a, const lh_attention *b) {
     };
     auto batch = [](const lh_attention *x) {
         return std::tie(x->rope_offset, x->rope_chunk, x->rope_dim, x->n, x->q, x->new_k, x->new_v, x->n_select,
-                        x->leader, x->chosen, x->out);
+                        x->leader, x->chosen, x->bias, x->out);
     };
     return plan(a) == plan(b) && cache(a) == cache(b) && batch(a) == batch(b);
 }

@@ -136,6 +136,16 @@ static __device__ void write_chosen(const ranking &r, cut c, int *counts, int *o
     }
 }
 
+// What is added to q . k of the chunks in `chosen`, for a query of chunk c: by a warp.
+static __device__ void weigh(const lh_attention &a, int c, const float *scores, const int *chosen, float *bias) {
+    int n = lh_n_chosen(a.plan), lane = (int)threadIdx.x;
+    float least = INFINITY;
+    for (int r = 1 + lane; r <= n; r += LH_WARP) least = fminf(least, scores[chosen[r] - 1]);
+    least = -lh_warp_max(-least);
+    for (int r = lane; r < a.plan.k; r += LH_WARP)
+        bias[r] = r > 0 && r <= n ? lh_bias_of(&a, c, scores[chosen[r] - 1], least) : 0;
+}
+
 static __global__ void __launch_bounds__(THREADS) choose_kernel(lh_attention_args x, lh_score_block block) {
     const lh_attention &a = x.a;
     __shared__ int counts[THREADS], shared[3];
@@ -143,13 +153,16 @@ static __global__ void __launch_bounds__(THREADS) choose_kernel(lh_attention_arg
     int chooser = (int)blockIdx.x, t = (int)blockIdx.y, own = lh_position(x, block.token + t) / plan.chunk;
     if (a.leader[chooser] < 0 || lh_is_dense(plan, own)) return;
     int end = lh_candidates_end(plan, own), k = lh_n_chosen(plan);
-    int32_t *out = a.chosen + ((size_t)(block.token + t) * a.n_select + chooser) * plan.k;
+    size_t at = lh_choice_at(&a, chooser, block.token + t);
+    int32_t *out = a.chosen + at;
     if (threadIdx.x == 0) out[0] = 0;
     for (int i = (int)threadIdx.x; i < plan.local; i += THREADS) out[1 + k + i] = end + i;
     ranking r = {block.scores + ((size_t)t * a.n_select + chooser) * block.stride,
                  block.candidates <= MOST_SHARED ? (uint32_t *)lh_shared_memory() : NULL, end - 1};
     cut c = find_cut(r, k, counts, shared);
     write_chosen(r, c, counts, out + 1);
+    __syncthreads();
+    if (threadIdx.x < LH_WARP) weigh(a, own, r.scores, out, a.bias + at);
 }
 
 lh_status lh_cuda_select(lh_cuda *c, const lh_attention *a) {

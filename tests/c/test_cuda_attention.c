@@ -24,6 +24,7 @@ __attribute__((weak)) int64_t lh_emulator_replays(void);
 #define SUMMARY 2e-5f
 #define Q8_STEP (1.02f / 127)  // a value that lies between two steps may go to either
 #define SCORE 2e-5
+#define BIAS 1e-5     // where scores are the same
 
 static int failures, checks;
 #define FAIL(...)                                             \
@@ -178,6 +179,7 @@ static side open_side(const test_case *c, lh_backend *b, int32_t n_chunk) {
     a.leader = copied(&s, leader, (size_t)a.n_select * sizeof *leader);
     lh_free(leader);
     a.chosen = device(&s, (size_t)most * a.n_select * c->plan.k * sizeof(int32_t));
+    a.bias = device(&s, (size_t)most * a.n_select * c->plan.k * sizeof(float));
     a.out = device(&s, (size_t)most * c->n_head * d * sizeof(float));
     s.a = a;
     place_heads(&s, c, n_chunk, l * row);
@@ -198,7 +200,8 @@ static void close_side(side *s) {
     }
     lh_free(s->heads);
     void *all[] = {s->rows, s->summaries, (void *)s->a.heads, s->a.queries, (void *)s->a.rope_offset,
-                   (void *)s->a.rope_chunk, (void *)s->a.leader, s->a.chosen, s->a.out, s->q, s->k, s->v, s->x};
+                   (void *)s->a.rope_chunk, (void *)s->a.leader, s->a.chosen, s->a.bias, s->a.out, s->q, s->k, s->v,
+                   s->x};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) s->b->ops->release(s->b, all[i]);
     s->b->ops->unload(s->b, &s->table);
 }
@@ -282,18 +285,26 @@ static double score_of(const test_case *c, const side *gpu, const char *summarie
     return sum;
 }
 
+static void check_bias(const test_case *c, int32_t own, int32_t chooser, int32_t rank, double found, double expected,
+                       double allowed) {
+    checks++;
+    if (!(fabs(found - expected) <= allowed))
+        FAIL("%s: chooser %d of chunk %d adds %g to its chunk number %d, not %g", c->name, chooser, own, found, rank,
+             expected);
+}
+
 // Schemes whose scores are sums of floats: what was chosen is as good as anything that was not, up to rounding.
 static void check_choice(const test_case *c, const side *gpu, const char *summaries, const float *q, int32_t own,
-                         int32_t chooser, const int32_t *chosen) {
+                         int32_t chooser, const int32_t *chosen, const float *bias) {
     int32_t leader = leader_of(c, &gpu->a, chooser);
     const lh_chunk_plan plan = c->plan;
     int32_t end = lh_candidates_end(plan, own), n = lh_n_chosen(plan), at = 1;
-    double worst = INFINITY, rest = -INFINITY, most = 0, magnitude;
+    double worst = INFINITY, rest = -INFINITY, most = 0, magnitude, *scores = lh_alloc((size_t)end, sizeof *scores);
     bool valid = chosen[0] == 0;
     for (int32_t r = 1; r < c->plan.k; r++) valid = valid && chosen[r] > chosen[r - 1];
     for (int32_t r = 0; r < plan.local; r++) valid = valid && chosen[1 + n + r] == end + r;
     for (int32_t s = 1; s < end; s++) {
-        double score = score_of(c, gpu, summaries, q, leader, s, &magnitude);
+        double score = scores[s] = score_of(c, gpu, summaries, q, leader, s, &magnitude);
         most = fmax(most, magnitude);
         if (at <= n && chosen[at] == s) worst = fmin(worst, score), at++;
         else rest = fmax(rest, score);
@@ -303,12 +314,21 @@ static void check_choice(const test_case *c, const side *gpu, const char *summar
     if (!valid) FAIL("%s: chooser %d of chunk %d breaks the rules", c->name, chooser, own);
     else if (n && rest - worst > SCORE * most)
         FAIL("%s: chooser %d of chunk %d left out a chunk better by %g", c->name, chooser, own, rest - worst);
+    // Twice what scores are off by, times what a bias makes of it.
+    double allowed = BIAS + 2 * SCORE * most * gpu->a.scale * LH_FAR_STAND_OUT * plan.far_penalty;
+    for (int32_t r = 0; valid && r < plan.k; r++) {
+        bool taken = r > 0 && r <= n;
+        check_bias(c, own, chooser, r, bias[r],
+                   taken ? lh_bias_of(&gpu->a, own, (float)scores[chosen[r]], (float)worst) : 0, taken ? allowed : 0);
+    }
+    lh_free(scores);
 }
 
 static void check_chosen(const test_case *c, side *cpu, side *gpu, const float *q, int32_t dense) {
     const lh_attention *a = &gpu->a;
     size_t k = (size_t)c->plan.k, row = (size_t)a->n_select * k, bytes = (size_t)a->n * row * sizeof(int32_t);
     int32_t *one = fetched(cpu, cpu->a.chosen, bytes), *two = fetched(gpu, gpu->a.chosen, bytes);
+    float *bias_one = fetched(cpu, cpu->a.bias, bytes), *bias_two = fetched(gpu, gpu->a.bias, bytes);
     bool exact = c->scheme == LH_SCHEME_PEAK || c->data == REPEATED;
     int32_t n_far = 0;
     for (int32_t h = 0; h < c->n_head_kv; h++) n_far += is_far(c, h);
@@ -319,17 +339,23 @@ static void check_chosen(const test_case *c, side *cpu, side *gpu, const float *
         for (int32_t i = 0; i < a->n_select; i++) {
             size_t at = (size_t)t * row + (size_t)i * k;
             if (leader_of(c, a, i) < 0) continue;
-            if (!exact) check_choice(c, gpu, summaries, q + (size_t)t * c->n_head * c->head_dim, own, i, two + at);
+            if (!exact)
+                check_choice(c, gpu, summaries, q + (size_t)t * c->n_head * c->head_dim, own, i, two + at, bias_two + at);
+            for (size_t r = 0; exact && r < k; r++)
+                check_bias(c, own, i, (int32_t)r, bias_two[at + r], bias_one[at + r], BIAS);
             checks++;
             if (exact && memcmp(one + at, two + at, k * sizeof *one) != 0)
                 FAIL("%s: choice %d of token %lld is other chunks", c->name, i, (long long)a->pos + t);
         }
     }
-    // Attention is compared over the same chunks.
+    // Attention is compared over the same chunks, with the same biases.
     TRY(gpu->b->ops->write(gpu->b, gpu->a.chosen, one, bytes));
+    TRY(gpu->b->ops->write(gpu->b, gpu->a.bias, bias_one, bytes));
     lh_free(summaries);
     lh_free(one);
     lh_free(two);
+    lh_free(bias_one);
+    lh_free(bias_two);
 }
 
 static void check_out(const test_case *c, side *cpu, side *gpu, float largest) {
@@ -415,6 +441,8 @@ static void run_batch(const test_case *c, side *cpu, side *gpu, int64_t position
     if (dense < n && lh_n_chosen(c->plan) > 0) {
         add_digest(gpu, (char *)gpu->a.chosen + (size_t)dense * gpu->a.n_select * c->plan.k * sizeof(int32_t),
                    (size_t)(n - dense) * gpu->a.n_select * c->plan.k * sizeof(int32_t));
+        add_digest(gpu, (char *)gpu->a.bias + (size_t)dense * gpu->a.n_select * c->plan.k * sizeof(float),
+                   (size_t)(n - dense) * gpu->a.n_select * c->plan.k * sizeof(float));
         check_chosen(c, cpu, gpu, q, dense);
         TRY(gpu->b->ops->attend(gpu->b, &gpu->a));
     }
