@@ -61,16 +61,15 @@ LH_SHARED_FN lh_chunk_plan lh_plan_without_choice(lh_chunk_plan plan, int32_t k)
     return plan;
 }
 
-// What is added to q . k of a chunk taken by score, before the softmax (docs/selection.md). Chosen chunks weigh more, since
-// they stand for all those that are not attended; less, the more there are to choose from, since the best ones match the
-// better by chance, and models know such matches from as many as a window holds; and more again or less, by how far one
-// stands out. above: its score above that of the last chosen one, in the units of q . k.
-#define LH_FAR_EVEN 2.0f       // ln of the windows of candidates at which the first two are even
-#define LH_FAR_STAND_OUT 2.0f  // what the third brings, to either side of `above` 1
+// What is added to q . k of a chunk taken by score, before the softmax (docs/selection.md). It weighs more, the farther it
+// stands out: `above`, its score above that of the last chosen one, in the units of q . k. And less, the more there are to
+// choose from, since the best ones match the better by chance, and models know such matches from as many as a window holds.
+#define LH_FAR_STANDS_OUT 2.0f  // what a unit of `above` brings
+#define LH_FAR_MOST_ABOVE 2.5f  // so many at most
 LH_SHARED_FN float lh_chosen_bias(lh_chunk_plan plan, int32_t c, float above) {
     float windows = (float)(lh_candidates_end(plan, c) - 1) / (float)plan.window;
-    float chance = windows > 1 ? logf(windows) : 0, stands_out = fminf(fmaxf(above - 1, -1), 1);
-    return plan.far_penalty * (LH_FAR_EVEN - chance + LH_FAR_STAND_OUT * stands_out);
+    float chance = windows > 1 ? logf(windows) : 0;
+    return plan.far_penalty * (LH_FAR_STANDS_OUT * fminf(above, LH_FAR_MOST_ABOVE) - chance);
 }
 
 // The total order of selection: does chunk a with score sa come before chunk b with score sb?
