@@ -60,10 +60,10 @@ class Model(Handle):
     far_heads: so many KV heads, of all layers, choose among all chunks: those that can match content most strongly, by
         their weights; the others attend the first chunk and the last ones (docs/selection.md). More than the model has:
         all. None: a quarter for "peak", all for other schemes.
-    far_penalty: where there are more chunks to choose from than the window holds, this times the logarithm of the ratio is
-        taken off q.k of chosen chunks, so that matches by chance weigh less; and half of it is added, because they stand
-        for all that are not attended, and up to four times it for how far a chunk stands out among the chosen
-        (docs/selection.md). 0: none of these. None: 0.625 for "peak", 0 for other schemes.
+    far_penalty: q.k of chosen chunks gets twice this added, because they stand for all that are not attended; and where
+        there are more chunks to choose from than the window holds, this times the logarithm of the ratio is taken off, so
+        that matches by chance weigh less, and up to three times this added again where a chunk stands out among the chosen
+        (docs/selection.md). 0: none of these. None: 0.5 for "peak", 0 for other schemes.
     scheme: how chunks are judged: by their best key in a head's slow components ("peak", see docs/selection.md), by
         the "bounds" of their keys (Quest, arXiv 2406.10774), or as the "paper" does (LongHeads, arXiv 2402.10685).
     select_per: every query "head" chooses its own chunks, or the heads of a "kv_head" follow the one that can match content

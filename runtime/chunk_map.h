@@ -62,16 +62,17 @@ LH_SHARED_FN lh_chunk_plan lh_plan_without_choice(lh_chunk_plan plan, int32_t k)
 }
 
 // What is added to q . k of a chunk taken by score, before the softmax (docs/selection.md). It weighs more, since it stands
-// for all those that are not attended, and the farther it stands out: `above`, its score above that of the last chosen one,
-// in the units of q . k. And less, the more there are to choose from, since the best ones match the better by chance, and
-// models know such matches from as many as a window holds.
-#define LH_FAR_ANY 0.5f
-#define LH_FAR_ABOVE 1.5f  // for a unit of `above`
-#define LH_FAR_MOST 2.5f   // units that count
+// for all those that are not attended. Where there are more to choose from than a window holds it weighs less, since the
+// best ones match the better by chance, but for those that stand out. above: its score above that of the last chosen one,
+// in the units of q . k.
+#define LH_FAR_ANY 2.0f
+#define LH_FAR_ABOVE 2.0f      // for a unit of `above`
+#define LH_FAR_CHANCE 1.0f     // so much of it is chance
+#define LH_FAR_MOST 1.5f       // units that count beside
 LH_SHARED_FN float lh_chosen_bias(lh_chunk_plan plan, int32_t c, float above) {
     float windows = (float)(lh_candidates_end(plan, c) - 1) / (float)plan.window;
-    float chance = windows > 1 ? logf(windows) : 0;
-    return plan.far_penalty * (LH_FAR_ANY + LH_FAR_ABOVE * fminf(above, LH_FAR_MOST) - chance);
+    float far = windows > 1 ? logf(windows) : 0, stands_out = fminf(above - LH_FAR_CHANCE, LH_FAR_MOST);
+    return plan.far_penalty * (LH_FAR_ANY - far + LH_FAR_ABOVE * fminf(far, 1) * stands_out);
 }
 
 // The total order of selection: does chunk a with score sa come before chunk b with score sb?

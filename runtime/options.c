@@ -9,7 +9,7 @@
 #define NEAR_PART 2           // of the budget: what heads that choose nothing attend
 #define DEFAULT_CHOSEN 3      // chunks taken by score, where the budget leaves as many local ones
 #define LEAST_WINDOW 10       // chunks, by which the default of chunk goes
-#define DEFAULT_FAR_PENALTY 0.625f
+#define DEFAULT_FAR_PENALTY 0.5f
 #define DEFAULT_BATCH 1024
 #define MAX_CTX ((int64_t)1 << 28)
 #define MAX_CHUNK 4096

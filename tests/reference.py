@@ -343,7 +343,8 @@ class Attention:
                 chosen[:, p] = chunks
                 rank = np.arange(chunks.shape[1])
                 ratio = (c - self.plan.local) / (self.plan.window / self.plan.chunk)
-                bias = self.plan.far_penalty * (0.5 + 1.5 * np.minimum(above, 2.5) - math.log(max(ratio, 1)))
+                far = math.log(max(ratio, 1))
+                bias = self.plan.far_penalty * (2 - far + 2 * min(far, 1) * np.minimum(above - 1, 1.5))
                 distance = np.minimum(c - chunks, self.plan.window // self.plan.chunk - 1 - rank)
             out[p] = self.attend(p, chunks, distance, np.nan_to_num(bias))
         return out

@@ -77,7 +77,7 @@ def test_defaults_come_from_the_file_and_say_nothing(tiny_path):
             assert (model.trained_ctx, model.ctx, model.window) == (256, 256, 192)
             assert model.chunk <= 64 and model.budget <= model.window
             assert model.options["near_budget"] == model.budget // 2 == model.dense_until // 2
-            assert (model.options["far_heads"], model.options["far_penalty"]) == (1, 0.625)
+            assert (model.options["far_heads"], model.options["far_penalty"]) == (1, 0.5)
             for budget, local in (64, 12), (16, 2):  # of 16 chunks three are chosen, of 4 one
                 with model.session(chunk=4, budget=budget) as session:
                     assert session.options["local"] == local

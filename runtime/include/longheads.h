@@ -118,9 +118,9 @@ typedef struct lh_session_options {
     int32_t far_heads;    // so many KV heads, of all layers, choose chunks by score: those with the strongest matches of
                           // content; the others attend the first one and the last ones (0: a quarter for LH_SCHEME_PEAK,
                           // else all; more: all)
-    float far_penalty;    // added to q.k of chosen chunks: this times 0.5 + 1.5 x - ln(candidates / chunks of the
-                          // window), where x, up to 2.5, is how far a chunk stands out, and the logarithm at least 0
-                          // (0: 0.625 for LH_SCHEME_PEAK, none for others; negative: none)
+    float far_penalty;    // added to q.k of chosen chunks: this times 2 - L + 2 min(L, 1) min(x - 1, 1.5), where L >= 0
+                          // is ln(candidates / chunks of the window), and x is how far a chunk stands out (0: 0.5 for
+                          // LH_SCHEME_PEAK, none for others; negative: none)
     int32_t batch;        // most tokens computed at once (0: 1024)
     lh_scheme scheme;
     lh_select_per select_per;
