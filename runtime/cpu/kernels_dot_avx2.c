@@ -24,52 +24,86 @@ LH_INLINE __m256 products(__m256i w, __m256i q, bool is_signed) {
 
 // --- legacy formats: 32 weights a block, one scale -------------------------------------------------------------
 
-LH_INLINE __m256i nibbles(const uint8_t *qs) {
-    __m256i v = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)qs));
-    return _mm256_and_si256(_mm256_srlv_epi64(v, _mm256_setr_epi64x(0, 0, 4, 4)), _mm256_set1_epi8(15));
+LH_INLINE __m256i broadcast_128(const void *p) { return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)p)); }
+
+// 16 bytes of each.
+LH_INLINE __m256i side_by_side(const void *a, const void *b) {
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)a)),
+                                   _mm_loadu_si128((const __m128i *)b), 1);
 }
 
-// 32 bits as 32 bytes that are 0 or 16.
-LH_INLINE __m256i fifth_bits(const uint8_t *qh) {
-    int32_t bits;
-    memcpy(&bits, qh, 4);
-    const __m256i byte = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+// The weights of two blocks, side by side: of each the first 16, and the second.
+typedef struct block_pair {
+    __m256i w[2];
+} block_pair;
+
+LH_INLINE block_pair nibbles(const uint8_t *a, const uint8_t *b) {
+    __m256i v = side_by_side(a, b), mask = _mm256_set1_epi8(15);
+    return (block_pair){{_mm256_and_si256(v, mask), _mm256_and_si256(_mm256_srli_epi16(v, 4), mask)}};
+}
+
+// To nibbles what 32 bits of each block add: 16 where they are set.
+LH_INLINE block_pair fifth_bits(block_pair v, const uint8_t *a, const uint8_t *b) {
+    int32_t of_a, of_b;
+    memcpy(&of_a, a, 4);
+    memcpy(&of_b, b, 4);
+    __m256i bits = _mm256_setr_epi32(of_a, 0, 0, 0, of_b, 0, 0, 0);
     const __m256i bit = _mm256_set1_epi64x((int64_t)0x8040201008040201);
-    __m256i v = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(bits), byte), bit);
-    return _mm256_and_si256(_mm256_cmpeq_epi8(v, bit), _mm256_set1_epi8(16));
+    LH_UNROLL for (int h = 0; h < 2; h++) {
+        const __m256i byte = _mm256_set1_epi8((char)(2 * h));
+        const __m256i of = _mm256_add_epi8(byte, _mm256_setr_epi64x(0, 0x0101010101010101, 0, 0x0101010101010101));
+        __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(bits, of), bit), bit);
+        v.w[h] = _mm256_or_si256(v.w[h], _mm256_and_si256(set, _mm256_set1_epi8(16)));
+    }
+    return v;
 }
 
-LH_INLINE __m256i values_q4_0(const void *block) { return nibbles(((const lh_block_q4_0 *)block)->qs); }
-LH_INLINE __m256i values_q4_1(const void *block) { return nibbles(((const lh_block_q4_1 *)block)->qs); }
-LH_INLINE __m256i values_q8_0(const void *block) { return load_256(((const lh_block_q8_0 *)block)->qs); }
+#define QS(suffix, p) (((const lh_block_##suffix *)(p))->qs)
+#define QH(suffix, p) (((const lh_block_##suffix *)(p))->qh)
 
-LH_INLINE __m256i values_q5_0(const void *block) {
-    const lh_block_q5_0 *b = block;
-    return _mm256_or_si256(nibbles(b->qs), fifth_bits(b->qh));
+LH_INLINE block_pair values_q4_0(const void *a, const void *b) { return nibbles(QS(q4_0, a), QS(q4_0, b)); }
+LH_INLINE block_pair values_q4_1(const void *a, const void *b) { return nibbles(QS(q4_1, a), QS(q4_1, b)); }
+
+LH_INLINE block_pair values_q5_0(const void *a, const void *b) {
+    return fifth_bits(nibbles(QS(q5_0, a), QS(q5_0, b)), QH(q5_0, a), QH(q5_0, b));
 }
 
-LH_INLINE __m256i values_q5_1(const void *block) {
-    const lh_block_q5_1 *b = block;
-    return _mm256_or_si256(nibbles(b->qs), fifth_bits(b->qh));
+LH_INLINE block_pair values_q5_1(const void *a, const void *b) {
+    return fifth_bits(nibbles(QS(q5_1, a), QS(q5_1, b)), QH(q5_1, a), QH(q5_1, b));
 }
 
-LH_INLINE __m256i iq4_values(const uint8_t *qs) {
-    __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)lh_iq4_values));
-    return _mm256_shuffle_epi8(table, nibbles(qs));
+LH_INLINE block_pair values_q8_0(const void *a, const void *b) {
+    return (block_pair){{side_by_side(QS(q8_0, a), QS(q8_0, b)), side_by_side(QS(q8_0, a) + 16, QS(q8_0, b) + 16)}};
 }
 
-LH_INLINE __m256i values_iq4_nl(const void *block) { return iq4_values(((const lh_block_iq4_nl *)block)->qs); }
+LH_INLINE block_pair values_iq4_nl(const void *a, const void *b) {
+    __m256i table = broadcast_128(lh_iq4_values);
+    block_pair v = nibbles(QS(iq4_nl, a), QS(iq4_nl, b));
+    return (block_pair){{_mm256_shuffle_epi8(table, v.w[0]), _mm256_shuffle_epi8(table, v.w[1])}};
+}
 
-#define ROWS 4  // at once: they share what is loaded of the activations, and sums across lanes
+// Sums of products with activations that both blocks meet: four of the first block, four of the second.
+LH_INLINE __m256 pair_products(block_pair v, const __m256i q[2], bool is_signed) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256i pairs[2];
+    LH_UNROLL for (int h = 0; h < 2; h++)
+        pairs[h] = is_signed ? _mm256_maddubs_epi16(_mm256_abs_epi8(v.w[h]), _mm256_sign_epi8(q[h], v.w[h]))
+                             : _mm256_maddubs_epi16(v.w[h], q[h]);
+    // Weights of up to five bits leave room for one more sum in 16 bits.
+    if (!is_signed) return _mm256_cvtepi32_ps(_mm256_madd_epi16(_mm256_add_epi16(pairs[0], pairs[1]), ones));
+    return _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_madd_epi16(pairs[0], ones), _mm256_madd_epi16(pairs[1], ones)));
+}
 
-typedef __m256i (*block_values_fn)(const void *block);
+#define ROWS 4  // at once: two pairs, whose rows lie side by side; they share what is loaded of the activations
 
-// The first halves of two blocks in each of 4 rows as floats, row by row, and the second ones.
+typedef block_pair (*block_values_fn)(const void *a, const void *b);
+
+// The first halves of two blocks in each of 4 rows as floats, and the second ones: blocks of rows 0 and 2, then of 1 and 3.
 LH_INLINE void halves(const char *const rows[ROWS], size_t step, __m256 *first, __m256 *second) {
     __m128i v[2];
     LH_UNROLL for (int h = 0; h < 2; h++) {
         int32_t words[4];
-        LH_UNROLL for (int i = 0; i < 4; i++) memcpy(&words[i], rows[h + i / 2 * 2] + i % 2 * step, 4);
+        LH_UNROLL for (int i = 0; i < 4; i++) memcpy(&words[i], rows[2 * h + i / 2] + i % 2 * step, 4);
         v[h] = _mm_insert_epi32(_mm_cvtsi32_si128(words[0]), words[1], 1);
         v[h] = _mm_insert_epi32(_mm_insert_epi32(v[h], words[2], 2), words[3], 3);
     }
@@ -94,18 +128,20 @@ typedef struct legacy {
 
 // n blocks, 1 or 2, of 4 rows, from block i on.
 LH_INLINE void add_blocks(legacy f, int n, const char *const rows[ROWS], int64_t i, const lh_act_row *act,
-                          __m256 total[ROWS], __m256 *fix) {
+                          __m256 total[ROWS / 2], __m256 *fix) {
     __m256 scale, min;
-    float scales[2 * ROWS];
     halves(rows, n == 2 ? f.size : 0, &scale, &min);
     if (!f.is_signed) *fix = _mm256_fmadd_ps(f.has_min ? min : scale, pairs_of(act->sum32 + i, n), *fix);
-    store_for_broadcasts(scales, _mm256_mul_ps(scale, pairs_of(act->scale + i, n)));
+    scale = _mm256_mul_ps(scale, pairs_of(act->scale + i, n));
     LH_UNROLL for (int j = 0; j < n; j++) {
-        __m256i q = load_256(act->q + 32 * (i + j));
-        LH_UNROLL for (int r = 0; r < ROWS; r++) {
-            __m256 product = products(f.values(rows[r] + (size_t)j * f.size), q, f.is_signed);
-            total[r] = _mm256_fmadd_ps(_mm256_set1_ps(scales[2 * r + j]), product, total[r]);
-        }
+        const int8_t *at = act->q + 32 * (i + j);
+        const __m256i q[2] = {broadcast_128(at), broadcast_128(at + 16)};
+        size_t block = (size_t)j * f.size;
+        __m256 first = pair_products(f.values(rows[0] + block, rows[1] + block), q, f.is_signed);
+        __m256 second = pair_products(f.values(rows[2] + block, rows[3] + block), q, f.is_signed);
+        // In each half of a register a scale of the block's row, four times.
+        total[0] = _mm256_fmadd_ps(j ? _mm256_permute_ps(scale, 0x55) : _mm256_permute_ps(scale, 0x00), first, total[0]);
+        total[1] = _mm256_fmadd_ps(j ? _mm256_permute_ps(scale, 0xff) : _mm256_permute_ps(scale, 0xaa), second, total[1]);
     }
 }
 
@@ -117,8 +153,7 @@ LH_INLINE void dot_legacy(legacy f, const void *rows, size_t row_size, int64_t n
     for (int64_t first = 0; first < n_rows; first += ROWS) {
         const char *row[ROWS], *next = (const char *)rows + (size_t)first * row_size + ahead;
         for (int r = 0; r < ROWS; r++) row[r] = (const char *)rows + (size_t)LH_MIN(first + r, n_rows - 1) * row_size;
-        __m256 total[ROWS], fix = _mm256_setzero_ps();
-        LH_UNROLL for (int r = 0; r < ROWS; r++) total[r] = _mm256_setzero_ps();
+        __m256 total[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()}, fix = _mm256_setzero_ps();
         int64_t i = 0;
         for (; i + 2 <= n_blocks; i += 2, next += ROWS * step) {
             lh_prefetch(next, ROWS * step);
@@ -126,15 +161,12 @@ LH_INLINE void dot_legacy(legacy f, const void *rows, size_t row_size, int64_t n
             LH_UNROLL for (int r = 0; r < ROWS; r++) row[r] += step;
         }
         if (i < n_blocks) add_blocks(f, 1, row, i, act, total, &fix);
-        __m256 sums = _mm256_hadd_ps(_mm256_hadd_ps(total[0], total[1]), _mm256_hadd_ps(total[2], total[3]));
-        __m128 sum = _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1));
-        if (!f.is_signed) {
-            fix = _mm256_hadd_ps(fix, fix);
-            __m128 fixes = _mm_movelh_ps(_mm256_castps256_ps128(fix), _mm256_extractf128_ps(fix, 1));
-            sum = _mm_fmadd_ps(_mm_set1_ps(f.has_min ? 1 : -f.zero), fixes, sum);
-        }
+        // Two sums of rows 0 and 2, then of 1 and 3, as in fix.
+        __m256 sums = _mm256_hadd_ps(total[0], total[1]);
+        if (!f.is_signed) sums = _mm256_fmadd_ps(_mm256_set1_ps(f.has_min ? 1 : -f.zero), fix, sums);
+        sums = _mm256_hadd_ps(sums, sums);
         float four[ROWS];
-        _mm_storeu_ps(four, sum);
+        _mm_storeu_ps(four, _mm_unpacklo_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1)));
         memcpy(out + first, four, (size_t)LH_MIN(n_rows - first, ROWS) * sizeof *out);
     }
 }
