@@ -7,22 +7,7 @@
 // The vectors come first.
 #include "matmul_tile.h"
 
-LH_INLINE __m256i load_256(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
-
-// Broadcasts from memory are free, shuffles are not: without this the compiler would make shuffles of them.
-LH_INLINE void store_for_broadcasts(float to[8], __m256 a) {
-    _mm256_storeu_ps(to, a);
-    __asm__("" : "+m"(*(float (*)[8])to));
-}
-
-// 32 products, their sums four by four. Signed: the weight's sign goes to the activation.
-LH_INLINE __m256 products(__m256i w, __m256i q, bool is_signed) {
-    __m256i pairs = is_signed ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w))
-                              : _mm256_maddubs_epi16(w, q);
-    return _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-}
-
-// --- legacy formats: 32 weights a block, one scale -------------------------------------------------------------
+// --- two blocks side by side -----------------------------------------------------------------------------------------
 
 LH_INLINE __m256i broadcast_128(const void *p) { return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)p)); }
 
@@ -36,6 +21,30 @@ LH_INLINE __m256i side_by_side(const void *a, const void *b) {
 typedef struct block_pair {
     __m256i w[2];
 } block_pair;
+
+// Sums of products with activations that both blocks meet: four of the first block, four of the second.
+LH_INLINE __m256 pair_products(block_pair v, const __m256i q[2], bool is_signed) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256i pairs[2];
+    LH_UNROLL for (int h = 0; h < 2; h++)
+        pairs[h] = is_signed ? _mm256_maddubs_epi16(_mm256_abs_epi8(v.w[h]), _mm256_sign_epi8(q[h], v.w[h]))
+                             : _mm256_maddubs_epi16(v.w[h], q[h]);
+    // Weights of up to five bits leave room for one more sum in 16 bits.
+    if (!is_signed) return _mm256_cvtepi32_ps(_mm256_madd_epi16(_mm256_add_epi16(pairs[0], pairs[1]), ones));
+    return _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_madd_epi16(pairs[0], ones), _mm256_madd_epi16(pairs[1], ones)));
+}
+
+// Element i of each half, four times.
+LH_INLINE __m256 spread(__m256 x, int i) {
+    switch (i) {
+        case 0: return _mm256_permute_ps(x, 0x00);
+        case 1: return _mm256_permute_ps(x, 0x55);
+        case 2: return _mm256_permute_ps(x, 0xaa);
+        default: return _mm256_permute_ps(x, 0xff);
+    }
+}
+
+// --- legacy formats: 32 weights a block, one scale -------------------------------------------------------------
 
 LH_INLINE block_pair nibbles(const uint8_t *a, const uint8_t *b) {
     __m256i v = side_by_side(a, b), mask = _mm256_set1_epi8(15);
@@ -80,18 +89,6 @@ LH_INLINE block_pair values_iq4_nl(const void *a, const void *b) {
     __m256i table = broadcast_128(lh_iq4_values);
     block_pair v = nibbles(QS(iq4_nl, a), QS(iq4_nl, b));
     return (block_pair){{_mm256_shuffle_epi8(table, v.w[0]), _mm256_shuffle_epi8(table, v.w[1])}};
-}
-
-// Sums of products with activations that both blocks meet: four of the first block, four of the second.
-LH_INLINE __m256 pair_products(block_pair v, const __m256i q[2], bool is_signed) {
-    const __m256i ones = _mm256_set1_epi16(1);
-    __m256i pairs[2];
-    LH_UNROLL for (int h = 0; h < 2; h++)
-        pairs[h] = is_signed ? _mm256_maddubs_epi16(_mm256_abs_epi8(v.w[h]), _mm256_sign_epi8(q[h], v.w[h]))
-                             : _mm256_maddubs_epi16(v.w[h], q[h]);
-    // Weights of up to five bits leave room for one more sum in 16 bits.
-    if (!is_signed) return _mm256_cvtepi32_ps(_mm256_madd_epi16(_mm256_add_epi16(pairs[0], pairs[1]), ones));
-    return _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_madd_epi16(pairs[0], ones), _mm256_madd_epi16(pairs[1], ones)));
 }
 
 #define ROWS 4  // at once: two pairs, whose rows lie side by side; they share what is loaded of the activations
@@ -139,9 +136,8 @@ LH_INLINE void add_blocks(legacy f, int n, const char *const rows[ROWS], int64_t
         size_t block = (size_t)j * f.size;
         __m256 first = pair_products(f.values(rows[0] + block, rows[1] + block), q, f.is_signed);
         __m256 second = pair_products(f.values(rows[2] + block, rows[3] + block), q, f.is_signed);
-        // In each half of a register a scale of the block's row, four times.
-        total[0] = _mm256_fmadd_ps(j ? _mm256_permute_ps(scale, 0x55) : _mm256_permute_ps(scale, 0x00), first, total[0]);
-        total[1] = _mm256_fmadd_ps(j ? _mm256_permute_ps(scale, 0xff) : _mm256_permute_ps(scale, 0xaa), second, total[1]);
+        total[0] = _mm256_fmadd_ps(spread(scale, j), first, total[0]);
+        total[1] = _mm256_fmadd_ps(spread(scale, 2 + j), second, total[1]);
     }
 }
 
@@ -186,21 +182,60 @@ DEFINE_LEGACY_DOT(q5_1, false, true, 0)
 DEFINE_LEGACY_DOT(q8_0, true, false, 0)
 DEFINE_LEGACY_DOT(iq4_nl, true, false, 0)
 
-// --- K formats -------------------------------------------------------------------------------------------------
+// --- K formats: 256 weights a block ----------------------------------------------------------------------------
 
-// Run j of 32 weights of a block.
-typedef __m256i (*values_fn)(const void *block, int j);
+// Of two rows: run j of 32 weights of a block.
+typedef block_pair (*run_values_fn)(const void *a, const void *b, int j);
 
-LH_INLINE __m256i values_q4_k(const void *block, int j) {
-    __m256i v = load_256(((const lh_block_q4_k *)block)->qs + j / 2 * 32);
-    return _mm256_and_si256(_mm256_srli_epi16(v, j % 2 * 4), _mm256_set1_epi8(15));
+// (v >> shift) & mask, byte by byte.
+LH_INLINE __m256i bits_of(__m256i v, int shift, char mask) {
+    return _mm256_and_si256(_mm256_srli_epi16(v, shift), _mm256_set1_epi8(mask));
 }
 
-LH_INLINE __m256i values_q5_k(const void *block, int j) {
-    const lh_block_q5_k *b = block;
-    __m256i low = _mm256_and_si256(_mm256_srli_epi16(load_256(b->qs + j / 2 * 32), j % 2 * 4), _mm256_set1_epi8(15));
-    __m256i high = _mm256_and_si256(_mm256_srli_epi16(load_256(b->qh), j), _mm256_set1_epi8(1));
-    return _mm256_or_si256(low, _mm256_slli_epi16(high, 4));
+LH_INLINE block_pair run_q4_k(const void *a, const void *b, int j) {
+    block_pair v;
+    LH_UNROLL for (int h = 0; h < 2; h++) {
+        int at = j / 2 * 32 + 16 * h;
+        v.w[h] = bits_of(side_by_side(QS(q4_k, a) + at, QS(q4_k, b) + at), j % 2 * 4, 15);
+    }
+    return v;
+}
+
+LH_INLINE block_pair run_q5_k(const void *a, const void *b, int j) {
+    block_pair v;
+    LH_UNROLL for (int h = 0; h < 2; h++) {
+        int at = j / 2 * 32 + 16 * h;
+        __m256i low = bits_of(side_by_side(QS(q5_k, a) + at, QS(q5_k, b) + at), j % 2 * 4, 15);
+        __m256i high = bits_of(side_by_side(QH(q5_k, a) + 16 * h, QH(q5_k, b) + 16 * h), j, 1);
+        v.w[h] = _mm256_or_si256(low, _mm256_slli_epi16(high, 4));
+    }
+    return v;
+}
+
+LH_INLINE block_pair run_q6_k(const void *a, const void *b, int j) {
+    const lh_block_q6_k *x = a, *y = b;
+    block_pair v;
+    LH_UNROLL for (int h = 0; h < 2; h++) {
+        int low_at = j / 4 * 64 + j % 2 * 32 + 16 * h, high_at = j / 4 * 32 + 16 * h;
+        __m256i low = bits_of(side_by_side(x->ql + low_at, y->ql + low_at), j % 4 / 2 * 4, 15);
+        __m256i high = bits_of(side_by_side(x->qh + high_at, y->qh + high_at), j % 4 * 2, 3);
+        v.w[h] = _mm256_or_si256(low, _mm256_slli_epi16(high, 4));
+    }
+    return v;
+}
+
+// Eight numbers of two rows as the first four of both, and the last.
+LH_INLINE void interleave_halves(__m256 a, __m256 b, __m256 out[2]) {
+    out[0] = _mm256_permute2f128_ps(a, b, 0x20);
+    out[1] = _mm256_permute2f128_ps(a, b, 0x31);
+}
+
+// Sums of the first row in lane 0, of the second in lane 4.
+LH_INLINE void store_pair(__m256 sums, bool both, float *out) {
+    sums = _mm256_hadd_ps(sums, sums);
+    sums = _mm256_hadd_ps(sums, sums);
+    out[0] = _mm256_cvtss_f32(sums);
+    if (both) out[1] = _mm_cvtss_f32(_mm256_extractf128_ps(sums, 1));
 }
 
 LH_INLINE __m256 six_bits(uint32_t low, uint32_t high, float factor) {
@@ -209,73 +244,100 @@ LH_INLINE __m256 six_bits(uint32_t low, uint32_t high, float factor) {
 }
 
 // Runs of 32 with mins.
-LH_INLINE void dot_4_5_k(values_fn values, size_t block_size, const void *rows, size_t row_size, int64_t n_rows,
+LH_INLINE void dot_4_5_k(run_values_fn values, size_t block_size, const void *rows, size_t row_size, int64_t n_rows,
                          int64_t n_cols, const lh_act_row *act, float *out) {
-    for (int64_t r = 0; r < n_rows; r++) {
-        const char *block = (const char *)rows + (size_t)r * row_size;
-        __m256 total[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()}, fix = _mm256_setzero_ps();
-        for (int64_t i = 0; i < n_cols; i += 256, block += block_size) {
-            const lh_block_q4_k *head = (const void *)block;  // Q5_K begins as Q4_K does
-            fetch_ahead(block, block_size);
-            uint32_t words[4];
-            lh_scales_4_5_k(head->scales, words);
-            __m256 scales = six_bits(words[0], words[1], lh_half(head->d));
-            __m256 mins = six_bits(words[2], words[3], -lh_half(head->dmin));
-            fix = _mm256_fmadd_ps(mins, _mm256_loadu_ps(act->sum32 + i / 32), fix);
-            float scale[8];
-            store_for_broadcasts(scale, _mm256_mul_ps(scales, _mm256_loadu_ps(act->scale + i / 32)));
-            LH_UNROLL for (int j = 0; j < 8; j++)
-                total[j % 2] = _mm256_fmadd_ps(_mm256_set1_ps(scale[j]), products(values(block, j), load_256(act->q + i + 32 * j), false),
-                                               total[j % 2]);
+    for (int64_t r = 0; r < n_rows; r += 2) {
+        bool both = r + 1 < n_rows;
+        const char *block[2] = {(const char *)rows + (size_t)r * row_size};
+        block[1] = block[0] + both * row_size;
+        const char *next = block[0] + LH_MAX((size_t)LH_AHEAD, row_size);
+        __m256 total[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()}, fix[2] = {total[0], total[0]};
+        for (int64_t i = 0; i < n_cols; i += 256, next += 2 * block_size) {
+            lh_prefetch(next, 2 * block_size);
+            __m256 scales[2];
+            LH_UNROLL for (int k = 0; k < 2; k++) {
+                const lh_block_q4_k *head = (const void *)block[k];  // Q5_K begins as Q4_K does
+                uint32_t words[4];
+                lh_scales_4_5_k(head->scales, words);
+                __m256 scale = six_bits(words[0], words[1], lh_half(head->d));
+                scales[k] = _mm256_mul_ps(scale, _mm256_loadu_ps(act->scale + i / 32));
+                __m256 mins = six_bits(words[2], words[3], -lh_half(head->dmin));
+                fix[k] = _mm256_fmadd_ps(mins, _mm256_loadu_ps(act->sum32 + i / 32), fix[k]);
+            }
+            interleave_halves(scales[0], scales[1], scales);
+            LH_UNROLL for (int j = 0; j < 8; j++) {
+                const int8_t *at = act->q + i + 32 * j;
+                const __m256i q[2] = {broadcast_128(at), broadcast_128(at + 16)};
+                __m256 products = pair_products(values(block[0], block[1], j), q, false);
+                total[j % 2] = _mm256_fmadd_ps(spread(scales[j / 4], j % 4), products, total[j % 2]);
+            }
+            block[0] += block_size;
+            block[1] += block_size;
         }
-        out[r] = vf_sum(_mm256_add_ps(_mm256_add_ps(total[0], total[1]), fix));
+        interleave_halves(fix[0], fix[1], fix);
+        store_pair(_mm256_add_ps(_mm256_add_ps(total[0], total[1]), _mm256_add_ps(fix[0], fix[1])), both, out + r);
     }
 }
 
 static void dot_q4_k(const lh_type_traits *traits, const void *rows, size_t row_size, int64_t n_rows, int64_t n_cols,
                      const lh_act_row *act, float *out) {
     (void)traits;
-    dot_4_5_k(values_q4_k, sizeof(lh_block_q4_k), rows, row_size, n_rows, n_cols, act, out);
+    dot_4_5_k(run_q4_k, sizeof(lh_block_q4_k), rows, row_size, n_rows, n_cols, act, out);
 }
 
 static void dot_q5_k(const lh_type_traits *traits, const void *rows, size_t row_size, int64_t n_rows, int64_t n_cols,
                      const lh_act_row *act, float *out) {
     (void)traits;
-    dot_4_5_k(values_q5_k, sizeof(lh_block_q5_k), rows, row_size, n_rows, n_cols, act, out);
+    dot_4_5_k(run_q5_k, sizeof(lh_block_q5_k), rows, row_size, n_rows, n_cols, act, out);
 }
 
-LH_INLINE __m256i values_q6_k(const lh_block_q6_k *b, int j) {
-    __m256i low = load_256(b->ql + j / 4 * 64 + j % 2 * 32), high = load_256(b->qh + j / 4 * 32);
-    low = _mm256_and_si256(_mm256_srli_epi16(low, j % 4 / 2 * 4), _mm256_set1_epi8(15));
-    high = _mm256_and_si256(_mm256_srli_epi16(high, j % 4 * 2), _mm256_set1_epi8(3));
-    return _mm256_or_si256(low, _mm256_slli_epi16(high, 4));
+// The scales of 16 runs of 16 in two rows, as words: of the first eight runs, and the last.
+LH_INLINE void word_scales(const int8_t *a, const int8_t *b, __m256i out[2]) {
+    __m256i x = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)a));
+    __m256i y = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)b));
+    out[0] = _mm256_permute2x128_si256(x, y, 0x20);
+    out[1] = _mm256_permute2x128_si256(x, y, 0x31);
 }
 
 static void dot_q6_k(const lh_type_traits *traits, const void *rows, size_t row_size, int64_t n_rows, int64_t n_cols,
                      const lh_act_row *act, float *out) {
     (void)traits;
-    for (int64_t r = 0; r < n_rows; r++) {
-        const lh_block_q6_k *b = (const void *)((const char *)rows + (size_t)r * row_size);
-        __m256 total[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()}, fix = _mm256_setzero_ps();
-        for (int64_t i = 0; i < n_cols; i += 256, b++) {
-            fetch_ahead(b, sizeof *b);
-            // Run 2j is half of the j-th 32 weights, run 2j + 1 the other: lanes 0..3 and 4..7 of their products.
-            __m256 d = _mm256_set1_ps(lh_half(b->d)), act_scale = _mm256_loadu_ps(act->scale + i / 32);
-            __m256 scale[2];
-            LH_UNROLL for (int h = 0; h < 2; h++) {
-                __m128i bytes = _mm_loadl_epi64((const __m128i *)(b->scales + 8 * h));
-                scale[h] = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)), d);
-                fix = _mm256_fmadd_ps(scale[h], _mm256_loadu_ps(act->sum16 + i / 16 + 8 * h), fix);
-            }
+    for (int64_t r = 0; r < n_rows; r += 2) {
+        bool both = r + 1 < n_rows;
+        const lh_block_q6_k *a = (const void *)((const char *)rows + (size_t)r * row_size);
+        const lh_block_q6_k *b = (const void *)((const char *)a + both * row_size);
+        const char *next = (const char *)a + LH_MAX((size_t)LH_AHEAD, row_size);
+        __m256 total[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()}, fix = total[0];
+        for (int64_t i = 0; i < n_cols; i += 256, a++, b++, next += 2 * sizeof *a) {
+            lh_prefetch(next, 2 * sizeof *a);
+            __m256 d = _mm256_set_m128(_mm_set1_ps(lh_half(b->d)), _mm_set1_ps(lh_half(a->d))), sums = _mm256_setzero_ps();
+            __m256i scales[2];
+            word_scales(a->scales, b->scales, scales);
             LH_UNROLL for (int j = 0; j < 8; j++) {
-                int k = j % 4 * 2;
-                __m256 weight_scale =
-                    _mm256_permutevar8x32_ps(scale[j / 4], _mm256_setr_epi32(k, k, k, k, k + 1, k + 1, k + 1, k + 1));
-                __m256 product = _mm256_mul_ps(weight_scale, _mm256_permutevar8x32_ps(act_scale, _mm256_set1_epi32(j)));
-                total[j % 2] = _mm256_fmadd_ps(product, products(values_q6_k(b, j), load_256(act->q + i + 32 * j), false), total[j % 2]);
+                const int8_t *at = act->q + i + 32 * j;
+                const __m256i q[2] = {broadcast_128(at), broadcast_128(at + 16)};
+                block_pair v = run_q6_k(a, b, j);
+                __m256i sum[2];
+                LH_UNROLL for (int h = 0; h < 2; h++) {
+                    const __m256i word = _mm256_set1_epi16((short)(0x0101 * (2 * (2 * j % 8 + h)) + 0x0100));
+                    __m256i pairs = _mm256_maddubs_epi16(v.w[h], q[h]);
+                    sum[h] = _mm256_madd_epi16(pairs, _mm256_shuffle_epi8(scales[j / 4], word));
+                }
+                __m256 products = _mm256_cvtepi32_ps(_mm256_add_epi32(sum[0], sum[1]));
+                sums = _mm256_fmadd_ps(_mm256_set1_ps(act->scale[i / 32 + j]), products, sums);
             }
+            total[0] = _mm256_fmadd_ps(d, sums, total[0]);
+            // What values are more than weights: the sums of activations of 16 runs, four at a time.
+            sums = _mm256_setzero_ps();
+            LH_UNROLL for (int k = 0; k < 4; k++) {
+                __m256i four = k % 2 ? _mm256_unpackhi_epi16(scales[k / 2], scales[k / 2])
+                                     : _mm256_unpacklo_epi16(scales[k / 2], scales[k / 2]);
+                __m128 of = _mm_loadu_ps(act->sum16 + i / 16 + 4 * k);
+                sums = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_srai_epi32(four, 16)), _mm256_set_m128(of, of), sums);
+            }
+            fix = _mm256_fmadd_ps(d, sums, fix);
         }
-        out[r] = vf_sum(_mm256_fnmadd_ps(_mm256_set1_ps(32), fix, _mm256_add_ps(total[0], total[1])));
+        store_pair(_mm256_fnmadd_ps(_mm256_set1_ps(32), fix, _mm256_add_ps(total[0], total[1])), both, out + r);
     }
 }
 
