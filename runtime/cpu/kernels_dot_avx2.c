@@ -22,13 +22,21 @@ typedef struct block_pair {
     __m256i w[2];
 } block_pair;
 
+// 32 activations, for both.
+LH_INLINE block_pair twice(const int8_t *q) { return (block_pair){{broadcast_128(q), broadcast_128(q + 16)}}; }
+
+// (v >> shift) & mask, byte by byte.
+LH_INLINE __m256i bits_of(__m256i v, int shift, char mask) {
+    return _mm256_and_si256(_mm256_srli_epi16(v, shift), _mm256_set1_epi8(mask));
+}
+
 // Sums of products with activations that both blocks meet: four of the first block, four of the second.
-LH_INLINE __m256 pair_products(block_pair v, const __m256i q[2], bool is_signed) {
+LH_INLINE __m256 pair_products(block_pair v, block_pair q, bool is_signed) {
     const __m256i ones = _mm256_set1_epi16(1);
     __m256i pairs[2];
     LH_UNROLL for (int h = 0; h < 2; h++)
-        pairs[h] = is_signed ? _mm256_maddubs_epi16(_mm256_abs_epi8(v.w[h]), _mm256_sign_epi8(q[h], v.w[h]))
-                             : _mm256_maddubs_epi16(v.w[h], q[h]);
+        pairs[h] = is_signed ? _mm256_maddubs_epi16(_mm256_abs_epi8(v.w[h]), _mm256_sign_epi8(q.w[h], v.w[h]))
+                             : _mm256_maddubs_epi16(v.w[h], q.w[h]);
     // Weights of up to five bits leave room for one more sum in 16 bits.
     if (!is_signed) return _mm256_cvtepi32_ps(_mm256_madd_epi16(_mm256_add_epi16(pairs[0], pairs[1]), ones));
     return _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_madd_epi16(pairs[0], ones), _mm256_madd_epi16(pairs[1], ones)));
@@ -44,11 +52,15 @@ LH_INLINE __m256 spread(__m256 x, int i) {
     }
 }
 
+// Memory is asked for in its order, while `rows` rows are read at once: what the last of them begins with comes before
+// they do.
+LH_INLINE size_t ahead_of(int rows, size_t row_size) { return LH_MAX((size_t)LH_AHEAD, (size_t)(rows - 1) * row_size); }
+
 // --- legacy formats: 32 weights a block, one scale -------------------------------------------------------------
 
 LH_INLINE block_pair nibbles(const uint8_t *a, const uint8_t *b) {
-    __m256i v = side_by_side(a, b), mask = _mm256_set1_epi8(15);
-    return (block_pair){{_mm256_and_si256(v, mask), _mm256_and_si256(_mm256_srli_epi16(v, 4), mask)}};
+    __m256i v = side_by_side(a, b);
+    return (block_pair){{bits_of(v, 0, 15), bits_of(v, 4, 15)}};
 }
 
 // To nibbles what 32 bits of each block add: 16 where they are set.
@@ -131,8 +143,7 @@ LH_INLINE void add_blocks(legacy f, int n, const char *const rows[ROWS], int64_t
     if (!f.is_signed) *fix = _mm256_fmadd_ps(f.has_min ? min : scale, pairs_of(act->sum32 + i, n), *fix);
     scale = _mm256_mul_ps(scale, pairs_of(act->scale + i, n));
     LH_UNROLL for (int j = 0; j < n; j++) {
-        const int8_t *at = act->q + 32 * (i + j);
-        const __m256i q[2] = {broadcast_128(at), broadcast_128(at + 16)};
+        block_pair q = twice(act->q + 32 * (i + j));
         size_t block = (size_t)j * f.size;
         __m256 first = pair_products(f.values(rows[0] + block, rows[1] + block), q, f.is_signed);
         __m256 second = pair_products(f.values(rows[2] + block, rows[3] + block), q, f.is_signed);
@@ -144,8 +155,7 @@ LH_INLINE void add_blocks(legacy f, int n, const char *const rows[ROWS], int64_t
 LH_INLINE void dot_legacy(legacy f, const void *rows, size_t row_size, int64_t n_rows, int64_t n_cols,
                           const lh_act_row *act, float *out) {
     int64_t n_blocks = n_cols / 32;
-    // Memory is asked for in its order; what the last of the rows begins with comes before they do.
-    size_t ahead = LH_MAX((size_t)LH_AHEAD, (ROWS - 1) * row_size), step = 2 * f.size;
+    size_t ahead = ahead_of(ROWS, row_size), step = 2 * f.size;
     for (int64_t first = 0; first < n_rows; first += ROWS) {
         const char *row[ROWS], *next = (const char *)rows + (size_t)first * row_size + ahead;
         for (int r = 0; r < ROWS; r++) row[r] = (const char *)rows + (size_t)LH_MIN(first + r, n_rows - 1) * row_size;
@@ -187,41 +197,31 @@ DEFINE_LEGACY_DOT(iq4_nl, true, false, 0)
 // Of two rows: run j of 32 weights of a block.
 typedef block_pair (*run_values_fn)(const void *a, const void *b, int j);
 
-// (v >> shift) & mask, byte by byte.
-LH_INLINE __m256i bits_of(__m256i v, int shift, char mask) {
-    return _mm256_and_si256(_mm256_srli_epi16(v, shift), _mm256_set1_epi8(mask));
+// Of 32 bytes of each row the same bits.
+LH_INLINE block_pair run_bits(const uint8_t *a, const uint8_t *b, int shift, char mask) {
+    return (block_pair){{bits_of(side_by_side(a, b), shift, mask), bits_of(side_by_side(a + 16, b + 16), shift, mask)}};
+}
+
+LH_INLINE block_pair above_nibbles(block_pair low, block_pair high) {
+    LH_UNROLL for (int h = 0; h < 2; h++) low.w[h] = _mm256_or_si256(low.w[h], _mm256_slli_epi16(high.w[h], 4));
+    return low;
 }
 
 LH_INLINE block_pair run_q4_k(const void *a, const void *b, int j) {
-    block_pair v;
-    LH_UNROLL for (int h = 0; h < 2; h++) {
-        int at = j / 2 * 32 + 16 * h;
-        v.w[h] = bits_of(side_by_side(QS(q4_k, a) + at, QS(q4_k, b) + at), j % 2 * 4, 15);
-    }
-    return v;
+    int at = j / 2 * 32;
+    return run_bits(QS(q4_k, a) + at, QS(q4_k, b) + at, j % 2 * 4, 15);
 }
 
 LH_INLINE block_pair run_q5_k(const void *a, const void *b, int j) {
-    block_pair v;
-    LH_UNROLL for (int h = 0; h < 2; h++) {
-        int at = j / 2 * 32 + 16 * h;
-        __m256i low = bits_of(side_by_side(QS(q5_k, a) + at, QS(q5_k, b) + at), j % 2 * 4, 15);
-        __m256i high = bits_of(side_by_side(QH(q5_k, a) + 16 * h, QH(q5_k, b) + 16 * h), j, 1);
-        v.w[h] = _mm256_or_si256(low, _mm256_slli_epi16(high, 4));
-    }
-    return v;
+    int at = j / 2 * 32;
+    return above_nibbles(run_bits(QS(q5_k, a) + at, QS(q5_k, b) + at, j % 2 * 4, 15),
+                         run_bits(QH(q5_k, a), QH(q5_k, b), j, 1));
 }
 
-LH_INLINE block_pair run_q6_k(const void *a, const void *b, int j) {
-    const lh_block_q6_k *x = a, *y = b;
-    block_pair v;
-    LH_UNROLL for (int h = 0; h < 2; h++) {
-        int low_at = j / 4 * 64 + j % 2 * 32 + 16 * h, high_at = j / 4 * 32 + 16 * h;
-        __m256i low = bits_of(side_by_side(x->ql + low_at, y->ql + low_at), j % 4 / 2 * 4, 15);
-        __m256i high = bits_of(side_by_side(x->qh + high_at, y->qh + high_at), j % 4 * 2, 3);
-        v.w[h] = _mm256_or_si256(low, _mm256_slli_epi16(high, 4));
-    }
-    return v;
+LH_INLINE block_pair run_q6_k(const lh_block_q6_k *a, const lh_block_q6_k *b, int j) {
+    int low = j / 4 * 64 + j % 2 * 32, high = j / 4 * 32;
+    return above_nibbles(run_bits(a->ql + low, b->ql + low, j % 4 / 2 * 4, 15),
+                         run_bits(a->qh + high, b->qh + high, j % 4 * 2, 3));
 }
 
 // Eight numbers of two rows as the first four of both, and the last.
@@ -250,7 +250,7 @@ LH_INLINE void dot_4_5_k(run_values_fn values, size_t block_size, const void *ro
         bool both = r + 1 < n_rows;
         const char *block[2] = {(const char *)rows + (size_t)r * row_size};
         block[1] = block[0] + both * row_size;
-        const char *next = block[0] + LH_MAX((size_t)LH_AHEAD, row_size);
+        const char *next = block[0] + ahead_of(2, row_size);
         __m256 total[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()}, fix[2] = {total[0], total[0]};
         for (int64_t i = 0; i < n_cols; i += 256, next += 2 * block_size) {
             lh_prefetch(next, 2 * block_size);
@@ -266,9 +266,7 @@ LH_INLINE void dot_4_5_k(run_values_fn values, size_t block_size, const void *ro
             }
             interleave_halves(scales[0], scales[1], scales);
             LH_UNROLL for (int j = 0; j < 8; j++) {
-                const int8_t *at = act->q + i + 32 * j;
-                const __m256i q[2] = {broadcast_128(at), broadcast_128(at + 16)};
-                __m256 products = pair_products(values(block[0], block[1], j), q, false);
+                __m256 products = pair_products(values(block[0], block[1], j), twice(act->q + i + 32 * j), false);
                 total[j % 2] = _mm256_fmadd_ps(spread(scales[j / 4], j % 4), products, total[j % 2]);
             }
             block[0] += block_size;
@@ -306,27 +304,25 @@ static void dot_q6_k(const lh_type_traits *traits, const void *rows, size_t row_
         bool both = r + 1 < n_rows;
         const lh_block_q6_k *a = (const void *)((const char *)rows + (size_t)r * row_size);
         const lh_block_q6_k *b = (const void *)((const char *)a + both * row_size);
-        const char *next = (const char *)a + LH_MAX((size_t)LH_AHEAD, row_size);
-        __m256 total[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()}, fix = total[0];
+        const char *next = (const char *)a + ahead_of(2, row_size);
+        __m256 total = _mm256_setzero_ps(), fix = total;
         for (int64_t i = 0; i < n_cols; i += 256, a++, b++, next += 2 * sizeof *a) {
             lh_prefetch(next, 2 * sizeof *a);
             __m256 d = _mm256_set_m128(_mm_set1_ps(lh_half(b->d)), _mm_set1_ps(lh_half(a->d))), sums = _mm256_setzero_ps();
             __m256i scales[2];
             word_scales(a->scales, b->scales, scales);
             LH_UNROLL for (int j = 0; j < 8; j++) {
-                const int8_t *at = act->q + i + 32 * j;
-                const __m256i q[2] = {broadcast_128(at), broadcast_128(at + 16)};
-                block_pair v = run_q6_k(a, b, j);
+                block_pair v = run_q6_k(a, b, j), q = twice(act->q + i + 32 * j);
                 __m256i sum[2];
                 LH_UNROLL for (int h = 0; h < 2; h++) {
                     const __m256i word = _mm256_set1_epi16((short)(0x0101 * (2 * (2 * j % 8 + h)) + 0x0100));
-                    __m256i pairs = _mm256_maddubs_epi16(v.w[h], q[h]);
+                    __m256i pairs = _mm256_maddubs_epi16(v.w[h], q.w[h]);
                     sum[h] = _mm256_madd_epi16(pairs, _mm256_shuffle_epi8(scales[j / 4], word));
                 }
                 __m256 products = _mm256_cvtepi32_ps(_mm256_add_epi32(sum[0], sum[1]));
                 sums = _mm256_fmadd_ps(_mm256_set1_ps(act->scale[i / 32 + j]), products, sums);
             }
-            total[0] = _mm256_fmadd_ps(d, sums, total[0]);
+            total = _mm256_fmadd_ps(d, sums, total);
             // What values are more than weights: the sums of activations of 16 runs, four at a time.
             sums = _mm256_setzero_ps();
             LH_UNROLL for (int k = 0; k < 4; k++) {
@@ -337,7 +333,7 @@ static void dot_q6_k(const lh_type_traits *traits, const void *rows, size_t row_
             }
             fix = _mm256_fmadd_ps(d, sums, fix);
         }
-        store_pair(_mm256_fnmadd_ps(_mm256_set1_ps(32), fix, _mm256_add_ps(total[0], total[1])), both, out + r);
+        store_pair(_mm256_fnmadd_ps(_mm256_set1_ps(32), fix, total), both, out + r);
     }
 }
 
