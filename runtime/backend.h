@@ -47,6 +47,7 @@ typedef struct lh_attention {
     int32_t n_head, n_head_kv, head_dim;
     int32_t n_chunk;                // of the whole context
     float scale;                    // of q.k
+    float score_scale;              // of a chunk's score, so that it is in the units of scaled q.k
     // the cache of this layer
     lh_kv_type kv_type;
     const lh_kv_head *heads;        // (n_head_kv)
@@ -95,7 +96,7 @@ LH_SHARED_FN const int32_t *lh_choice(const lh_attention *a, int32_t chooser, in
 
 // What is added to q.k of one of these chunks: its score, and the least of the chosen.
 LH_SHARED_FN float lh_bias_of(const lh_attention *a, int32_t c, float score, float least) {
-    return lh_chosen_bias(a->plan, c, (score - least) * (a->scheme == LH_SCHEME_PEAK ? 1 : a->scale));
+    return lh_chosen_bias(a->plan, c, (score - least) * a->score_scale);
 }
 
 // Summaries are numbered as if all KV heads had them: (n_head_kv, n_summary). The one that a query head is scored with:

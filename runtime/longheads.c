@@ -7,7 +7,7 @@
 static const lh_scheme_traits schemes[] = {
     [LH_SCHEME_BOUNDS] = {.vectors = 2},
     [LH_SCHEME_PAPER] = {.vectors = 1, .per_query_head = true, .needs_queries = true},
-    [LH_SCHEME_PEAK] = {0},
+    [LH_SCHEME_PEAK] = {.scaled = true},
 };
 
 const lh_scheme_traits *lh_scheme_get(lh_scheme scheme) {
@@ -179,6 +179,7 @@ static lh_attention attention_of(const lh_longheads *lh, const lh_kv *kv, int32_
         .head_dim = s->head_dim,
         .n_chunk = s->n_chunk,
         .scale = lh->scale,
+        .score_scale = lh_scheme_get(lh->scheme)->scaled ? 1 : lh->scale,
         .kv_type = s->type,
         .heads = kv->device_heads + (size_t)layer * s->n_head_kv,
         .cache = kv->cache[layer],

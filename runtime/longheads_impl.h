@@ -10,6 +10,7 @@ typedef struct lh_scheme_traits {
     bool per_query_head;   // a summary for every query head, else for every KV head
     int32_t vectors;       // vectors of head_dim in a summary; 0: what peak.h says
     bool needs_queries;    // the summary is made from the chunk's queries too
+    bool scaled;           // scores are in the units of scaled q . k, else of q . k itself
 } lh_scheme_traits;
 
 // NULL for a number that is no scheme.

@@ -161,6 +161,7 @@ static side open_side(const test_case *c, lh_backend *b, int32_t n_chunk) {
     bool peak = c->scheme == LH_SCHEME_PEAK;
     a.summary_size = peak ? lh_peak_size(d, l) : lh_kv_row_size(a.summary_type, a.summary_dim);
     a.detail_size = peak ? lh_peak_detail(d, l) : 0;
+    a.score_scale = peak ? 1 : a.scale;
     s.offload = c->slots ? b->ops->offload : NULL;
     if (per_query_head) a.queries = device(&s, (size_t)l * c->n_head * d * sizeof(float));
     lh_config config = {.head_dim = d, .rope_dim = a.rope_dim, .rope_base = 10000, .rope_scaling = LH_ROPE_NONE,
