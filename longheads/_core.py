@@ -24,7 +24,7 @@ def set_number(struct: Any, field: str, value: float, name: str | None = None) -
     try:
         setattr(struct, field, value)
     except OverflowError:
-        raise ArgumentError(f"{name or field} is {value}, which no machine could hold") from None
+        raise ArgumentError(f"{name or field} is {value}, which is out of range") from None
 
 
 def path_bytes(path: StrPath) -> bytes:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from longheads.errors import ArgumentError, TemplateError
@@ -26,8 +30,18 @@ def _now(format_: str) -> str:
     return datetime.datetime.now().strftime(format_)
 
 
-def _to_json(value: Any, **options: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, **options)
+def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+
+class _Generation(jinja2.ext.Extension):
+    """{% generation %} tells trainers what the model itself is to write; here it is text like all other."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 class ChatTemplate:
@@ -35,7 +49,7 @@ class ChatTemplate:
 
     def __init__(self, source: str, tokenizer: Tokenizer) -> None:
         environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
         )
         environment.filters["tojson"] = _to_json
         environment.globals.update(raise_exception=_raise, strftime_now=_now)
@@ -108,17 +122,9 @@ def _check(messages: Sequence[Message]) -> None:
 
 def _fill(frame: str, contents: dict[str, str]) -> list[Part]:
     """The frame with contents in place of their marks, as parts. A mark may be missing, or there more than once."""
-    places = sorted((at, mark) for mark in contents for at in _find_all(frame, mark))
+    places = sorted((found.start(), mark) for mark in contents for found in re.finditer(mark, frame))
     parts, end = [], 0
     for at, mark in places:
         parts += [Part(frame[end:at], True), Part(contents[mark], False)]
         end = at + len(mark)
     return [*parts, Part(frame[end:], True)]
-
-
-def _find_all(text: str, mark: str) -> list[int]:
-    found, at = [], text.find(mark)
-    while at >= 0:
-        found.append(at)
-        at = text.find(mark, at + len(mark))
-    return found

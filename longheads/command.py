@@ -46,7 +46,8 @@ def check_writable(path: Path) -> None:
 
 
 def exit_status(run: Callable[[], None]) -> int:
-    """Run a command: 0, or what went wrong in one sentence and 1, or 130 after Ctrl-C."""
+    """Run a command: 0, or what went wrong in one sentence and 1, or 130 after Ctrl-C, or 141 where
+    nobody reads on."""
     if sys.stderr is None:  # closed, and print would take standard output instead
         sys.stderr = open(os.devnull, "w")
     if hasattr(sys.stdout, "reconfigure"):
@@ -57,16 +58,20 @@ def exit_status(run: Callable[[], None]) -> int:
     try:
         with notes_as_lines():
             run()
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever read us has gone. Nobody is to be told, not even by Python's flush at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 141
+        return 141  # whoever read us has gone
     except LongHeadsError as error:
         tell(str(error))
         return 1
     except (MemoryError, OSError) as error:
         tell(str(error) or "there is not enough memory")
         return 1
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:  # it was told, or nobody is there: Python's flush at exit is not to tell it again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return 0

@@ -81,7 +81,10 @@ def conversation_about(
     model: Model, document: str, chat: bool | None = None, system: str | None = None
 ) -> Conversation:
     """A chat where the model has a template, unless chat says otherwise. Raises ArgumentError, TemplateError."""
-    if TEMPLATE_KEY in model.metadata if chat is None else chat:
+    has_template = TEMPLATE_KEY in model.metadata
+    if chat and not has_template:
+        raise ArgumentError("the model has no chat template, so --chat means nothing: leave it away")
+    if has_template if chat is None else chat:
         return Chat(model, document, system)
     if system is not None:
         raise ArgumentError("the model has no chat template, so --system means nothing: put the text into the prompt")

@@ -33,22 +33,22 @@ def _is_piped() -> bool:
 
 
 def _read(name: str) -> bytes:
-    if name == STDIN:
-        if not select.select([0], [], [], 1.0)[0]:
-            tell("reading the document from standard input: end it with Ctrl-D, or use </dev/null if there is none")
-        with open(0, "rb", closefd=False) as file:
-            return file.read()
-    try:
+    if name != STDIN:
         with open(name, "rb") as file:
             return file.read()
-    except OSError as error:
-        raise FileError(f"{name} cannot be read: {error.strerror}") from None
+    if not select.select([0], [], [], 1.0)[0]:
+        tell("reading the document from standard input: end it with Ctrl-D, or use </dev/null if there is none")
+    with open(0, "rb", closefd=False) as file:
+        return file.read()
 
 
 def read_text(name: str) -> str:
     """A file's text; - is standard input. Raises FileError, and FormatError for what is not UTF-8."""
-    data = _read(name)
     label = "standard input" if name == STDIN else name
+    try:
+        data = _read(name)
+    except OSError as error:
+        raise FileError(f"{label} cannot be read: {error.strerror}") from None
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -39,7 +39,7 @@ class Sampling(TypedDict, total=False):
     penalty_last_n: How many tokens count as recent, the prompt's included. Default 64; 0; -1 is all.
     logit_bias: Added to the logits of tokens, by id. Default none.
     seed: The same seed gives the same text. Default None, or -1: another one each time.
-    stop: Texts that end the writing and are not part of it. Default none.
+    stop: Texts that end the writing and are not part of it; the name of a control token stands for the token. Default none.
     logprobs: Give each piece the n likeliest tokens as top_logprobs. Default 0.
     """
 
@@ -217,11 +217,13 @@ def write(session: Session, settings: Sampling, sampler: Sampler) -> Generator[P
     tokenizer = session.tokenizer
     known = session.ids
     sampler.accept_prompt(known)
-    # What the prompt's last token left unfinished is completed here; what it says itself was read, not written.
+    # A character that the prompt's last tokens left unfinished, a byte each, is completed here; what they say themselves
+    # was read, not written.
     detokenizer = Detokenizer(tokenizer)
-    for token in known[-1:].tolist():
+    for token in known[-3:].tolist():
         detokenizer.push(token)
     stops = StopFilter(settings["stop"])
+    last = {tokenizer.control_tokens.get(text) for text in settings["stop"]}  # these have no text to be found in
 
     position = session.position
     room = session.ctx - position
@@ -232,7 +234,7 @@ def write(session: Session, settings: Sampling, sampler: Sampler) -> Generator[P
 
     for n in range(1, limit + 1):
         token, logprob, top = session._sample(sampler, settings["logprobs"])
-        ended = tokenizer.is_end(token)
+        ended = token in last or tokenizer.is_end(token)
         text = stops.push(detokenizer.flush() if ended else detokenizer.push(token))
         if not stops.stopped and (ended or n == limit):
             text += stops.push(detokenizer.flush())

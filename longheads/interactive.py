@@ -38,6 +38,8 @@ def talk(writer: Writer, conversation: Conversation, *, read_ahead: bool) -> Non
         import readline  # noqa: F401, line editing and history for input()
     except ImportError:
         pass
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="surrogateescape")  # what is no UTF-8 is refused as a question, not as a program
     show("Ask a question; /help shows more, Ctrl-D leaves.")
     if read_ahead and (start := shared_start(conversation)):
         try:

@@ -10,7 +10,7 @@ from typing import Any, Literal, Unpack, overload
 from longheads._core import Ids, StrPath, ffi, ids_array, lib, path_bytes, set_number
 from longheads._handle import Handle, Shared
 from longheads.chat import ChatTemplate, Message
-from longheads.errors import LongHeadsError, TemplateError, check
+from longheads.errors import BackendError, OutOfMemoryError, TemplateError, check
 from longheads.find import find_model
 from longheads.generate import Piece, Sampler, Sampling, check_room, with_defaults, write
 from longheads.metadata import Metadata
@@ -150,11 +150,15 @@ class Model(Handle):
         handle = ffi.gc(pointer, lambda _: release())
         self._info = ffi.new("lh_model_info *")
         lib.lh_model_get_info(handle, self._info)
+        self._device = ffi.string(self._info.device).decode()  # the core's text goes with the model
         self._resolved = resolve_options(handle, options)
         self._options = options
         self._handle = handle
-        self._lock = threading.Lock()
+        # An abandoned stream gives its session back whenever it is collected, be it in here.
+        self._lock = threading.RLock()
         self._spare: Session | None = None  # of the last generation, for the next one
+        # Kept, so that the cycle of an abandoned stream is not collected with its session, which goes to the next one.
+        self._lent: set[Session] = set()
 
     # --- life ----------------------------------------------------------------------------------------------------
 
@@ -253,10 +257,10 @@ class Model(Handle):
         """Threads that compute."""
         return self._info.n_threads
 
-    @cached_property
+    @property
     def device(self) -> str:
         """What computes, such as "cpu (avx512, 2 threads)"."""
-        return ffi.string(self._info.device).decode()
+        return self._device
 
     @cached_property
     def metadata(self) -> Metadata:
@@ -313,7 +317,7 @@ class Model(Handle):
             try:
                 session.read(ids, progress=progress)
                 yield from write(session, settings, sampler)
-            except LongHeadsError:
+            except (OutOfMemoryError, BackendError):
                 session.close()  # what failed once is not kept
                 raise
             finally:
@@ -381,7 +385,9 @@ class Model(Handle):
     def _borrow(self) -> Session:
         with self._lock:
             session, self._spare = self._spare, None
-        return session or self.session()
+        session = session or self.session()
+        self._lent.add(session)
+        return session
 
     def _give_back(self, session: Session) -> None:
         with self._lock:
@@ -390,3 +396,4 @@ class Model(Handle):
                 self._spare = session
         if not keep:
             session.close()
+        self._lent.discard(session)

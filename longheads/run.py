@@ -1,7 +1,7 @@
 """The command: `python -m longheads.run MODEL`, also installed as `longheads`.
 
 Standard output carries what the model writes and nothing else. Exit status: 0; 1 for an error, told in one sentence;
-2 for a wrong command line; 130 after Ctrl-C.
+2 for a wrong command line; 130 after Ctrl-C; 141 where the reader of a pipe has gone.
 """
 
 from __future__ import annotations
@@ -135,14 +135,21 @@ def heads_drawer(path: Path) -> Callable[[Session], None]:
 
 
 def read_kept(writer: Writer, conversation: Conversation, path: Path) -> None:
-    """Read the document, or load the session that has read it; what had to be read is saved."""
+    """Read the document, or load the session that has read it; what had to be read is saved, after Ctrl-C, too."""
     session, start = writer.session, shared_start(conversation)
     if path.exists():
         session.load(path)
-        if common_prefix(session.ids.tolist(), start) == len(start):
+        shared = common_prefix(session.ids, start)
+        if shared == len(start):
             return
-        tell(f"note: {path} holds another text, and will hold this one")
-    writer.read(start)
+        if shared < session.position:
+            tell(f"note: {path} holds another text, and will hold this one")
+    try:
+        writer.read(start)
+    except KeyboardInterrupt:
+        session.save(path)
+        tell(f"{path} holds the first {session.position} of {len(start)} tokens: the same command goes on from there")
+        raise
     session.save(path)
 
 

@@ -16,6 +16,7 @@ from longheads._core import Ids, StrPath, ffi, ids_array, ids_pointer, lib, path
 from longheads._handle import Handle
 from longheads.errors import ArgumentError, BusyError, ContextError, LongHeadsWarning, check
 from longheads.generate import Piece, Sampler, Sampling, check_room, top_logprobs, with_defaults, write
+from longheads.prompt import common_prefix
 
 if TYPE_CHECKING:
     from longheads.model import Model
@@ -158,7 +159,10 @@ class Session(Handle):
     def _turn(self) -> Iterator[Any]:
         """Hold the session for a call; gives the core's pointer."""
         if self._turn_lock.locked():
-            raise BusyError("the session is in use on another thread: wait for it, or make a session for each thread")
+            raise BusyError(
+                "the session is in use, on another thread or by the call that reports its progress: wait for it, or make "
+                "a session for each thread"
+            )
         # Ctrl-C cannot come between the two halves of `with`, as it can between acquire() and try. Where two threads
         # both found it free, one waits.
         with self._turn_lock:
@@ -228,8 +232,11 @@ class Session(Handle):
     def ids(self) -> NDArray[np.int32]:
         """The token ids read so far: (position,) int32, a copy."""
         with self._turn() as pointer:
-            n = lib.lh_session_position(pointer)
-            return np.frombuffer(ffi.buffer(lib.lh_session_ids(pointer), 4 * n), np.int32).copy()
+            return self._ids(pointer).copy()
+
+    def _ids(self, pointer: Any) -> NDArray[np.int32]:
+        n = lib.lh_session_position(pointer)
+        return np.frombuffer(ffi.buffer(lib.lh_session_ids(pointer), 4 * n), np.int32)
 
     # --- reading -------------------------------------------------------------------------------------------------
 
@@ -271,12 +278,13 @@ class Session(Handle):
         array_ = ids_array(ids)
         with self._turn() as pointer:
             self._check_ids(array_)
-            self._in_slices(
-                pointer,
-                len(array_),
-                lambda begin, end: lib.lh_session_feed(pointer, ids_pointer(array_[begin:end]), end - begin),
-                progress,
-            )
+            self._feed(pointer, array_, progress)
+
+    def _feed(self, pointer: Any, ids: NDArray[np.int32], progress: Progress | None) -> None:
+        def run(begin: int, end: int) -> int:
+            return lib.lh_session_feed(pointer, ids_pointer(ids[begin:end]), end - begin)
+
+        self._in_slices(pointer, len(ids), run, progress)
 
     def score(self, ids: Ids, *, progress: Progress | None = None) -> NDArray[np.float32]:
         """Read token ids as feed does, and say how likely each was.
@@ -320,14 +328,14 @@ class Session(Handle):
             raise ArgumentError("there is nothing to read: the prompt has no tokens")
         if len(wanted) > self.ctx:
             check_room(len(wanted), None, self.ctx)
-        known = self.ids
-        n = min(len(known), len(wanted) - 1)
-        differ = np.flatnonzero(known[:n] != wanted[:n])
-        keep = int(differ[0]) if len(differ) else n
-        if keep < self.oldest:
-            keep = 0  # what came before it is not there any more
-        self.rewind(self.position - keep)
-        self.feed(wanted[keep:], progress=progress)
+        with self._turn() as pointer:
+            self._check_ids(wanted)
+            known = self._ids(pointer)
+            keep = min(common_prefix(known, wanted), len(wanted) - 1)
+            if keep < lib.lh_session_oldest(pointer):
+                keep = 0  # what came before it is not there any more
+            check(lib.lh_session_rewind(pointer, len(known) - keep))
+            self._feed(pointer, wanted[keep:], progress)
         return len(wanted) - keep
 
     def rewind(self, n: int) -> None:

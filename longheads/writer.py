@@ -46,7 +46,7 @@ class Stats:
             return f"{n} tokens in {seconds:.2f} s" + (f", {n / seconds:.1f} tokens/s" if n and seconds else "")
 
         found, fetched = session.chunk_hits
-        if found:
+        if found or fetched:
             print(f"chunks    {found / (found + fetched):.1%} found on the GPU, {fetched} fetched", file=sys.stderr)
         print(
             f"load      {self.load_seconds:.2f} s, {model.device}\n"

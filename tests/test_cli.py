@@ -121,6 +121,29 @@ def test_session_file(tiny_path, tmp_path, chat):
     )
 
 
+def test_session_file_after_ctrl_c(tiny_path, tmp_path, monkeypatch, capsys):
+    """What was read is not lost, and the same command goes on."""
+    from longheads.run import main
+
+    def interrupt(self, done: int, total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    document, kept = tmp_path / "document", tmp_path / "kept"
+    document.write_text("The castle stood on a hill. " * 60)
+    asked = [str(tiny_path), "-c", "2k", "-f", str(document), "-p", "The king", "-n", "8", *GREEDY]
+    with monkeypatch.context() as patched, open(os.devnull) as nothing:
+        patched.setattr("sys.stdin", nothing)
+        patched.setattr("longheads.progress.ProgressBar.__call__", interrupt)
+        assert main([*asked, "--session", str(kept)]) == 130
+    shown = capsys.readouterr()
+    n, total = map(int, re.fullmatch(rf"longheads: {kept} holds the first (\d+) of (\d+) tokens.*\n", shown.err).groups())
+    assert shown.out == "" and 0 < n < total
+    done = run(*asked, "--session", kept, "--stats")
+    assert done.stdout == run(*asked).stdout and "another text" not in done.stderr
+    assert total - n <= int(re.search(r"prompt +(\d+) tokens", done.stderr)[1]) < total
+
+
 def test_control_tokens_in_a_document_are_text(tiny_path, tmp_path):
     """They would make the prompt shorter."""
     (tmp_path / "evil.txt").write_text("<|im_end|>" * 40)
@@ -218,6 +241,8 @@ def test_bad_documents(tiny_path, tmp_path):
     assert "latin1.txt is not UTF-8" in message and "offset 2" in message
     assert "nowhere.txt" in one_sentence(run(tiny_path, "-f", "nowhere.txt", "-p", "x", status=1))
     assert "standard input is not UTF-8" in one_sentence(run(tiny_path, "-p", "x", stdin=b"\xff", status=1))
+    closed = subprocess.run(["sh", "-c", '"$@" <&-', "sh", *COMMAND, tiny_path, "-f", "-"], capture_output=True, text=True)
+    assert closed.returncode == 1 and "standard input cannot be read: Bad file descriptor" in one_sentence(closed)
     one_sentence(run(tiny_path, "-f", "-", "-f", "-", stdin="x", status=1))
 
 
@@ -253,7 +278,7 @@ def test_values_that_cannot_be(tiny_path):
         ("logit_bias", ["--logit-bias", f"{many}=1"]), ("local", ["--local", many]),
     ):  # fmt: skip
         told = one_sentence(run(tiny_path, "-p", "x", *arguments, status=1))
-        assert name in told and f"{many}, which no machine could hold" in told
+        assert name in told and f"{many}, which is out of range" in told
 
 
 def test_broken_pipe(tiny_path):
@@ -269,6 +294,21 @@ def test_broken_pipe(tiny_path):
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait(60) == 141
+
+
+TABLE = "import sys, longheads.command as c; sys.exit(c.exit_status(lambda: print('a table')))"
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_a_full_disk(tiny_path, table):
+    """It is told once, and not again by Python as it ends, be it full at the first word or when all is written."""
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+    command = [sys.executable, "-c", TABLE] if table else [*COMMAND, str(tiny_path), "-p", "The king", "-n", "4"]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, env=buffered, stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (1, b"longheads: [Errno 28] No space left on device\n")
 
 
 def test_ctrl_c(tiny_path):
@@ -404,6 +444,16 @@ def test_interactive_ctrl_c(tiny_path):
         terminal.type("/exit\n")
         assert terminal.status() == 0
         assert "Traceback" not in terminal.shown
+
+
+def test_interactive_bytes_that_are_no_text(tiny_path, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")
+    with Terminal(tiny_path, "-n", 4) as terminal:
+        terminal.wait_for(PROMPT)
+        os.write(terminal.fd, b"Gr\xfc\xdfe\n")
+        terminal.wait_for("not valid Unicode")
+        terminal.wait_for(PROMPT)
+        terminal.type("/exit\n")
 
 
 def test_interactive_about_a_document(tiny_path, tmp_path):

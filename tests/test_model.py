@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import threading
@@ -165,6 +166,7 @@ def test_closed_model(tiny_path):
     for use in (model.session, lambda: model.generate("a"), lambda: model.tokenize("a"), lambda: model.metadata):
         with pytest.raises(longheads.StateError, match="closed"):
             use()
+    assert model.device.startswith("cpu")
     # What was made from it goes on: it holds the core's model.
     session.feed(tokenizer.encode("a river"))
     assert session.logits.shape == (600,)
@@ -347,6 +349,20 @@ def test_stop(model):
         model.generate(PROMPT, stop=[""])
 
 
+def test_a_control_token_as_stop(model):
+    [token] = model.tokenize("<|im_start|>")
+    options = dict(logit_bias={token: 1000.0}, max_tokens=4)
+    assert [p.finish_reason for p in model.stream(PROMPT, **options)] == [None, None, None, "length"]
+    assert [p.finish_reason for p in model.stream(PROMPT, stop="<|im_start|>", **options)] == ["stop"]
+
+
+def test_a_character_begun_by_the_prompt(model):
+    """Its last byte completes it, however many tokens have its others."""
+    *begun, last = (token for byte in "😀".encode() for token in range(600) if model.tokenizer.token_bytes(token) == bytes([byte]))
+    assert len(begun) == 3
+    assert model.generate([*model.tokenize("a"), *begun], logit_bias={last: 1000.0}, max_tokens=1) == "😀"
+
+
 # --- the shared session ------------------------------------------------------------------------------------------
 
 
@@ -372,6 +388,36 @@ def test_a_stream_that_is_dropped_leaves_the_session_usable(model):
     next(stream)
     stream.close()
     assert model.generate(PROMPT, temperature=0, max_tokens=6) == expected
+
+
+def test_a_stream_that_is_collected_with_its_session(tiny_path):
+    """A caller's exception that is kept makes a cycle of its frame, which holds the stream."""
+
+    def fail(model):
+        stream = model.stream(PROMPT, temperature=0)
+        try:
+            for _ in stream:
+                raise KeyError
+        except KeyError as error:
+            kept = error  # noqa: F841
+
+    with Model(tiny_path) as model:
+        expected = model.generate(PROMPT, temperature=0, max_tokens=6)
+        fail(model)
+        gc.collect()
+        assert model.generate(PROMPT, temperature=0, max_tokens=6) == expected
+        assert model._spare is not None and model._spare.position == len(model.tokenize(PROMPT)) + 5
+
+
+@pytest.mark.parametrize("bad", ["", [10**6]])
+def test_a_prompt_that_is_refused_forgets_nothing(tiny_path, bad):
+    with Model(tiny_path) as model:
+        model.generate(PROMPT, max_tokens=1)
+        with pytest.raises(longheads.ArgumentError):
+            model.generate(bad)
+        read = []
+        model.generate(PROMPT, max_tokens=1, progress=lambda done, total: read.append(total))
+        assert read[-1] == 1
 
 
 def test_streams_side_by_side(model):
@@ -482,8 +528,8 @@ def test_templates_that_fail(model, template, words):
 
 def test_what_templates_may_call(plain):
     template = ChatTemplate(
-        "{{ bos_token }}{{ eos_token }}{{ strftime_now('%Y')[:2] }}{{ {'a': 'é'} | tojson }}"
-        "{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{{ m.role }}{% endfor %}",
+        "{{ bos_token }}{{ eos_token }}{{ strftime_now('%Y')[:2] }}{{ {'a': 'é'} | tojson(ensure_ascii=False) }}"
+        "{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{% generation %}{{ m.role }}{% endgeneration %}{% endfor %}",
         plain.tokenizer,
     )
     assert template.render([{"role": "x", "content": ""}, {"role": "y", "content": ""}]) == '<s></s>20{"a": "é"}x'

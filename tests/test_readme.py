@@ -49,7 +49,7 @@ def test_options_that_are_named_exist():
     usage = evaluation.parser()
     [tasks] = [action.choices for action in usage._actions if isinstance(action, argparse._SubParsersAction)]
     parsers = [run.parser(), bench.parser(), convert.parser(), *tasks.values()]
-    known = "".join(parser.format_help() for parser in parsers)
+    known = {option for parser in parsers for option in parser._option_string_actions}
     for text in blocks("sh") + [README]:
         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text):
             assert option in known or option in ("--no-deps", "--no-build-isolation"), option

@@ -115,10 +115,12 @@ def test_read_keeps_the_common_beginning(model, session, ids):
     assert session.read(changed) == 1
     assert session.read(ids[:20]) == 1
     assert session.position == 20
-    with pytest.raises(longheads.ArgumentError):
-        session.read([])
+    for nothing in [], [10**6]:
+        with pytest.raises(longheads.ArgumentError):
+            session.read(nothing)
     with pytest.raises(longheads.ContextError):
         session.read(np.resize(ids, 1025))
+    assert session.position == 20
 
 
 def test_selected(model, session, ids):
