@@ -17,7 +17,7 @@ gguf = pytest.importorskip("gguf", reason="the converter reads GGUF files with t
 
 sys.path.insert(0, str(ROOT / "tools"))
 
-from convert import command, recipes  # noqa: E402
+from convert import command, container, recipes  # noqa: E402
 from gguf_files import Value, write_model  # noqa: E402
 from helpers import make_model  # noqa: E402
 
@@ -154,7 +154,7 @@ def test_splits(tied, tmp_path, capsys):
         t.feed(ids)
         assert np.array_equal(s.logits, t.logits)
     assert convert(parts[1], "-o", out, "--type", "q8_0") == 1
-    assert f"give the first, NAME-00001-of-{len(parts):05d}.gguf" in capsys.readouterr().err
+    assert f"open the first part, {parts[0]}" in capsys.readouterr().err
     # And back: a split is a source, too; and what a link leads to is what is written.
     (tmp_path / "joined.gguf").symlink_to(tmp_path / "target.gguf")
     assert convert(parts[0], "-o", tmp_path / "joined.gguf", "--type", "q8_0") == 0
@@ -162,7 +162,7 @@ def test_splits(tied, tmp_path, capsys):
     assert (tmp_path / "target.gguf").read_bytes() == whole.read_bytes()
     parts[1].unlink()
     assert convert(parts[0], "-o", out, "--type", "q8_0") == 1
-    assert f"{parts[1].name} of the split" in capsys.readouterr().err
+    assert f"{parts[1]}: cannot be opened: No such file" in capsys.readouterr().err
 
 
 def test_llama_cpp_reads_splits(tied, tmp_path):
@@ -191,8 +191,9 @@ def test_dry_run_writes_nothing(tied, tmp_path, capsys):
     "change, sentence",
     [
         (lambda f: f / "none.gguf", "does not exist"),
-        (lambda f: f / "cut.gguf", "is no whole GGUF file"),
-        (lambda f: f / "text.gguf", "is no whole GGUF file"),
+        (lambda f: f / "cut.gguf", "the file is truncated or damaged"),
+        (lambda f: f / "text.gguf", "it is not a GGUF model"),
+        (lambda f: f / "latin.gguf", "the package gguf cannot read"),
         (lambda f: f / "other.gguf", "'falcon', expected 'llama'"),
         (
             lambda f: f / "nan.gguf",
@@ -207,6 +208,7 @@ def test_bad_sources(tmp_path, capsys, change, sentence):
     source = write_model(tmp_path / "good.gguf")
     (tmp_path / "cut.gguf").write_bytes(source.read_bytes()[:-9000])
     (tmp_path / "text.gguf").write_bytes(b"a text")
+    (tmp_path / "latin.gguf").write_bytes(source.read_bytes().replace(b"general.name", b"general.n\xe4me"))
     write_model(tmp_path / "other.gguf", change={"general.architecture": ("falcon", Value.STRING)})
     write_model(tmp_path / "number.gguf", change={"general.architecture": (7, Value.UINT32)})
     write_model(tmp_path / "heads.gguf", change={"llama.attention.head_count": ("two", Value.STRING)})
@@ -230,7 +232,26 @@ def test_big_endian(tmp_path, capsys):
     writer.write_tensors_to_file()
     writer.close()
     assert convert(tmp_path / "big.gguf", "-o", tmp_path / "out.gguf", "--type", "f16") == 1
-    assert "is big-endian" in capsys.readouterr().err
+    assert "is a big-endian GGUF" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["one file", "later part"])
+def test_damaged_length(tmp_path, later):
+    """An array that claims 2^56 elements is refused at once, by the runtime; the package gguf would count them."""
+    source = damaged = write_model(tmp_path / "model.gguf", parts=2 if later else 0)
+    if later:
+        damaged = source.with_name(source.name.replace("00001-of", "00002-of"))
+        keys = {"split.no": (1, Value.UINT16), "split.count": (2, Value.UINT16), "test": ([1, 2, 3], Value.UINT32)}
+        damaged.write_bytes(container.header(keys, []))
+    raw = bytearray(damaged.read_bytes())
+    key = b"test" if later else b"tokenizer.ggml.scores"
+    raw[raw.index(key) + len(key) + 4 + 4 + 7] = 1  # behind the types: the length, of which this is the highest byte
+    damaged.write_bytes(raw)
+    limit = lambda: resource.setrlimit(resource.RLIMIT_CPU, (20, 20))  # noqa: E731
+    command_line = [*CONVERT, source, "-o", tmp_path / "out.gguf", "--type", "f16"]
+    done = subprocess.run(command_line, capture_output=True, text=True, preexec_fn=limit)
+    assert done.returncode == 1
+    assert str(damaged) in done.stderr and f"the value of '{key.decode()}'" in done.stderr and "are left" in done.stderr
 
 
 def test_without_gguf():

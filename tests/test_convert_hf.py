@@ -2,11 +2,14 @@
 the libraries that made them, and folders that are not right."""
 
 import json
+import os
 import shutil
 import sys
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from native import DATA, ROOT
 
 gguf = pytest.importorskip("gguf", reason="the converter needs the package gguf")
@@ -18,7 +21,7 @@ from hf_folder import forward, make_config, make_tensors, save, write_folder  # 
 from make_model import CORPUS  # noqa: E402
 
 from longheads import Model, Tokenizer  # noqa: E402
-from longheads.errors import UnsupportedError  # noqa: E402
+from longheads.errors import LongHeadsError, UnsupportedError  # noqa: E402
 
 # Largest difference of logits that spread over a few units; float32 against float64.
 TOLERANCE = 3e-4
@@ -186,10 +189,12 @@ def test_facts(tmp_path):
         "tokenizer.chat_template": "{{ messages[0]['content'] }}",
     }.items():  # fmt: skip
         assert fields[key].contents() == value, key
-    # A file of its own is the newer place of the template.
+    # A file of its own is the newer place of the template, and a folder's name need not be UTF-8.
+    folder = folder.rename(tmp_path / os.fsdecode(b"M\xe4dchen"))
     (folder / "chat_template.jinja").write_text("newer")
     assert convert(folder, "-o", tmp_path / "out.gguf", "--type", "q8_0") == 0
     assert gguf.GGUFReader(tmp_path / "out.gguf").fields["tokenizer.chat_template"].contents() == "newer"
+    assert gguf.GGUFReader(tmp_path / "out.gguf").fields["general.name"].contents() == "M?dchen"
 
 
 # --- vocabularies --------------------------------------------------------------------------------------------------
@@ -243,7 +248,7 @@ def test_unknown_pretokenizer(tmp_path, capsys):
     assert "none that is known: {'type': 'Whitespace'} then gpt2" in said and "--pre NAME" in said
     assert convert(folder, "-o", tmp_path / "out.gguf", "--pre", "gpt-2") == 0
     assert convert(folder, "-o", tmp_path / "out2.gguf", "--pre", "nonsense") == 1
-    assert "'nonsense', expected one of" in capsys.readouterr().err
+    assert f"{folder} with --pre nonsense: the pre-tokenizer is 'nonsense', expected one of" in capsys.readouterr().err
     assert not (tmp_path / "out2.gguf").exists()
 
 
@@ -331,6 +336,28 @@ def edit_json(path, change):
     path.write_text(json.dumps(found))
 
 
+def edit_tokenizer(folder, change):
+    edit_json(folder / "tokenizer.json", change)
+
+
+def edit_header(folder, change):
+    """change: of what model.safetensors says of a tensor."""
+    path = folder / "model.safetensors"
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    change(header["model.norm.weight"])
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + length :])
+
+
+def huge_type(folder):
+    """A SentencePiece BPE model of one piece, whose type takes 43 bits."""
+    (folder / "tokenizer.json").unlink()
+    piece = b"\x0a\x01a" + b"\x18\x80\x80\x80\x80\x80\x80\x01"
+    (folder / "tokenizer.model").write_bytes(b"\x0a" + bytes([len(piece)]) + piece + b"\x12\x02\x18\x02")
+
+
 def only_bin(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
@@ -372,7 +399,9 @@ BAD_FOLDERS = {
     "countless layers": (lambda f: edit_config(f, num_hidden_layers=10**9), "model.layers.2.input_layernorm.weight is"),
     "quantised": (lambda f: edit_config(f, quantization_config={"quant_method": "gptq"}), "weights quantised by gptq"),
     "shape": (lambda f: edit_config(f, intermediate_size=128), "has the shape 96 x 64, expected 128 x 64"),
-    "vocabulary": (lambda f: edit_config(f, vocab_size=300), "the tokenizer in"),
+    "vocabulary": (lambda f: edit_config(f, vocab_size=300), "has the shape 512 x 64, expected 300 x 64"),
+    "countless tokens": (lambda f: edit_config(f, vocab_size=10**9), "expected 1000000000 x 64"),
+    "more tokens": (lambda f: edit_tokenizer(f, lambda t: t["added_tokens"][0].update(id=600)), "has 601 tokens, but"),
     "layers": (lambda f: edit_config(f, num_hidden_layers=3), "model.layers.2.input_layernorm.weight is missing"),
     "fewer layers": (lambda f: edit_config(f, num_hidden_layers=1), "is no part of a dense LLaMA"),
     "untied": (lambda f: edit_config(f, tie_word_embeddings=False), "the tensor lm_head.weight is missing"),
@@ -387,6 +416,22 @@ BAD_FOLDERS = {
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "has neither tokenizer.model nor tokenizer.json"),
     "unigram": (lambda f: edit_json(f / "tokenizer.json", lambda t: t["model"].update(type="Unigram")), "kind Unigram"),
     "no merges": (lambda f: edit_json(f / "tokenizer.json", lambda t: t["model"].pop("merges")), "is damaged"),
+    "post-processor": (lambda f: edit_tokenizer(f, lambda t: t.update(post_processor="x")), "the tokenizer in"),
+    "special token": (lambda f: edit_tokenizer(f, lambda t: t["post_processor"]["single"][0].update(SpecialToken=True)),
+                      "is damaged"),
+    "endless id": (lambda f: edit_tokenizer(f, lambda t: t["added_tokens"][0].update(id=float("inf"))), "is damaged"),
+    # Half of a surrogate pair, which JSON can hold and UTF-8 cannot.
+    "half in an added token": (lambda f: edit_tokenizer(f, lambda t: t["added_tokens"][0].update(content="\ud800")),
+                               "the tokenizer in"),
+    "half in a token": (lambda f: edit_tokenizer(f, lambda t: t["model"]["vocab"].update({"\ud800": 9})),
+                        "the value of tokenizer.ggml.tokens cannot be written"),
+    "half in a template": (lambda f: edit_json(f / "tokenizer_config.json", lambda s: s.update(chat_template="\ud800")),
+                           "the value of tokenizer.chat_template cannot be written"),
+    "Latin-1": (lambda f: (f / "chat_template.jinja").write_bytes(b"\xe9"), "the chat template in"),
+    "dtype": (lambda f: edit_header(f, lambda t: t.update(dtype=[])), "is stored in [], expected F32"),
+    "endless tensor": (lambda f: edit_header(f, lambda t: t.update(data_offsets=[0, float("inf")])),
+                       "its header is not what the format says"),
+    "type of a piece": (huge_type, "the value of tokenizer.ggml.token_type cannot be written"),
     "bad pieces": (lambda f: ((f / "tokenizer.json").unlink(), (f / "tokenizer.model").write_bytes(b"\x0a\xff\xff")),
                    "is no SentencePiece model"),
 }  # fmt: skip
@@ -409,8 +454,57 @@ def test_needless_values_of_any_kind(tmp_path):
     raw = json.loads((folder / "config.json").read_text())
     raw |= {"quantization_config": None, "rope_scaling": None, "sliding_window": "4096", "rope_parameters": {}}
     (folder / "config.json").write_text(json.dumps(raw))
+    edit_json(folder / "tokenizer_config.json", lambda s: s.update(eos_token={"content": 5}))  # config.json has its id
     assert convert(folder, "-o", tmp_path / "out.gguf", "--type", "f32") == 0
+    with Tokenizer(tmp_path / "out.gguf") as tokenizer:
+        assert tokenizer.eos == 2
     assert np.abs(logits_of(tmp_path / "out.gguf", IDS) - forward(config, tensors, IDS)).max() < TOLERANCE
+
+
+@pytest.fixture(scope="module")
+def spoilt(tmp_path_factory):
+    """A folder, and what its files about the tokenizer hold, as JSON."""
+    folder, _, _ = make_folder(tmp_path_factory.mktemp("convert") / "spoilt")
+    texts = {name: (folder / name).read_text() for name in ("tokenizer.json", "tokenizer_config.json")} | {
+        "special_tokens_map.json": '{"unk_token": {"content": "<|end|>"}}', "added_tokens.json": '{"userword": 500}',
+        "chat_template.json": '{"chat_template": [{"name": "default", "template": "x"}]}',
+    }  # fmt: skip
+    return folder, texts
+
+
+ABSENT = object()
+ANYTHING = [None, True, -1, 10**20, 1.5, float("inf"), "", "x", "\ud800", [], [[]], ["x", "y"], {}, {"content": 5},
+            ABSENT]  # fmt: skip
+
+
+def put(found, steps, value):
+    """What was found, with another value at the place that the steps lead to."""
+    if not steps or not isinstance(found, (dict, list)) or not found:
+        return value
+    keys = list(found) if isinstance(found, dict) else range(len(found))
+    key = keys[steps[0] % len(keys)]
+    found[key] = put(found[key], steps[1:], value)
+    if found[key] is ABSENT:
+        del found[key]
+    return found
+
+
+@settings(max_examples=200)
+@given(which=st.integers(0, 4), steps=st.lists(st.integers(0, 9), max_size=5), value=st.sampled_from(ANYTHING),
+       byte_fallback=st.booleans())  # fmt: skip
+def test_anything_anywhere(spoilt, which, steps, value, byte_fallback):
+    """Whatever a file about the tokenizer holds in some place: it is converted, or refused by a sentence."""
+    folder, texts = spoilt
+    files = {name: json.loads(text) for name, text in texts.items()}
+    files["tokenizer.json"]["model"]["byte_fallback"] = byte_fallback
+    name = list(files)[which]
+    files[name] = put(files[name], steps, None if value is ABSENT and not steps else value)
+    for name, found in files.items():
+        (folder / name).write_text(json.dumps(found))
+    try:
+        command.run(command.parser().parse_args([str(folder), "-o", str(folder / "out.gguf"), "--dry-run"]))
+    except LongHeadsError as error:
+        assert "longheads-convert-" not in str(error)  # no file that nobody knows of
 
 
 def test_other_dtypes_are_refused(tmp_path, capsys):

@@ -141,7 +141,8 @@ def run(options: argparse.Namespace) -> None:
     source = open_source(Path(find_model(options.source)), options.pre)
     plan = make_plan(source, type_for(source, options.type), options.split_size)
     check_output(source, plan, options.output)
-    check_vocabulary(plan.metadata)
+    given = f" with --pre {options.pre}" if options.pre else ""
+    check_vocabulary(plan.metadata, f"{options.source}{given}")
     for notice in notices(source, plan):
         tell(f"note: {notice}")
     if options.dry_run:

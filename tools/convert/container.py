@@ -12,6 +12,8 @@ from typing import Any
 from gguf import GGMLQuantizationType as Type
 from gguf import GGUFValueType as Value
 
+from longheads.errors import FormatError
+
 from .source import Metadata
 
 ALIGNMENT = 32
@@ -46,10 +48,14 @@ def header(metadata: Metadata, tensors: Sequence[tuple[str, tuple[int, ...], Typ
     """All that comes before the tensors' bytes, padding included.
 
     tensors: name, shape (rows, columns), type and bytes of each, in the order in which they will follow, each at the
-    next multiple of the alignment.
+    next multiple of the alignment. Raises FormatError for a value that the format cannot hold.
     """
     parts = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(metadata))]
-    parts += [_entry(key, value, kind) for key, (value, kind) in metadata.items()]
+    for key, pair in metadata.items():
+        try:
+            parts.append(_entry(key, *pair))
+        except (ValueError, struct.error) as error:  # half of a surrogate pair, which JSON can hold; a number too large
+            raise FormatError(f"the value of {key} cannot be written ({error}); fetch the source again") from None
     offset = 0
     for name, shape, kind, size in tensors:
         dims = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))

@@ -8,9 +8,6 @@ from longheads._native import ffi, lib
 
 from longheads.errors import FormatError, check
 
-SUPPORTED = (Type.F32, Type.F16, Type.BF16, Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0, Type.Q2_K, Type.Q3_K,
-             Type.Q4_K, Type.Q5_K, Type.Q6_K, Type.IQ4_NL, Type.IQ4_XS)  # fmt: skip
-
 
 def _pointer(array: np.ndarray, kind: str):
     return ffi.cast(kind, array.ctypes.data)

@@ -87,7 +87,8 @@ def _tensors(config: Config, stored: dict[str, Stored], folder: Path) -> list[Te
 def _card(folder: Path, config: Config) -> Metadata:
     """Facts about the model that people look for: its name, and licence and language from the head of README.md."""
     name = str(config.raw.get("_name_or_path") or "").rstrip("/").rsplit("/", 1)[-1]
-    facts: Metadata = {"general.name": (name or folder.resolve().name, Value.STRING)}
+    name = name or folder.resolve().name  # of a folder it need not be UTF-8
+    facts: Metadata = {"general.name": (name.encode(errors="replace"), Value.STRING)}
     readme = folder / "README.md"
     text = readme.read_text(encoding="utf-8", errors="replace") if readme.exists() else ""
     head = re.match(r"---\r?\n(.*?)\r?\n---", text, re.DOTALL)
@@ -111,8 +112,8 @@ def open_folder(folder: Path, pre: str | None = None) -> Source:
         notes.append(f"sliding_window {window} is left out: readers of GGUF attend to all that came before")
     metadata: Metadata = {"general.architecture": ("llama", Value.STRING), "general.type": ("model", Value.STRING)}
     metadata |= _card(folder, config) | config_keys(config) | keys
+    tensors = _tensors(config, stored, folder)  # before the vocabulary is filled up to what config.json says
     vocab, more = read_vocab(folder, config, pre)
-    tensors = _tensors(config, stored, folder)
     if divisors is not None:
         tensors.insert(
             1, Tensor("rope_freqs.weight", divisors.shape, Type.F32, folder, 0, "rope_freqs", values=divisors)

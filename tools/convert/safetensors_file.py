@@ -11,6 +11,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gguf import GGMLQuantizationType as Type
 
@@ -47,11 +48,11 @@ def read_header(path: Path) -> dict[str, Stored]:
         try:
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)
-            tensors = {
-                name: (t["dtype"], tuple(map(int, t["shape"])), *map(int, t["data_offsets"]))
+            tensors: dict[str, tuple[Any, ...]] = {
+                name: (str(t["dtype"]), tuple(map(int, t["shape"])), *map(int, t["data_offsets"]))
                 for name, t in header.items()
             }
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             raise _damaged(path, "its header is not what the format says") from None
     found = {}
     for name, (dtype, shape, *ends) in tensors.items():
@@ -71,7 +72,7 @@ def read_folder(folder: Path) -> dict[str, Stored]:
         try:
             where = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
             names = sorted(set(map(str, where.values())))
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             raise FormatError(f"{index} is no index of shards: expected a weight_map; fetch it again") from None
         files = [folder / name for name in names]
         if any(file.parent != folder for file in files):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gguf import GGUFValueType as Value
 
-from longheads.errors import FormatError, UnsupportedError
+from longheads.errors import FormatError, LongHeadsError, UnsupportedError
 
 from .hf_config import Config, read_json
 from .pretokenizer import recognise
@@ -53,7 +55,19 @@ class Vocab:
 
 def _content(token: Any) -> str | None:
     """A special token's text: itself, or within an object."""
-    return token.get("content") if isinstance(token, dict) else token if isinstance(token, str) else None
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
+
+
+@contextmanager
+def _damage(where: str) -> Iterator[None]:
+    """JSON may hold anything anywhere: whatever that brings about inside is a FormatError, which says where."""
+    try:
+        yield
+    except LongHeadsError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        raise FormatError(f"{where} is damaged ({error}); fetch it again") from None
 
 
 # --- the two kinds ---------------------------------------------------------------------------------------------------
@@ -87,7 +101,7 @@ def _from_json(tokenizer: dict[str, Any], pre: str | None) -> Vocab:
         vocab = Vocab(
             "gpt2", tokens, [NORMAL if t is not None else UNUSED for t in tokens], pre=pre or recognise(tokenizer)
         )
-        vocab.merges = [f"{left} {right}" for left, right in pairs]
+        vocab.merges = [" ".join(pair) for pair in pairs]
         return vocab
     # SentencePiece's BPE in another form. Merges are in the order of the scores of what they make: their ranks will do.
     ranks: dict[str, int] = {}
@@ -129,12 +143,7 @@ def _read(folder: Path, pre: str | None) -> tuple[Vocab, dict[str, Any]]:
         raise FormatError(f"{folder} has neither tokenizer.model nor tokenizer.json; fetch one of them")
     if model.get("type") != "BPE":
         raise UnsupportedError(f"the tokenizer in {path} is of the kind {model.get('type')}, expected BPE")
-    try:
-        return _from_json(tokenizer, pre), tokenizer
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        if isinstance(error, UnsupportedError):
-            raise
-        raise FormatError(f"the BPE model in {path} is damaged ({error}); fetch it again") from None
+    return _from_json(tokenizer, pre), tokenizer
 
 
 # --- what lies around them -------------------------------------------------------------------------------------------
@@ -143,17 +152,12 @@ def _read(folder: Path, pre: str | None) -> tuple[Vocab, dict[str, Any]]:
 def _add_tokens(vocab: Vocab, folder: Path, tokenizer: dict[str, Any], settings: dict[str, Any]) -> None:
     """Tokens beside the model's own, wherever the folder tells of them; later tellings know more."""
     found: dict[int, tuple[str, bool]] = {}
-    try:
-        for text, id_ in read_json(folder / "added_tokens.json").items():
-            found[int(id_)] = (str(text), False)
-        for token in tokenizer.get("added_tokens") or []:
-            found[int(token["id"])] = (token["content"], bool(token.get("special")))
-        for id_, token in (settings.get("added_tokens_decoder") or {}).items():
-            found[int(id_)] = (token["content"], bool(token.get("special")))
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise FormatError(
-            f"the added tokens of the tokenizer in {folder} are damaged; fetch the folder again"
-        ) from None
+    for text, id_ in read_json(folder / "added_tokens.json").items():
+        found[int(id_)] = (text, False)
+    for token in tokenizer.get("added_tokens") or []:
+        found[int(token["id"])] = (token["content"], bool(token.get("special")))
+    for id_, token in (settings.get("added_tokens_decoder") or {}).items():
+        found[int(id_)] = (token["content"], bool(token.get("special")))
     for id_, (text, special) in sorted(found.items()):
         if not 0 <= id_ < len(vocab.tokens) + len(found) + 100_000:
             raise FormatError(f"the added token {text!r} in {folder} has the id {id_}, far past the vocabulary")
@@ -201,28 +205,32 @@ def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
 def read_vocab(folder: Path, config: Config, pre: str | None) -> tuple[Metadata, list[str]]:
     """Keys of the tokenizer, and notes. As many tokens as the embedding has rows: unused ones fill it up."""
     settings = read_json(folder / "tokenizer_config.json")
-    vocab, tokenizer = _read(folder, pre)
+    with _damage(f"the tokenizer in {folder}"):
+        vocab, tokenizer = _read(folder, pre)
+        _add_tokens(vocab, folder, tokenizer, settings)
+        _find_specials(vocab, folder, settings, config)
+        adds_bos = _adds(tokenizer, settings, "bos", vocab, vocab.model == "llama")
+        adds_eos = _adds(tokenizer, settings, "eos", vocab, False)
+    with _damage(f"the chat template in {folder}"):
+        template = _chat_template(folder, settings)
     notes = []
     if pre and vocab.model == "llama":
         notes.append(f"--pre {pre} changes nothing: a SentencePiece vocabulary has no pre-tokenizer")
-    _add_tokens(vocab, folder, tokenizer, settings)
     if len(vocab.tokens) > config.n_vocab:
         raise FormatError(
             f"the tokenizer in {folder} has {len(vocab.tokens)} tokens, but vocab_size in config.json, and so the "
             f"embedding, has {config.n_vocab}: they belong to different models"
         )
-    _find_specials(vocab, folder, settings, config)
     n_pad = config.n_vocab - len(vocab.tokens)
     tokens = vocab.tokens + [None] * n_pad
     tokens = [f"[PAD{i}]" if token is None else token for i, token in enumerate(tokens)]
-    spm = vocab.model == "llama"
     keys: Metadata = {
         "tokenizer.ggml.model": (vocab.model, Value.STRING),
         "tokenizer.ggml.pre": (vocab.pre, Value.STRING),
         "tokenizer.ggml.tokens": (tokens, Value.STRING),
         "tokenizer.ggml.token_type": (vocab.types + [UNUSED] * n_pad, Value.INT32),
     }
-    if spm:
+    if vocab.model == "llama":
         keys["tokenizer.ggml.scores"] = (vocab.scores + [_LEAST] * n_pad, Value.FLOAT32)
         keys["tokenizer.ggml.add_space_prefix"] = (vocab.add_space_prefix, Value.BOOL)
         if vocab.remove_extra_spaces:
@@ -232,8 +240,8 @@ def read_vocab(folder: Path, config: Config, pre: str | None) -> tuple[Metadata,
     for name, in_gguf in _SPECIALS.items():
         if name in vocab.ids:
             keys[f"tokenizer.ggml.{in_gguf}_token_id"] = (vocab.ids[name], Value.UINT32)
-    keys["tokenizer.ggml.add_bos_token"] = (_adds(tokenizer, settings, "bos", vocab, spm), Value.BOOL)
-    keys["tokenizer.ggml.add_eos_token"] = (_adds(tokenizer, settings, "eos", vocab, False), Value.BOOL)
-    if template := _chat_template(folder, settings):
+    keys["tokenizer.ggml.add_bos_token"] = (adds_bos, Value.BOOL)
+    keys["tokenizer.ggml.add_eos_token"] = (adds_eos, Value.BOOL)
+    if template:
         keys["tokenizer.chat_template"] = (template, Value.STRING)
     return keys, notes

@@ -19,7 +19,7 @@ from gguf import GGMLQuantizationType as Type
 from gguf import GGUFValueType as Value
 
 from longheads import Tokenizer
-from longheads.errors import ArgumentError, FileError
+from longheads.errors import ArgumentError, FileError, LongHeadsError
 
 from .container import header, padded
 from .encode import recode
@@ -93,12 +93,18 @@ def make_plan(source: Source, name: str, split_size: int | None) -> Plan:
     return Plan(metadata, parts)
 
 
-def check_vocabulary(metadata: Metadata) -> None:
-    """Raises LongHeadsError where the runtime could not read the vocabulary: before the long wait, not after."""
+def check_vocabulary(metadata: Metadata, origin: str) -> None:
+    """Raises LongHeadsError where the runtime could not read the vocabulary: before the long wait, not after.
+
+    origin: what the vocabulary comes from, for the sentence.
+    """
     with tempfile.TemporaryDirectory(prefix="longheads-convert-") as folder:
         path = Path(folder, "vocabulary.gguf")
         path.write_bytes(header(metadata, []))
-        Tokenizer(path).close()
+        try:
+            Tokenizer(path).close()
+        except LongHeadsError as error:
+            raise type(error)(f"{origin}: {str(error).removeprefix(f'{path}: ')}") from None
 
 
 # --- one file after the other ----------------------------------------------------------------------------------------
