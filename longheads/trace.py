@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from longheads._core import text_bytes
 from longheads.errors import ArgumentError
 from longheads.plot import figure_class, save
 from longheads.session import Session
@@ -67,8 +68,8 @@ def chunks_with(tokenizer: Tokenizer, ids: Sequence[int], answer: str, question:
     """Chunks that hold a text, wherever it stands before the question. Raises ArgumentError where it does not."""
     pieces = [tokenizer.token_bytes(id_) for id_ in ids]
     ends = np.cumsum([len(piece) for piece in pieces])
-    text, wanted = b"".join(pieces), answer.encode()
-    upto = text.rfind(question.encode()) if question else len(text)
+    text, wanted = b"".join(pieces), text_bytes(answer)
+    upto = text.rfind(text_bytes(question)) if question else len(text)
     upto = len(text) if upto < 0 else upto
     chunks: set[int] = set()
     at = text.find(wanted, 0, upto)
@@ -155,6 +156,6 @@ def draw(trace: Trace, path: Path, title: str) -> None:
     if trace.answer:
         found = trace.finders()
         title += f"\nframed: the answer, attended by {found.sum()} of {found.size} heads"
-    figure.suptitle(title, fontsize=12, fontweight="bold")
+    figure.suptitle(title, fontsize=12, fontweight="bold", parse_math=False)
     axes.set_xlim(-0.5, trace.n_chunk - 0.5)
     save(figure, path)

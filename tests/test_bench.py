@@ -103,7 +103,9 @@ def test_a_prompt_longer_than_can_be_forgotten(bench, tiny_path, monkeypatch):
 
 def test_plot(bench, tiny_path, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
-    bench(tiny_path, "-d", "0,64,300", *QUICK, "--plot", tmp_path / "speed.png")
+    model = tmp_path / "$\\x$.gguf"  # which is no formula
+    model.symlink_to(tiny_path)
+    bench(model, "-d", "0,64,300", *QUICK, "--plot", tmp_path / "speed.png")
     picture = (tmp_path / "speed.png").read_bytes()
     assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
     assert "longheads: " in bench(tiny_path, *QUICK, "--plot", tmp_path / "speed.doc", status=1)
@@ -311,6 +313,22 @@ def test_usage(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2 and "usage: longheads.bench" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "other"),
+    [
+        (["x.gguf", "--type", "Q8_0"], "shape"),
+        (["x.gguf", "--shape-dir", "x"], "shape"),
+        (["x.gguf", "--vs-depth", "64"], "vs"),
+        (["--shape", "x", "--vs-flash-attn", "on"], "vs"),
+    ],
+)
+def test_options_that_say_more_about_another(arguments, other, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    told = f"{arguments[-2]} means nothing without --{other}\n"
+    assert stopped.value.code == 2 and capsys.readouterr().err.endswith(told)
 
 
 def test_a_busy_machine_is_told(bench, tiny_path, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 
 longheads = pytest.importorskip("longheads", reason="longheads is not installed")
 
-from test_eval_retrieval import evaluate  # noqa: E402, F401
+from test_eval_retrieval import evaluate, without  # noqa: E402, F401
 
 from longheads import trace  # noqa: E402
 from longheads.run import main as ask  # noqa: E402
@@ -62,6 +62,8 @@ def test_text_and_json(evaluate, plain_path, document, tmp_path):  # noqa: F811
     assert int(rows[0][1].split()[0]) == counts.max()
     written = file.read_text()
     assert evaluate(*command) == out and file.read_text() == written
+    without(file, "chosen")  # then it is read again
+    assert evaluate(*command) == out and len(file.read_text().splitlines()) == 2
 
 
 def test_chunks_with(plain_path):
@@ -84,6 +86,7 @@ def test_nothing_to_choose(evaluate, plain_path, document):  # noqa: F811
 def test_mistakes(evaluate, plain_path, document, tmp_path):  # noqa: F811
     command = ["heads", plain_path, "-f", document, "-p", "what?"]
     assert "'nowhere' is nowhere in the document" in evaluate(*command, "--answer", "nowhere", status=1)
+    assert "is not valid Unicode" in evaluate(*command, "--answer", "\udcff", status=1)
     assert "heads draws one" in evaluate(*command, "--setting", "a", "--setting", "b", status=1)
     (tmp_path / "empty").write_text("")
     assert "the document is empty" in evaluate("heads", plain_path, "-f", tmp_path / "empty", "-p", "x", status=1)
@@ -91,8 +94,9 @@ def test_mistakes(evaluate, plain_path, document, tmp_path):  # noqa: F811
 
 def test_pictures(evaluate, plain_path, document, tmp_path, monkeypatch, capsys):  # noqa: F811
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    evaluate("heads", plain_path, "-f", document, "-p", "$\\what$?", "--answer", "KEY 77", *SETTING,
+             "--plot", tmp_path / "a.png")  # fmt: skip
     command = ["-f", str(document), "-p", "what?"]
-    evaluate("heads", plain_path, *command, "--answer", "KEY 77", *SETTING, "--plot", tmp_path / "a.png")
     drawn = []
     draw = trace.draw
     monkeypatch.setattr(trace, "draw", lambda found, *rest: drawn.append(found) or draw(found, *rest))

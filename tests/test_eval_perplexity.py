@@ -12,7 +12,7 @@ longheads = pytest.importorskip("longheads", reason="longheads is not installed"
 
 from helpers import make_model  # noqa: E402
 from reference import Plan, Reference  # noqa: E402
-from test_eval_retrieval import evaluate  # noqa: E402, F401
+from test_eval_retrieval import evaluate, without  # noqa: E402, F401
 
 from longheads.eval import perplexity  # noqa: E402
 
@@ -60,6 +60,9 @@ def test_as_the_oracle_computes_it(evaluate, tmp_path, bos):  # noqa: F811
     options[3] = 2
     assert evaluate("perplexity", path, tmp_path / "text.txt", *options, *settings) == out
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 6
+    without(tmp_path / "out.jsonl", "n")  # then the two windows are
+    assert evaluate("perplexity", path, tmp_path / "text.txt", *options, *settings) == out
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 10
 
 
 def test_pieces(evaluate, plain_path, tmp_path):  # noqa: F811
@@ -114,7 +117,8 @@ def test_a_text_that_is_too_short(evaluate, plain_path, tmp_path):  # noqa: F811
 
 def test_plot(evaluate, plain_path, tmp_path):  # noqa: F811
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
-    (tmp_path / "text.txt").write_text("abc " * 400)
-    evaluate("perplexity", plain_path, tmp_path / "text.txt", "--ctx", "64,400", "--plot", tmp_path / "curve.svg")
+    text, plot = tmp_path / "$\\x$.txt", ["--plot", tmp_path / "curve.svg"]  # which is no formula
+    text.write_text("abc " * 400)
+    evaluate("perplexity", plain_path, text, "--ctx", "64,400", "--setting", "$\\y$", *plot)
     picture = (tmp_path / "curve.svg").read_text()
     assert picture.startswith("<?xml") and len(picture) > 10_000

@@ -15,7 +15,7 @@ from native import data  # noqa: E402
 
 from longheads import Tokenizer  # noqa: E402
 from longheads.eval import kv, lines, needles, passkey  # noqa: E402
-from longheads.eval.generators import depths  # noqa: E402
+from longheads.eval.generators import depths, lengths  # noqa: E402
 from longheads.eval.prompts import CLASSIC_FILLER, Encoder, Text, read_filler  # noqa: E402
 
 
@@ -108,6 +108,14 @@ def test_more_needles_than_names():
         asked(needles, "--needles", "20k")
 
 
+def test_more_names_than_there_are(monkeypatch):
+    monkeypatch.setattr(needles, "N_NAMES", 40)
+    [(_, text)] = asked(needles, "--lengths", 500, "--seeds", 1, "--needles", "all")
+    assert 30 < text.count("The number of the") < 40
+    with pytest.raises(longheads.ArgumentError, match="900 tokens need more than 40 names"):
+        asked(needles, "--lengths", 900, "--needles", "all")
+
+
 def test_pairs():
     found = asked(kv, "--lengths", 700, "--seeds", 2, "--depths", "0,100")
     for (question, text), last in zip(found, [False, True] * 2):
@@ -140,6 +148,13 @@ def test_lines(tmp_path):
     assert question.column == "two" and question.prompt.key == "241" and 0.4 < question.depth < 0.6
     assert (question.parameters["number"], other.parameters["number"]) == (0, 1)
     assert len(asked(lines, file, "--cases", 1)) == 1
+    (tmp_path / "b").mkdir()
+    other = tmp_path / "b" / "two.jsonl"
+    other.write_text(file.read_text())
+    found = asked(lines, file, other, file, "--cases", 1)
+    assert [(q.column, q.parameters) for q, _ in found] == [
+        (str(path), {"file": "two.jsonl", "number": 0}) for path in (file, other)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -199,6 +214,37 @@ def test_book_filler(tmp_path):
         read_filler(book)
     with pytest.raises(longheads.FileError, match="cannot be read: No such file"):
         read_filler(tmp_path / "none.txt")
+
+
+@pytest.mark.parametrize(
+    "content", ["从前有座山，山里有座庙。" * 900, "x = f(x)\n" * 900, "- one\n- two\n\n" * 900, "7" * 9000]
+)
+def test_a_filler_without_sentences(tmp_path, content):
+    book = tmp_path / "book.txt"
+    book.write_text(content)
+    pieces = read_filler(book)
+    assert all(0 < len(piece) <= 40 and piece == piece.strip() for piece in pieces)
+    assert "".join("".join(pieces).split()) == "".join(content.split())
+    if " " in content:
+        assert " ".join(pieces) == " ".join(content.split())
+    for task in passkey, needles:
+        [(question, text)] = asked(task, "--lengths", 600, "--seeds", 1, "--filler", book)
+        assert 540 < len(question.prompt.ids) <= 600 and pieces[3] in text
+
+
+def test_a_filler_of_long_sentences(tmp_path):
+    book = tmp_path / "book.txt"
+    long = "and " * 800 + "so on."
+    book.write_text(f"It began. {long} It ended.")
+    assert read_filler(book) == ["It began.", long, "It ended."]
+    for task in passkey, needles:
+        assert len(asked(task, "--lengths", 980, "--seeds", 1, "--filler", book)) == 1
+        with pytest.raises(longheads.ArgumentError, match="of 500 tokens comes to .* only, and to .* raise --lengths"):
+            asked(task, "--lengths", 500, "--seeds", 1, "--filler", book)
+
+
+def test_what_is_said_twice_counts_once():
+    assert lengths("4k, 256,4096") == [4096, 256] and depths("50,0,50.0") == [0.5, 0]
 
 
 def test_depths():

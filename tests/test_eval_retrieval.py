@@ -18,7 +18,7 @@ from longheads.eval import passkey, picture, retrieval  # noqa: E402
 from longheads.eval.command import main  # noqa: E402
 from longheads.eval.prompts import CLASSIC_FILLER, Encoder, Prompt  # noqa: E402
 from longheads.eval.results import Case, Results  # noqa: E402
-from longheads.eval.settings import Setting, parse_setting  # noqa: E402
+from longheads.eval.settings import Setting, follow, parse_setting, rule_of  # noqa: E402
 
 
 def find_key(text: str) -> str:
@@ -87,13 +87,46 @@ def test_another_text_is_another_case():
     assert cases[0].identity != cases[1].identity
 
 
-@pytest.mark.parametrize("line", ['{"case": 1}', "x", "[]", '{"case": {"task": 1}, "result": {}}', "\x00"])
+@pytest.mark.parametrize("line", ['{"case": 1}', "x", "[]", '{"case": {"task": "t"}, "result": {}}', '{"case": {"task": 1}, "result": {}}', "\x00"])
 def test_a_damaged_file_is_refused(tmp_path, line):
     file = tmp_path / "results.jsonl"
     Results(file).add(Case("t", "m", {}, {}), {"hit": True})
     file.write_text(file.read_text() + line + "\n")
-    with pytest.raises(longheads.FormatError, match="line 2 of .* is no result of longheads.eval"):
-        Results(file)
+    for end in "\n", "":
+        before = file.read_text().rstrip("\n") + end
+        file.write_text(before)
+        with pytest.raises(longheads.FormatError, match="line 2 of .* is no result of longheads.eval: delete that"):
+            Results(file)
+        assert file.read_text() == before
+
+
+def test_a_last_line_that_was_cut_short(tmp_path):
+    """A run that was interrupted goes on, wherever that was."""
+    file, cases = tmp_path / "results.jsonl", [Case("t", "m", {}, {"n": n}) for n in range(3)]
+    for case in cases[:2]:
+        Results(file).add(case, {"hit": True})
+    whole = file.read_text()
+    first = whole.index("\n") + 1
+    for n in 1, 10, 40, len(whole) - first - 2:
+        file.write_text(whole[: first + n])
+        with pytest.warns(longheads.LongHeadsWarning, match="the last line of .* was cut short"):
+            results = Results(file)
+        assert [results.get(case) for case in cases] == [{"hit": True}, None, None]
+        results.add(cases[1], {"hit": True})
+        assert file.read_text() == whole
+    file.write_text(whole[:-1])  # but for its end the line is whole
+    results = Results(file)
+    results.add(cases[2], {"hit": True})
+    results.add(cases[0], {"hit": False})
+    assert [Results(file).get(case) for case in cases] == [{"hit": False}, {"hit": True}, {"hit": True}]
+    assert len(file.read_text().splitlines()) == 4
+
+
+def without(file, *names: str) -> None:
+    """Take these out of every result."""
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    kept = [r | {"result": {k: v for k, v in r["result"].items() if k not in names}} for r in records]
+    file.write_text("".join(json.dumps(record) + "\n" for record in kept))
 
 
 def test_settings():
@@ -104,6 +137,17 @@ def test_settings():
     for wrong in "x: chunk=big", "x: size=3", ": chunk=64", "x: chunk", "x: ctx=3", "x: rope_scale=-1", "chunk=64,local=2":
         with pytest.raises(argparse.ArgumentTypeError):
             parse_setting(wrong)
+
+
+def test_every_option_of_a_session_can_be_said(tiny_path):
+    """But for those that change no result."""
+    with longheads.Model(tiny_path, rope_scaling="yarn", rope_scale=2, budget=256) as model:
+        said = {name: value for name, value in rule_of(model.session()).items() if name != "kv_offload"}
+        setting = parse_setting("all: " + ",".join(f"{name}={value}" for name, value in said.items()))
+        assert setting.options == said
+        with model.session(budget=128) as session:
+            follow(session, setting)
+            assert rule_of(session) == said | {"kv_offload": False}
 
 
 def test_rows_of_a_map():
@@ -165,6 +209,9 @@ def test_the_command(evaluate, tiny_path, tmp_path, task):
     written = file.read_text()
     again = evaluate(name, tiny_path, *options, *SMALL, "--json", file)
     assert again == out and file.read_text() == written
+    without(file, "hit")  # then it is measured again
+    evaluate(name, tiny_path, *options, *SMALL, "--json", file)
+    assert len(file.read_text().splitlines()) == 2 * len(records)
 
 
 @pytest.mark.parametrize("scheme", ["peak", "paper"])
@@ -237,10 +284,13 @@ def test_lines_and_plot(evaluate, tiny_path, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     from test_eval_prompts import CASE
 
-    cases = tmp_path / "cases.jsonl"
+    cases = tmp_path / "cases $\\x$.jsonl"  # which is no formula
     cases.write_text(json.dumps(CASE) + "\n")
-    out = evaluate("lines", tiny_path, cases, *SMALL, "--plot", tmp_path / "map.png")
-    assert "| setting |" in out and " cases |" in out
+    model = tmp_path / "$\\y$.gguf"
+    model.symlink_to(tiny_path)
+    more = ["--setting", "$\\z$: attention=dense,chunk=8", "--plot", tmp_path / "map.png"]
+    out = evaluate("lines", model, cases, *SMALL, *more)
+    assert "| setting |" in out and " cases $\\x$ |" in out
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -26,6 +26,11 @@ from longheads.model import Model
 from longheads.options import add_machine, add_reading, count, session_options
 from longheads.writer import memory_of
 
+TYPE = "Q4_0"
+VS_DEPTH = 8192
+# Options that say more about another one, and mean nothing without it.
+BELONGS = {"type": "shape", "shape_dir": "shape", "vs_depth": "vs", "vs_flash_attn": "vs"}
+
 
 def depths(text: str) -> list[int]:
     """0,4096,32k, ascending."""
@@ -43,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--shape", metavar="NAME",
                    help="instead of a model: random weights in the shape of one (llama2-7b, llama3-8b, llama3.2-1b, "
                         "llama3.2-3b, tinyllama-1.1b, smollm2-135m, smollm2-360m)")
-    p.add_argument("--type", metavar="TYPE", default="Q4_0", help="of the weights of --shape (default: %(default)s)")
+    p.add_argument("--type", metavar="TYPE", help=f"of the weights of --shape (default: {TYPE})")
     p.add_argument("--shape-dir", metavar="FOLDER", type=Path,
                    help=f"where the files of --shape are kept (default: {default_folder()})")
 
@@ -63,9 +68,9 @@ def parser() -> argparse.ArgumentParser:
 
     g = p.add_argument_group("beside another runtime, in turn, in the same process")
     g.add_argument("--vs", choices=["llama-cpp-python"], help="the other runtime")
-    g.add_argument("--vs-depth", metavar="N", type=count, default=8192,
-                   help="take it along up to this depth, which it has to read (default: %(default)s)")
-    g.add_argument("--vs-flash-attn", choices=["on", "off"], default="on", help="default: %(default)s")
+    g.add_argument("--vs-depth", metavar="N", type=count,
+                   help=f"take it along up to this depth, which it has to read (default: {VS_DEPTH})")
+    g.add_argument("--vs-flash-attn", choices=["on", "off"], help="default: on")
 
     add_reading(p, ctx="what the last depth needs")
     add_machine(p)
@@ -73,14 +78,14 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def check_early(arguments: argparse.Namespace) -> None:
+def check_early(arguments: argparse.Namespace, plan: Plan) -> None:
     """What would fail late, or not at all, is told before the measuring begins."""
     check_outputs(arguments.json, arguments.plot)
     if arguments.vs:
         peer.load()
-        if arguments.vs_depth < arguments.depth[0]:
+        if plan.vs_depth < plan.depths[0]:
             raise ArgumentError(
-                f"llama.cpp comes along up to depth {arguments.vs_depth}, which is less than any: raise --vs-depth"
+                f"llama.cpp comes along up to depth {plan.vs_depth}, which is less than any: raise --vs-depth"
             )
 
 
@@ -99,7 +104,7 @@ def capacity(arguments: argparse.Namespace, plan: Plan) -> int:
 def model_file(arguments: argparse.Namespace) -> Path:
     if arguments.model:
         return Path(find_model(arguments.model))
-    path = shape_file(arguments.shape, arguments.type, arguments.shape_dir)
+    path = shape_file(arguments.shape, arguments.type or TYPE, arguments.shape_dir)
     tell(f"{path} has {path.stat().st_size / 1e6:.0f} MB and is kept for the next time")
     return path
 
@@ -107,16 +112,20 @@ def model_file(arguments: argparse.Namespace) -> Path:
 def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
     if bool(arguments.model) == bool(arguments.shape):
         usage.error("name either a model or a --shape")
+    for option, other in BELONGS.items():
+        if getattr(arguments, option) is not None and not getattr(arguments, other):
+            usage.error(f"--{option.replace('_', '-')} means nothing without --{other}")
     plan = Plan(
         depths=arguments.depth,
         prompt=arguments.prompt,
         decode=arguments.decode,
         repeat=arguments.repeat,
         whole=arguments.whole,
-        vs_depth=arguments.vs_depth,
+        vs_depth=arguments.vs_depth or VS_DEPTH,
     )
+    flash_attention = arguments.vs_flash_attn != "off"
     options = session_options(arguments) | {"ctx": capacity(arguments, plan)}
-    check_early(arguments)
+    check_early(arguments, plan)
     path = model_file(arguments)
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(Model(path, threads=arguments.threads, device=arguments.device, **options))
@@ -129,7 +138,7 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
                 path,
                 n_ctx=reached[-1] + max(plan.prompt, plan.decode),
                 threads=model.threads,
-                flash_attention=arguments.vs_flash_attn == "on",
+                flash_attention=flash_attention,
                 gpu=model.device.startswith("cuda"),
             )
             stack.callback(theirs.close)
@@ -148,7 +157,7 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
             ceilings=measure_ceilings(model),
             peer=theirs.description if theirs else None,
             peer_options={
-                "flash_attention": arguments.vs_flash_attn == "on",
+                "flash_attention": flash_attention,
                 "n_batch": peer.N_BATCH,
                 "n_ubatch": peer.N_UBATCH,
             },

@@ -49,5 +49,6 @@ def plot(report: Report, path: Path) -> None:
     panels[0].set_ylabel("tokens a second")
     if report.peer:
         panels[0].legend(frameon=False)
-    figure.suptitle(f"{report.path.stem} on {report.model.device}", fontsize=12, fontweight="bold")
+    title = f"{report.path.stem} on {report.model.device}"
+    figure.suptitle(title, fontsize=12, fontweight="bold", parse_math=False)
     save(figure, path)

@@ -12,19 +12,19 @@ from longheads.plot import length_label
 
 
 def lengths(text: str) -> list[int]:
-    """4k,16k"""
-    return [count(part.strip()) for part in text.split(",")]
+    """4k,16k; what is said twice counts once."""
+    return list(dict.fromkeys(count(part.strip()) for part in text.split(",")))
 
 
 def depths(text: str) -> list[float]:
-    """0,50,100 per cent, as shares."""
+    """0,50,100 per cent, as shares; what is said twice counts once."""
     try:
         shares = [float(part) / 100 for part in text.split(",")]
     except ValueError:
         shares = [-1.0]
     if not all(0 <= share <= 1 for share in shares):
         raise argparse.ArgumentTypeError(f"{text!r} are no depths: expected per cents such as 0,25,50,75,100")
-    return shares
+    return list(dict.fromkeys(shares))
 
 
 def add_generator(p: argparse.ArgumentParser, filler: bool) -> None:

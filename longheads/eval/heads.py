@@ -19,7 +19,8 @@ from longheads.trace import Trace, chunks_with
 def add_options(p: argparse.ArgumentParser) -> None:
     # fmt: off
     p.add_argument("-f", "--file", metavar="FILE", action="append", default=[], required=True,
-                   help="a document (UTF-8); may be repeated; - is standard input")
+                   help="a document (UTF-8); may be repeated; - is standard input, which is read before the others "
+                        "without being named where it is a pipe or a file")
     p.add_argument("-p", "--prompt", metavar="TEXT", required=True, help="the question about it")
     p.add_argument("--answer", metavar="TEXT", help="mark the chunks that hold this text")
     # fmt: on
@@ -39,7 +40,7 @@ def run(arguments: argparse.Namespace, model: Model, setting: Setting, results: 
         if arguments.answer is not None:
             answer = chunks_with(model.tokenizer, ids.tolist(), arguments.answer, arguments.prompt, chunk)
         case = Case("heads", arguments.model_id, rule, {"digest": digest(ids)})
-        result = results.get(case)
+        result = results.get(case, "chosen")
         if result is None:
             with ProgressBar("reading") as bar:
                 session.read(ids, progress=bar)

@@ -54,11 +54,14 @@ def read_cases(path: Path) -> Iterator[tuple[Text, float]]:
 
 
 def questions(arguments: argparse.Namespace, encoder: Encoder) -> Iterator[Question]:
-    for path in arguments.files:
+    files = list(dict.fromkeys(arguments.files))
+    stems = [path.stem for path in files]
+    for path in files:
+        column = path.stem if stems.count(path.stem) == 1 else str(path)
         for number, (text, depth) in enumerate(read_cases(path)):
             if number == arguments.cases:
                 break
-            yield Question(path.stem, depth, encoder.prompt(text), {"file": path.name, "number": number})
+            yield Question(column, depth, encoder.prompt(text), {"file": path.name, "number": number})
 
 
 def about(arguments: argparse.Namespace) -> str:

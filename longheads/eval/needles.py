@@ -104,8 +104,8 @@ def _of_length(
     def only(n: int) -> str:
         return f"{TASK}\n\n{' '.join(map(str, needles[: n + 1]))}\n"
 
-    n = encoder.fit(lambda n: ask(only(n), needles[0]), tokens)
-    if n >= N_NAMES:
+    n = encoder.fit(lambda n: ask(only(n), needles[0]), tokens, most=N_NAMES)
+    if n == N_NAMES:
         raise ArgumentError(f"{tokens} tokens need more than {N_NAMES} names, and there are no more: shorten --lengths")
     return only(n), needles[: n + 1], drawn
 

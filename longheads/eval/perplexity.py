@@ -34,6 +34,7 @@ from longheads.session import Session
 from longheads.table import table
 
 FIRST_EDGE = 1024  # of the default buckets, or a sixteenth of ctx where that is less
+FIELDS = ("n", "logprob")  # of a result, that a curve needs
 
 
 def edges(text: str) -> list[int]:
@@ -145,11 +146,11 @@ def read_windows(
             Case("perplexity", arguments.model_id, rule, {"piece": piece, "bounds": bounds, "digest": digest(window)})
             for window in windows
         ]
-        missing = [(case, window) for case, window in zip(cases, windows) if results.get(case) is None]
+        missing = [(case, window) for case, window in zip(cases, windows) if results.get(case, *FIELDS) is None]
         with token_bar(ctx * len(missing), label) as bar:
             for case, window in missing:
                 results.add(case, measure(session, window, bounds, piece, bar))
-    return curve_of(setting.name, [result for case in cases if (result := results.get(case))])
+    return curve_of(setting.name, [result for case in cases if (result := results.get(case, *FIELDS))])
 
 
 def run(arguments: argparse.Namespace, model: Model, settings: Sequence[Setting], results: Results) -> list[Curves]:

@@ -41,9 +41,9 @@ def _map(axes: Any, questions: Sequence[Question], row: Row) -> Any:
         axes.text(at[1], at[0], text, ha="center", va="center", fontsize=8)
     axes.set_facecolor("#dddddd")  # where nothing was asked
     image = axes.imshow(share, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto", alpha=0.6)
-    axes.set_xticks(range(len(columns)), columns)
+    axes.set_xticks(range(len(columns)), columns, parse_math=False)
     axes.set_yticks(range(len(names)), names)
-    axes.set_title(row.name, fontsize=11, loc="left")
+    axes.set_title(row.name, fontsize=11, loc="left", parse_math=False)
     return image
 
 
@@ -57,7 +57,7 @@ def draw_maps(questions: Sequence[Question], rows: Sequence[Row], title: str, pa
         image = _map(axes, questions, row)
     panels[0].set_ylabel("depth of the answer")
     figure.colorbar(image, ax=list(panels), label="share of hits")
-    figure.suptitle(title, fontsize=12, fontweight="bold")
+    figure.suptitle(title, fontsize=12, fontweight="bold", parse_math=False)
     save(figure, path)
 
 
@@ -85,6 +85,7 @@ def draw_curves(tables: Sequence[Curves], trained_ctx: int, title: str, path: Pa
         axes.grid(color="#dddddd", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("perplexity")
-    panels[0].legend(frameon=False)
-    figure.suptitle(title, fontsize=12, fontweight="bold")
+    for label in panels[0].legend(frameon=False).get_texts():
+        label.set_parse_math(False)
+    figure.suptitle(title, fontsize=12, fontweight="bold", parse_math=False)
     save(figure, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ CLASSIC_FILLER = (
     "Here we go.",
     "There and back again.",
 )
+LONGEST = 5000  # characters of a sentence: what has more, as code or Chinese may have, is cut into pieces
+PIECE = 40  # characters of a piece
+LACKING = 128  # tokens that a prompt may lack, as many as a long sentence has; or a tenth of it
 
 
 @dataclass(frozen=True)
@@ -78,10 +82,10 @@ class Encoder:
         other = self.encode(Text(text.document, "?", "", ""))
         return Prompt(ids, whole[len(ids) :], text.answer, min(common_prefix(ids, other), len(ids) - 1))
 
-    def fit(self, make: Callable[[int], Text], tokens: int) -> int:
-        """The largest n for which make(n), longer with every n, has at most `tokens` tokens.
+    def fit(self, make: Callable[[int], Text], tokens: int, most: int = sys.maxsize) -> int:
+        """The largest n up to `most` for which make(n), longer with every n, has at most `tokens` tokens.
 
-        Raises ContextError where not even make(0) has.
+        Raises ContextError where not even make(0) has, ArgumentError where it has far fewer.
         """
 
         def length(n: int) -> int:
@@ -91,16 +95,27 @@ class Encoder:
         if least > tokens:
             raise ContextError(f"{tokens} tokens are too few: task and question alone take {least}")
         too_many = 1
-        while length(too_many) <= tokens:
+        while too_many <= most and length(too_many) <= tokens:
             too_many *= 2
-        return bisect_right(range(too_many), tokens, lo=too_many // 2, key=length) - 1
+        n = bisect_right(range(min(too_many, most + 1)), tokens, lo=too_many // 2, key=length) - 1
+        if n < most and tokens - length(n) > max(tokens // 10, LACKING):
+            raise ArgumentError(
+                f"a prompt of {tokens} tokens comes to {length(n)} only, and to {length(n + 1)} with the filler's next "
+                "sentence: raise --lengths, or take a filler of shorter sentences"
+            )
+        return n
 
 
 def read_filler(path: Path | None) -> Sequence[str]:
-    """The sentences of a book, without its line breaks; without a book the classic ones."""
+    """The sentences of a book, without its line breaks; without a book the classic ones.
+
+    A text that has none gives pieces, cut between words where it has words.
+    """
     if path is None:
         return CLASSIC_FILLER
     text = " ".join(read_text(str(path)).split())
     if not text:
         raise FormatError(f"{path} has no text: a filler needs a sentence at least")
-    return re.split(r"(?<=[.!?]) ", text)
+    pieces = re.compile(rf"\S.{{0,{PIECE - 1}}}(?!\S)|\S{{{PIECE}}}")
+    sentences = re.split(r"(?<=[.!?]) ", text)
+    return [part for s in sentences for part in ([s] if len(s) <= LONGEST else pieces.findall(s))]

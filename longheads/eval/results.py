@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,9 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from longheads.errors import FormatError
+from longheads.errors import FormatError, LongHeadsWarning
 
 Result = dict[str, Any]  #: what came out, by name; plain JSON
+
+START = '{"case": {"task": "'  # of every line
 
 
 @dataclass(frozen=True)
@@ -52,25 +56,40 @@ class Results:
     """Results by case: those of a file, and new ones, which the file gets at once."""
 
     def __init__(self, path: Path | None) -> None:
-        """Raises FormatError where the file holds something else."""
+        """Raises FormatError where the file holds something else. A last line that was cut short is taken off it."""
         self._path = path
         self._known: dict[str, Result] = {}
+        self._unended = False  # the last line has no newline
         if path and path.exists():
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            for number, line in enumerate(lines, start=1):
-                try:
-                    record = json.loads(line)
-                    self._known[Case(**record["case"]).identity] = dict(record["result"])
-                except (ValueError, TypeError, KeyError):
-                    raise FormatError(
-                        f"line {number} of {path} is no result of longheads.eval: delete it, or name another file"
-                    ) from None
+            self._read(path)
 
-    def get(self, case: Case) -> Result | None:
-        return self._known.get(case.identity)
+    def _read(self, path: Path) -> None:
+        data = path.read_bytes()
+        *lines, last = data.decode("utf-8", errors="replace").split("\n")
+        for number, line in enumerate([*lines, last] if last else lines, start=1):
+            try:
+                record = json.loads(line)
+                self._known[Case(**record["case"]).identity] = dict(record["result"])
+            except (ValueError, TypeError, KeyError) as error:
+                if number > len(lines) and isinstance(error, ValueError) and START.startswith(line[: len(START)]):
+                    os.truncate(path, data.rfind(b"\n") + 1)
+                    told = f"the last line of {path} was cut short: it is taken off, and measured again"
+                    warnings.warn(told, LongHeadsWarning, stacklevel=3)
+                    return
+                raise FormatError(
+                    f"line {number} of {path} is no result of longheads.eval: delete that line, or name another file"
+                ) from None
+        self._unended = bool(last)
+
+    def get(self, case: Case, *fields: str) -> Result | None:
+        """None: it has to be measured; so has what lacks one of these fields, as an earlier version's may."""
+        result = self._known.get(case.identity)
+        return result if result is not None and result.keys() >= set(fields) else None
 
     def add(self, case: Case, result: Result) -> None:
         self._known[case.identity] = result
         if self._path:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"case": asdict(case), "result": result}) + "\n")
+                line = json.dumps({"case": asdict(case), "result": result})
+                file.write("\n" * self._unended + line + "\n")
+            self._unended = False

@@ -96,9 +96,7 @@ def case_of(task: str, model: str, rule: dict[str, Any], question: Question) -> 
 
 
 def known(results: Results, case: Case) -> Result | None:
-    """None: it has to be measured; so has what an earlier version measured, which said less."""
-    result = results.get(case)
-    return result if result is not None and "begins" in result else None
+    return results.get(case, "hit", "begins", "logprob", "seconds")  # what tables and pictures need
 
 
 def n_to_read(prompts: Sequence[Prompt]) -> int:

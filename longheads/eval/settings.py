@@ -7,15 +7,20 @@ import inspect
 import re
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 from longheads.model import Model
-from longheads.session import Session
+from longheads.session import Session, SessionOptions
 
+# Options that change no result, and one that is of the machine.
+CHANGE_NOTHING = ("ctx", "batch", "keep_all")
+OF_A_SETTING = {
+    name: type_ for name, type_ in get_type_hints(SessionOptions).items() if name not in (*CHANGE_NOTHING, "kv_offload")
+}
 # Options of a setting, by what their values are.
-NUMBERS = ("chunk", "budget", "near_budget", "window", "local", "dense_until", "far_heads")
-FRACTIONS = ("far_penalty", "rope_scale")
-WORDS = ("scheme", "select_per", "attention", "kv_type", "rope_scaling")
+NUMBERS = tuple(name for name, type_ in OF_A_SETTING.items() if type_ == int | None)
+FRACTIONS = tuple(name for name, type_ in OF_A_SETTING.items() if type_ == float | None)
+WORDS = tuple(name for name in OF_A_SETTING if name not in NUMBERS + FRACTIONS)
 
 
 @dataclass(frozen=True)
@@ -81,4 +86,4 @@ def follow(session: Session, setting: Setting) -> None:
 
 def rule_of(session: Session) -> dict[str, Any]:
     """Everything that a result depends on, with what the model makes of options that were left open."""
-    return {name: value for name, value in session.options.items() if name not in ("ctx", "batch", "keep_all")}
+    return {name: value for name, value in session.options.items() if name not in CHANGE_NOTHING}
