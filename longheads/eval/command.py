@@ -161,7 +161,8 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
     results = Results(arguments.json)
     path = Path(os.fsdecode(find_model(arguments.model)))
     work = {"perplexity": predict, "heads": look}.get(arguments.task, retrieval)
-    with Model(path, threads=arguments.threads, device=arguments.device) as model:
+    machine = {"threads": arguments.threads, "device": arguments.device, "kv_offload": bool(arguments.kv_offload)}
+    with Model(path, **machine) as model:
         arguments.model_name = path.name
         arguments.model_id = f"{path.name} {model_digest(path)}"
         try:
