@@ -1,4 +1,6 @@
 // Models: the public functions that are not a session's, a tokenizer's or a sampler's.
+#include <math.h>
+
 #include "model.h"
 #include "reach.h"
 
@@ -91,6 +93,7 @@ lh_status lh_model_get_metadata(const lh_model *m, int64_t i, lh_metadata *out) 
 const lh_tokenizer *lh_model_tokenizer(const lh_model *m) { return m->tokenizer; }
 
 lh_status lh_model_probe(const lh_model *m, double seconds, lh_ceilings *out) {
+    if (!isfinite(seconds)) return lh_error(LH_ERR_ARGUMENT, "%g seconds of measuring would not end", seconds);
     lh_backend *b = m->backend;
     b->ops->begin(b);
     lh_status status = b->ops->probe(b, seconds, out);

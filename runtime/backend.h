@@ -60,7 +60,8 @@ typedef struct lh_attention {
     float *queries;  // (chunk, n_head, head_dim): q of the tokens of the unfinished chunk; NULL: not needed
     // rotations, see rope.h
     const float *rope_offset;       // (chunk, 2, head_dim): by 0, 1, ..., chunk-1 tokens
-    const float *rope_chunk;        // (n_rope_chunk, 2, head_dim): by 0, 1, ... chunks
+    const float *rope_chunk;        // (lh_n_distances, 2, head_dim): by 0, 1, ... chunks
+    const float *rope_far;          // (2, head_dim): by the most chunks that a window has
     int32_t rope_dim;               // rotated dimensions of a head
     // the batch; q and k are not rotated
     int64_t pos;
@@ -74,6 +75,9 @@ typedef struct lh_attention {
     float *bias;                    // the same: what is added to q.k of each of these chunks, zero unless taken by score
     float *out;                     // (n, n_head, head_dim)
 } lh_attention;
+
+// Distances in chunks that there are: 0, 1, ... See lh_chunk_distance.
+LH_SHARED_FN int32_t lh_n_distances(const lh_attention *a) { return LH_MIN(a->plan.window, a->n_chunk); }
 
 // Of one choice.
 LH_SHARED_FN lh_chunk_plan lh_plan_of_choice(const lh_attention *a, int32_t chooser) {

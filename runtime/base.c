@@ -2,7 +2,9 @@
 #include "base.h"
 
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,6 +34,15 @@ lh_status lh_error_context(lh_status status, const char *format, ...) {
     return status;
 }
 
+// Kept in front of the aligned address.
+typedef struct block {
+    char *start;
+    size_t bytes;
+} block;
+_Static_assert(sizeof(block) <= _Alignof(max_align_t), "there is room for it");
+
+static atomic_size_t allocated;  // by this process, touched or not
+
 void *lh_alloc(size_t count, size_t size) {
     size_t bytes;
     if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX - 2 * LH_ALIGN) {
@@ -39,23 +50,24 @@ void *lh_alloc(size_t count, size_t size) {
         return NULL;
     }
     bytes = LH_ROUND_UP(LH_MAX(bytes, 1), (size_t)LH_ALIGN);
-    // calloc's fresh pages are zero without being touched, which keeps a large KV cache free until it is used; the
-    // start of the block is kept in front of the aligned address.
-    char *block = calloc(1, bytes + LH_ALIGN);
-    if (!block) {
+    // calloc's fresh pages are zero without being touched, which keeps a large KV cache free until it is used.
+    char *start = calloc(1, bytes + LH_ALIGN);
+    if (!start) {
         lh_error(LH_ERR_MEMORY, "out of memory: %zu bytes could not be had", bytes);
         return NULL;
     }
-    char *p = block + LH_ALIGN - (uintptr_t)block % LH_ALIGN;
-    memcpy(p - sizeof block, &block, sizeof block);
+    char *p = start + LH_ALIGN - (uintptr_t)start % LH_ALIGN;
+    memcpy(p - sizeof(block), &(block){start, bytes}, sizeof(block));
+    atomic_fetch_add_explicit(&allocated, bytes, memory_order_relaxed);
     return p;
 }
 
 void lh_free(void *p) {
     if (!p) return;
-    char *block;
-    memcpy(&block, (char *)p - sizeof block, sizeof block);
-    free(block);
+    block b;
+    memcpy(&b, (char *)p - sizeof b, sizeof b);
+    atomic_fetch_sub_explicit(&allocated, b.bytes, memory_order_relaxed);
+    free(b.start);
 }
 
 // The first integer after `key` in a small text file; UINT64_MAX if there is none.
@@ -76,8 +88,9 @@ static uint64_t read_number(const char *path, const char *key) {
 }
 
 uint64_t lh_memory_available(void) {
-    uint64_t free_kb = read_number("/proc/meminfo", "MemAvailable:");
+    uint64_t free_kb = read_number("/proc/meminfo", "MemAvailable:"), total_kb = read_number("/proc/meminfo", "MemTotal:");
     uint64_t available = free_kb == UINT64_MAX ? UINT64_MAX : free_kb * 1024;
+    uint64_t total = total_kb == UINT64_MAX ? UINT64_MAX : total_kb * 1024;
     uint64_t limit = read_number("/sys/fs/cgroup/memory.max", ""),
              used = read_number("/sys/fs/cgroup/memory.current", "");
     if (limit != UINT64_MAX && used != UINT64_MAX) {
@@ -85,6 +98,9 @@ uint64_t lh_memory_available(void) {
         uint64_t cached = read_number("/sys/fs/cgroup/memory.stat", "inactive_file ");
         if (cached != UINT64_MAX) used -= LH_MIN(used, cached);
         available = LH_MIN(available, limit > used ? limit - used : 0);
+        total = LH_MIN(total, limit);
     }
-    return available;
+    // What other sessions have asked for and not yet touched counts as free there.
+    uint64_t promised = atomic_load_explicit(&allocated, memory_order_relaxed);
+    return LH_MIN(available, total > promised ? total - promised : 0);
 }

@@ -29,7 +29,8 @@ lh_status lh_error_context(lh_status status, const char *format, ...) __attribut
 void *lh_alloc(size_t count, size_t size);
 void lh_free(void *p);
 
-// Bytes this process can still get (MemAvailable, lowered by a container's limit); UINT64_MAX if unknown.
+// Bytes this process can still get (MemAvailable, lowered by a container's limit and by what it has allocated and not
+// touched); UINT64_MAX if unknown.
 uint64_t lh_memory_available(void);
 
 #define LH_MIN(a, b) ((a) < (b) ? (a) : (b))

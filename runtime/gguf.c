@@ -295,7 +295,7 @@ static lh_status take_shape(cursor *c, uint64_t alignment, lh_gguf_tensor *t, ui
 // offsets (n_tensors): from the start of the data section, which begins at the next multiple of the alignment.
 static lh_status place_tensors(lh_gguf *g, const cursor *c, uint64_t alignment, const uint64_t *offsets) {
     uint64_t start = LH_ROUND_UP((uint64_t)(c->p - c->start), alignment), size = (uint64_t)(c->end - c->start);
-    uint64_t available = size > start ? size - start : 0;
+    uint64_t available = size > start ? size - start : 0, rest = available;
     for (int64_t i = 0; i < g->n_tensors; i++) {
         lh_gguf_tensor *t = &g->tensors[i];
         if (offsets[i] > available || t->size > available - offsets[i])
@@ -303,6 +303,11 @@ static lh_status place_tensors(lh_gguf *g, const cursor *c, uint64_t alignment, 
                             "the tensor %s takes %" PRIu64 " bytes at offset %" PRIu64 " of only %" PRIu64
                             " bytes of data: " TRUNCATED,
                             quote_name(t->name).text, t->size, offsets[i], available);
+        // Otherwise a small file might be a model that takes hours to look through.
+        if (t->size > rest)
+            return lh_error(LH_ERR_FORMAT, "the tensor %s lies where others do, in %" PRIu64 " bytes of data: " DAMAGED,
+                            quote_name(t->name).text, available);
+        rest -= t->size;
         t->data = c->start + start + offsets[i];
     }
     return LH_OK;

@@ -30,7 +30,7 @@ typedef struct lh_gguf_tensor {
 } lh_gguf_tensor;
 
 // Parse one container that lies whole in memory, 8-byte aligned as malloc's and mmap's is; memory must outlive *out.
-// Tensors may overlap, but each lies inside. Keys and names are unique, not empty and hold no NUL.
+// Every tensor lies inside, and all together take no more than there is. Keys and names are unique, not empty and hold no NUL.
 lh_status lh_gguf_parse(const void *memory, size_t size, lh_gguf **out);
 // mmap a file, or all files of a split when path is its first (NAME-00001-of-0000N.gguf). As with every mmap, cutting
 // the file short while it is open kills the process: replace a model by renaming, not by writing over it.

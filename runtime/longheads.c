@@ -60,11 +60,11 @@ static lh_status to_device(lh_backend *b, const void *host, size_t bytes, void *
     return b->ops->write(b, *out, host, bytes);
 }
 
-static lh_status rope_table(lh_backend *b, const lh_rope *rope, int64_t n, int64_t step, float **out) {
+static lh_status rope_table(lh_backend *b, const lh_rope *rope, int64_t first, int64_t step, int64_t n, float **out) {
     size_t count = (size_t)n * 2 * rope->head_dim;
     float *host = lh_alloc(count, sizeof *host);
     if (!host) return LH_ERR_MEMORY;
-    lh_rope_table(rope, n, step, host);
+    lh_rope_table(rope, first, step, n, host);
     lh_status status = to_device(b, host, count * sizeof *host, (void **)out);
     lh_free(host);
     return status;
@@ -143,8 +143,11 @@ lh_status lh_longheads_init(lh_longheads *lh, lh_backend *backend, const lh_conf
     bool dense = o->attention == LH_ATTENTION_DENSE;
     LH_TRY(choose_far(reach, n, c->n_head / c->n_head_kv, dense ? n : o->far_heads, lh->far));
     LH_TRY(leader_table(lh, reach));
-    LH_TRY(rope_table(backend, rope, o->chunk, 1, &lh->rope_offset));
-    LH_TRY(rope_table(backend, rope, lh->plan.window, o->chunk, &lh->rope_chunk));
+    int64_t l = o->chunk, window = lh->plan.window, n_chunk = (o->ctx + l - 1) / l;
+    LH_TRY(rope_table(backend, rope, 0, 1, l, &lh->rope_offset));
+    // A file may claim any window: rows are made for distances that the context has, and for the far end.
+    LH_TRY(rope_table(backend, rope, 0, l, LH_MIN(window, n_chunk), &lh->rope_chunk));
+    LH_TRY(rope_table(backend, rope, (window - 1) * l, l, 1, &lh->rope_far));
     size_t rows = (size_t)o->batch + c->n_layer - 1;
     size_t row = (size_t)lh->n_select * lh->plan.k;
     LH_TRY(backend->ops->alloc(backend, rows * row * sizeof *lh->chosen, (void **)&lh->chosen));
@@ -155,6 +158,7 @@ void lh_longheads_free(lh_longheads *lh) {
     if (!lh->backend) return;
     lh->backend->ops->release(lh->backend, lh->rope_offset);
     lh->backend->ops->release(lh->backend, lh->rope_chunk);
+    lh->backend->ops->release(lh->backend, lh->rope_far);
     lh->backend->ops->release(lh->backend, lh->leader);
     lh->backend->ops->release(lh->backend, lh->chosen);
     lh->backend->ops->release(lh->backend, lh->bias);
@@ -192,6 +196,7 @@ static lh_attention attention_of(const lh_longheads *lh, const lh_kv *kv, int32_
         .queries = kv->queries[layer],
         .rope_offset = lh->rope_offset,
         .rope_chunk = lh->rope_chunk,
+        .rope_far = lh->rope_far,
         .rope_dim = lh->rope_dim,
         .pos = kv->position,
         .n = n,

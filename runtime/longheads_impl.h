@@ -25,8 +25,7 @@ typedef struct lh_longheads {
     lh_scheme scheme;
     int32_t n_layer, n_head, n_head_kv, n_select;
     float scale;
-    float *rope_offset;    // (chunk, 2, head_dim), device
-    float *rope_chunk;     // (max distance + 1, 2, head_dim), device
+    float *rope_offset, *rope_chunk, *rope_far;  // device; see lh_attention
     int32_t rope_dim;
     int32_t *leader;       // (n_layer, n_select), device; see lh_attention
     int32_t *chosen;       // (batch + n_layer - 1, n_select, k), device; see chosen_of in longheads.c

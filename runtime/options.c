@@ -33,8 +33,9 @@ __attribute__((format(printf, 2, 3))) static void note(notes *n, const char *for
 // A length in tokens that must be whole chunks.
 static lh_status whole_chunks(const char *name, int32_t tokens, int32_t chunk) {
     if (tokens % chunk == 0) return LH_OK;
-    return lh_error(LH_ERR_ARGUMENT, "%s is %d, which is no multiple of the chunk size %d: use %d or %d", name, tokens,
-                    chunk, tokens / chunk * chunk, (tokens / chunk + 1) * chunk);
+    int32_t below = tokens / chunk * chunk;
+    return lh_error(LH_ERR_ARGUMENT, "%s is %d, which is no multiple of the chunk size %d: use %d or %lld", name, tokens,
+                    chunk, below, (long long)below + chunk);
 }
 
 static lh_status in_range(const char *name, int64_t value, int64_t low, int64_t high) {
@@ -58,8 +59,8 @@ static lh_status resolve_window(lh_session_options *o, int32_t trained, notes *n
         return LH_OK;
     }
     LH_TRY(in_range("window", o->window, 2 * o->chunk, INT32_MAX));
-    if (o->window > trained) {
-        int32_t capped = trained / o->chunk * o->chunk;
+    if (o->window > LH_MAX(trained, 2 * o->chunk)) {
+        int32_t capped = LH_MAX(trained / o->chunk, 2) * o->chunk;
         note(n, "window is capped to %d tokens: the model was trained on %d, not %d\n", capped, trained, o->window);
         o->window = capped;
     }

@@ -41,11 +41,11 @@ void lh_rope_free(lh_rope *r) {
     r->inv_freq = NULL;
 }
 
-void lh_rope_table(const lh_rope *r, int64_t n, int64_t step, float *table) {
-    for (int64_t p = 0; p < n; p++) {
-        float *cosines = table + p * 2 * r->head_dim, *sines = cosines + r->head_dim;
+void lh_rope_table(const lh_rope *r, int64_t first, int64_t step, int64_t n, float *table) {
+    for (int64_t row = 0; row < n; row++) {
+        float *cosines = table + row * 2 * r->head_dim, *sines = cosines + r->head_dim;
         for (int i = 0; i < r->head_dim / 2; i++) {
-            double angle = (double)(p * step) * r->inv_freq[i];
+            double angle = (double)(first + row * step) * r->inv_freq[i];
             cosines[2 * i] = cosines[2 * i + 1] = (float)cos(angle);
             sines[2 * i] = -(float)sin(angle);
             sines[2 * i + 1] = (float)sin(angle);

@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "base.h"
+#include "sampler.h"
 
 struct lh_sampler {
     lh_sampler_options options;  // logit_bias points to our own copy
@@ -333,12 +333,13 @@ static int32_t draw(lh_sampler *s) {
     return chosen;
 }
 
-static double log_softmax(const float *logits, int32_t n, int32_t id) {
+float lh_log_softmax(const float *logits, int32_t n, int32_t id) {
     float max = max_logit(logits, n);  // NaN is never above the maximum
+    if (isnan(logits[id]) || logits[id] == -INFINITY) return -INFINITY;
     double sum = 0;
     for (int32_t i = 0; i < n; i++)
-        if (!isnan(logits[i])) sum += exp(below_max(logits[i], max));
-    return below_max(logits[id], max) - log(sum);
+        if (!isnan(logits[i])) sum += (double)expf((float)below_max(logits[i], max));
+    return (float)(below_max(logits[id], max) - log(sum));
 }
 
 lh_status lh_sampler_sample(lh_sampler *s, const float *logits, int32_t *id, float *logprob) {
@@ -365,6 +366,6 @@ lh_status lh_sampler_sample(lh_sampler *s, const float *logits, int32_t *id, flo
         keep_min_p(s, o->min_p);
         *id = s->id[draw(s)];
     }
-    if (logprob) *logprob = (float)log_softmax(logits, s->n_vocab, *id);
+    if (logprob) *logprob = lh_log_softmax(logits, s->n_vocab, *id);
     return LH_OK;
 }

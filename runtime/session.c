@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "model.h"
+#include "sampler.h"
 
 static lh_status init_longheads(const lh_model *m, const lh_session_options *o, lh_longheads *out) {
     lh_config config = m->config;
@@ -106,7 +107,7 @@ static lh_status check_change(const lh_session *s, const lh_session_options *to)
 }
 
 lh_status lh_session_set_options(lh_session *s, const lh_session_options *options) {
-    lh_session_options o = *options;
+    lh_session_options o = options ? *options : (lh_session_options){0};
     LH_TRY(lh_session_options_resolve(s->model, &o, NULL, 0));
     LH_TRY(lh_session_enter(s));
     lh_longheads next = {0};
@@ -172,19 +173,10 @@ static lh_status check_ids(const lh_session *s, const int32_t *ids, int64_t n) {
     return LH_OK;
 }
 
-// ln softmax(logits)[id]
-static float log_probability(const float *logits, int32_t n, int32_t id) {
-    float top = logits[0];
-    for (int32_t i = 1; i < n; i++) top = LH_MAX(top, logits[i]);
-    double sum = 0;
-    for (int32_t i = 0; i < n; i++) sum += (double)expf(logits[i] - top);
-    return (float)((double)logits[id] - top - log(sum));
-}
-
 // One batch, n <= options.batch. logprobs: NULL, or (n) where logprobs[i] scores ids[i].
 static lh_status run_batch(lh_session *s, const int32_t *ids, int32_t n, bool want_logits, float *logprobs) {
     int32_t n_vocab = s->model->config.n_vocab;
-    float before = logprobs && s->has_logits ? log_probability(s->logits, n_vocab, ids[0]) : NAN;
+    float before = logprobs && s->has_logits ? lh_log_softmax(s->logits, n_vocab, ids[0]) : NAN;
     memcpy(s->ids + s->kv.position, ids, (size_t)n * sizeof *ids);
     s->has_logits = false;
     LH_TRY(lh_forward_layers(&s->forward, &s->longheads, &s->kv, ids, n, logprobs ? 0 : n - 1));
@@ -194,7 +186,7 @@ static lh_status run_batch(lh_session *s, const int32_t *ids, int32_t n, bool wa
             int32_t rows = LH_MIN(n - 1 - row, LH_LOGITS_ROWS);
             LH_TRY(lh_forward_logits(&s->forward, row, rows, s->rows));
             for (int32_t i = 0; i < rows; i++)
-                logprobs[row + i + 1] = log_probability(s->rows + (size_t)i * n_vocab, n_vocab, ids[row + i + 1]);
+                logprobs[row + i + 1] = lh_log_softmax(s->rows + (size_t)i * n_vocab, n_vocab, ids[row + i + 1]);
         }
     }
     if (!want_logits) return LH_OK;
@@ -218,6 +210,8 @@ static lh_status rewind_to(lh_session *s, int64_t target) {
         if (status != LH_OK) lh_session_clear(s);
         LH_TRY(status);
     }
+    // Nothing is asked of what was read again: wait for it, so that a failure is this call's.
+    if (again) LH_TRY(s->model->backend->ops->read(s->model->backend, NULL, s->forward.x, 0));
     s->has_logits = false;
     s->longheads.last_position = -1;
     return LH_OK;

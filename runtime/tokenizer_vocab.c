@@ -414,7 +414,7 @@ static lh_status add_merge(lh_tokenizer *t, const char *text, size_t len, uint64
     int64_t n_left = decode_bytes(text, (size_t)(space - text), merged);
     int64_t n_right = n_left < 0 ? -1 : decode_bytes(space + 1, (size_t)(text + len - space - 1), merged + n_left);
     if (n_right < 0) return LH_OK;
-    // Merges of what the vocabulary lacks lead to nothing that has an id.
+    // Of what the vocabulary lacks there is no id, and so no merge; that it could lead on to what has one is left out.
     int32_t left = lh_token_find(t, merged, (size_t)n_left);
     int32_t right = lh_token_find(t, merged + n_left, (size_t)n_right);
     int32_t both = lh_token_find(t, merged, (size_t)(n_left + n_right));

@@ -333,6 +333,7 @@ DATA = bytes(1024)
     (container([], [tensor(b"t", [257], Type.F32)], DATA), "takes 1028 bytes at offset 0 of only 1024"),
     (container([], [tensor(b"t", [8], offset=1024)], DATA), "takes 32 bytes at offset 1024 of only 1024"),
     (container([], [tensor(b"t", [8], offset=2**64 - 32)], DATA), "takes 32 bytes at offset 18446744073709551584"),
+    (container([], [tensor(b"t", [256]), tensor(b"u", [8])], DATA), "the tensor 'u' lies where others do"),
     (container([], [tensor(b"t", [8], offset=4)], DATA), "offset 4 is no multiple of the alignment 32"),
     (container([], [tensor(b"t", [33], Type.Q8_0)], DATA), "rows of 33 values are not whole blocks of Q8_0"),
     (container([], [tensor(b"t", [256], Type.IQ2_XXS)], DATA), "type IQ2_XXS is not supported"),
@@ -346,9 +347,9 @@ def test_damaged_containers(dump, tmp_path: Path, content: bytes, expected: str)
     assert expected in error(dump(path), "open")
 
 
-def test_tensors_may_share_data_and_end_with_the_file(dump, tmp_path: Path) -> None:
+def test_tensors_may_end_with_the_file(dump, tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
-    path.write_bytes(container([], [tensor(b"a", [256]), tensor(b"b", [128], offset=512)], DATA))
+    path.write_bytes(container([], [tensor(b"a", [128]), tensor(b"b", [128], offset=512)], DATA))
     assert [text(t["name"]) for t in dump(path)["tensors"]] == ["a", "b"]
 
 

@@ -74,10 +74,10 @@ def test_no_quadratic_work(hostile: Path, tmp_path: Path) -> None:
     n = 200_000
     names = [b"a name that begins like all others " + str(i).encode() for i in range(n)]
     keys = b"".join(struct.pack("<Q", len(k)) + k + struct.pack("<IB", 0, 1) for k in names)
-    tensors = b"".join(struct.pack("<Q", len(k)) + k + struct.pack("<IQIQ", 1, 8, 0, 0) for k in names)
+    tensors = b"".join(struct.pack("<Q", len(k)) + k + struct.pack("<IQIQ", 1, 8, 0, 32 * i) for i, k in enumerate(names))
     for name, content in {
         "keys": struct.pack("<IQQ", 3, 0, n) + keys,
-        "tensors": struct.pack("<IQQ", 3, n, 0) + tensors + bytes(64),
+        "tensors": struct.pack("<IQQ", 3, n, 0) + tensors + bytes(32 * n + 32),
     }.items():
         path = tmp_path / f"{name}.gguf"
         path.write_bytes(b"GGUF" + content)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import inspect
 import os
+import subprocess
+import sys
 import threading
 import warnings
 
@@ -14,6 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 longheads = pytest.importorskip("longheads", reason="longheads is not installed")
+
+from helpers import make_model  # noqa: E402
 
 from longheads import Model, Tokenizer  # noqa: E402
 from longheads.chat import ChatTemplate  # noqa: E402
@@ -106,6 +110,7 @@ def test_capped_options_say_so(tiny_path):
     [
         (dict(chunk=32, budget=100), "budget.*100.*32"),
         (dict(chunk=32, near_budget=100), "near_budget.*100.*32"),
+        (dict(chunk=8, dense_until=2**31 - 1), "dense_until.* 2147483640 or 2147483648"),
         (dict(scheme="best"), "scheme.*best.*peak.*bounds.*paper"),
         (dict(ctx=-1), "ctx.*-1"),
         (dict(ctx=10**30), "ctx"),
@@ -120,6 +125,24 @@ def test_options_that_cannot_be(tiny_path, options, words):
     with pytest.raises(longheads.ArgumentError, match=words) as caught:
         Model(tiny_path, **options)
     assert isinstance(caught.value, ValueError)
+
+
+def test_a_file_that_was_trained_on_one_token(tmp_path):
+    """What is resolved stays what it is when it is resolved again, as each session does."""
+    path = make_model(tmp_path / "one.gguf", trained_ctx=1)
+    with Model(path, ctx=64) as model, model.session() as session:
+        session.feed(range(3, 63))
+        assert session.options == model.options
+        assert (session.selected()[:, :, -1] == 59).all()  # its own
+
+
+def test_a_file_that_claims_a_vast_context(tmp_path):
+    """It costs memory where that is used: here the rotations alone would take more than a gigabyte."""
+    path = make_model(tmp_path / "vast.gguf", trained_ctx=2**30)
+    opened = f"from longheads import Model; import resource; s = Model({str(path)!r}, ctx=4096).session(); s.feed([3, 4])"
+    peak = "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    done = subprocess.run([sys.executable, "-c", f"{opened}; {peak}"], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 500_000
 
 
 def test_paths(tiny_path):

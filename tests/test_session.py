@@ -188,6 +188,39 @@ def test_a_context_that_memory_cannot_hold(tiny_path):
     assert isinstance(caught.value, MemoryError)
 
 
+def test_sessions_that_memory_cannot_hold_together(tiny_path):
+    """Each would fit, and none has touched what it was given."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    token = 2 * 2 * 2 * 16 * 4  # keys and values, layers, KV heads, of f32
+    with Model(tiny_path, ctx=min(total // token // 5, 2**28), kv_type="f32", keep_all=True) as model:
+        with pytest.raises(longheads.OutOfMemoryError, match="GiB are free"):
+            sessions = [model.session() for _ in range(6)]
+        assert model.session().position == 0  # these are gone, and their memory with them
+
+
+def test_a_fork_while_the_model_computes(model, ids):
+    """The thread that computes is not there in the child to end what it has begun."""
+    stop = threading.Event()
+
+    def work() -> None:
+        with model.session() as session:
+            while not stop.is_set():
+                session.read(ids)
+                session.rewind(len(ids))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        for _ in range(5):
+            if (child := os.fork()) == 0:
+                signal.alarm(20)
+                os._exit(int(model.session().position != 0))
+            assert os.waitpid(child, 0)[1] == 0
+    finally:
+        stop.set()
+        thread.join()
+
+
 def test_stream_goes_on_from_the_session(model, session):
     ids = model.tokenize("Near the castle there was")
     session.feed(ids)

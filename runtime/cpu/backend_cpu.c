@@ -64,8 +64,9 @@ static void cpu_unload(lh_backend *b, lh_tensor *t) {
 
 static void cpu_begin(lh_backend *b) {
     lh_cpu *c = (lh_cpu *)b;
+    // The parent's thread that had the turn as this process was made is not here to end it.
+    if (lh_threads_check_fork(c->threads)) pthread_mutex_init(&c->turn, NULL);
     pthread_mutex_lock(&c->turn);
-    lh_threads_check_fork(c->threads);
 }
 
 static void cpu_end(lh_backend *b) { pthread_mutex_unlock(&((lh_cpu *)b)->turn); }

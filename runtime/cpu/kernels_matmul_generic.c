@@ -1,5 +1,4 @@
 // The matmul kernels in plain C: the oracle of the others, and what runs where there is nothing better.
-//
 #include <math.h>
 #include <string.h>
 

@@ -110,7 +110,7 @@ static void prepare_row(const lh_cpu *c, const lh_attention *a, int32_t token, i
     int32_t offset = lh_offset_of(a->pos + token, a->plan.chunk);
     c->attention.rotate(a->q + ((size_t)token * a->n_head + head) * dim, a->rope_offset + 2 * dim * offset, 1, a->scale,
                         a->head_dim, near);
-    c->attention.rotate(near, a->rope_chunk + 2 * dim * (a->plan.window - 1), 1, 1, a->head_dim, far);
+    c->attention.rotate(near, a->rope_far, 1, 1, a->head_dim, far);
 
     b->step[row] = step_of(slow, dims, levels, &per_step);
     b->zero[row] = b->least[row] = b->most[row] = 0;

@@ -127,14 +127,15 @@ void lh_threads_for(lh_threads *t, int64_t n_pieces, lh_task task, void *arg) {
     }
 }
 
-void lh_threads_check_fork(lh_threads *t) {
-    if (t->owner == getpid()) return;
+bool lh_threads_check_fork(lh_threads *t) {
+    if (t->owner == getpid()) return false;
     t->owner = getpid();
     t->n = 1;
     t->n_workers = 0;
     // The parent's sleepers are in these.
     pthread_mutex_init(&t->mutex, NULL);
     pthread_cond_init(&t->wake, NULL);
+    return true;
 }
 
 int lh_threads_count(const lh_threads *t) { return t->n; }

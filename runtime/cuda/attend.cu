@@ -90,7 +90,7 @@ static size_t carve(const lh_attention *a, lh_attend_block *b, char *memory) {
     char *at[7];
     const size_t bytes[7] = {
         rows * b->width * sizeof(__half),
-        (size_t)a->plan.window * (b->width / 2) * sizeof(float2),
+        (size_t)lh_n_distances(a) * (b->width / 2) * sizeof(float2),
         rows * b->middle * a->head_dim * sizeof(__half),
         b->middle ? rows * (b->middle + 1) * sizeof(float) : 0,
         b->middle ? (size_t)a->n_head_kv * a->n_chunk * sizeof(int32_t) : 0,
@@ -132,7 +132,7 @@ lh_status lh_cuda_attend(lh_cuda *c, const lh_attention *a) {
     void *scratch = NULL;
     LH_TRY(lh_cuda_scratch(c, LH_CUDA_ATTEND, carve(a, &b, NULL), &scratch));
     carve(a, &b, (char *)scratch);
-    LH_CUDA_RUN(c, turns_kernel, (unsigned)a->plan.window, THREADS, 0, x, b.width, (float2 *)b.turns);
+    LH_CUDA_RUN(c, turns_kernel, (unsigned)lh_n_distances(a), THREADS, 0, x, b.width, (float2 *)b.turns);
     for (b.token = 0; b.token < a->n; b.token += tokens) {
         b.n = LH_MIN(tokens, a->n - b.token);
         unsigned rows = (unsigned)(b.n * a->n_head);

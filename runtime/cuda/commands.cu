@@ -104,7 +104,7 @@ static bool same_attention(const lh_attention *a, const lh_attention *b) {
                         x->queries);
     };
     auto batch = [](const lh_attention *x) {
-        return std::tie(x->rope_offset, x->rope_chunk, x->rope_dim, x->n, x->q, x->new_k, x->new_v, x->n_select,
+        return std::tie(x->rope_offset, x->rope_chunk, x->rope_far, x->rope_dim, x->n, x->q, x->new_k, x->new_v, x->n_select,
                         x->leader, x->chosen, x->bias, x->out);
     };
     return plan(a) == plan(b) && cache(a) == cache(b) && batch(a) == batch(b);
@@ -168,7 +168,7 @@ static void capture(lh_cuda *c, token_graph *g) {
     c->lost = was_lost;  // a capture that failed did nothing; if the device did, the next call will tell
     // Scratch that had to grow drops all graphs, this one included.
     bool whole = status == LH_OK && error == cudaSuccess && g->list.n == n;
-    if (whole && cudaGraphInstantiate(&g->exec, graph, 0) == cudaSuccess)
+    if (whole && cudaGraphInstantiateWithFlags(&g->exec, graph, 0) == cudaSuccess)
         g->refused = false;
     else g->exec = NULL;
     if (graph) cudaGraphDestroy(graph);

@@ -27,26 +27,30 @@ static bool find(void *library, const char *name, F *function) {
     return found != NULL;
 }
 
+static bool start(lh_cublas *b, const char *name, cudaStream_t stream) {
+    // It stays open: what a library registered with the driver is not undone by closing it.
+    void *library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    int (*create)(void **handle);
+    int (*set_stream)(void *handle, cudaStream_t stream);
+    if (!library || !find(library, "cublasCreate_v2", &create) || !find(library, "cublasSetStream_v2", &set_stream) ||
+        !find(library, "cublasDestroy_v2", &b->destroy) || !find(library, "cublasGemmEx", &b->gemm) ||
+        create(&b->handle) != 0)
+        return false;
+    if (set_stream(b->handle, stream) == 0) return true;
+    b->destroy(b->handle);
+    return false;
+}
+
 lh_cublas *lh_cublas_open(cudaStream_t stream) {
     // LH_CUBLAS=0 leaves it alone, so that one machine tests both ways.
     const char *wanted = getenv("LH_CUBLAS");
     if (wanted && strcmp(wanted, "0") == 0) return NULL;
     const char *const names[] = {"libcublas.so.13", "libcublas.so.12", "libcublas.so.11", "libcublas.so",
                                  "/usr/local/cuda/lib64/libcublas.so"};
-    // It stays open: what a library registered with the driver is not undone by closing it.
-    void *library = NULL;
-    for (const char *name : names)
-        if (!library) library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-    if (!library) return NULL;
-    int (*create)(void **handle);
-    int (*set_stream)(void *handle, cudaStream_t stream);
     lh_cublas *b = (lh_cublas *)lh_alloc(1, sizeof *b);
-    if (b && find(library, "cublasCreate_v2", &create) && find(library, "cublasSetStream_v2", &set_stream) &&
-        find(library, "cublasDestroy_v2", &b->destroy) && find(library, "cublasGemmEx", &b->gemm) &&
-        create(&b->handle) == 0) {
-        if (set_stream(b->handle, stream) == 0) return b;
-        b->destroy(b->handle);
-    }
+    // The driver may be too old for one that is there.
+    for (const char *name : names)
+        if (b && start(b, name, stream)) return b;
     lh_free(b);
     return NULL;
 }

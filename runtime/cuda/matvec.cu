@@ -14,8 +14,7 @@
 // Values of SwiGLU that a multiprocessor computes, over all its blocks, before a launch of their own is cheaper: an
 // estimate, from a tenth of a cycle for each.
 #define OWN_VALUES 24576
-// Shared memory of a block beyond this leaves no room for a second one on smaller devices.
-#define SHARED_BUDGET (96u << 10)
+#define SHARED_BUDGET LH_SHARED_EVERYWHERE
 
 // Matrices of one type that read the same activations.
 typedef struct matvec_job {

@@ -38,7 +38,7 @@ static __device__ __forceinline__ void prepare_rows(const lh_attention_args &x, 
     const int side_by_side = LH_WARP / lanes;
     int dim = a.head_dim, dims = lh_peak_dims(dim), levels = lh_peak_query_levels(dims);
     int warp = (int)threadIdx.x / LH_WARP, lane = (int)threadIdx.x % lanes, side = (int)threadIdx.x % LH_WARP / lanes;
-    const float *far = a.rope_chunk + 2 * (size_t)dim * (a.plan.window - 1);
+    const float *far = a.rope_far;
     for (int base = warp * side_by_side * AT_ONCE; base < padded; base += WARPS * side_by_side * AT_ONCE) {
         float slow[AT_ONCE][pairs][2];
 #pragma unroll

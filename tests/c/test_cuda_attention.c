@@ -169,10 +169,11 @@ static side open_side(const test_case *c, lh_backend *b, int32_t n_chunk) {
     lh_rope rope;
     TRY(lh_rope_init(&rope, &config, NULL));
     float *table = lh_alloc((size_t)LH_MAX(l, c->plan.window) * 2 * d, sizeof *table);
-    lh_rope_table(&rope, l, 1, table);
+    lh_rope_table(&rope, 0, 1, l, table);
     a.rope_offset = copied(&s, table, (size_t)l * 2 * d * sizeof *table);
-    lh_rope_table(&rope, c->plan.window, l, table);
-    a.rope_chunk = copied(&s, table, (size_t)c->plan.window * 2 * d * sizeof *table);
+    lh_rope_table(&rope, 0, l, c->plan.window, table);
+    a.rope_chunk = copied(&s, table, (size_t)lh_n_distances(&a) * 2 * d * sizeof *table);
+    a.rope_far = copied(&s, table + (size_t)(c->plan.window - 1) * 2 * d, 2 * (size_t)d * sizeof *table);
     lh_free(table);
     lh_rope_free(&rope);
     int32_t *leader = lh_alloc((size_t)a.n_select, sizeof *leader);
