@@ -80,6 +80,8 @@ class Model(Handle):
     kv_offload: on a GPU, keep the whole text's keys and values in memory of the host, pinned, and on the GPU only the
         chunks in use: for texts whose cache the GPU cannot hold.
     batch: most tokens computed at once. None: 1024.
+    mmap: on a CPU, leave weights in the file's pages, which processes share. Otherwise those of a model of up to 1 GiB are
+        copied into huge pages, which are read faster, where the system has these and half of the free memory holds it.
     threads: None: as many as the process may use (affinity and container quota).
     device: "auto", "cpu", "cuda" or "cuda:N".
 
@@ -115,6 +117,7 @@ class Model(Handle):
         keep_all: bool = False,
         kv_offload: bool = False,
         batch: int | None = None,
+        mmap: bool = False,
         threads: int | None = None,
         device: str = "auto",
     ) -> None:
@@ -139,7 +142,7 @@ class Model(Handle):
             rope_scale=rope_scale,
         )
         device_name = ffi.new("char[]", device.encode())
-        model_options = ffi.new("lh_model_options *", {"device": device_name})
+        model_options = ffi.new("lh_model_options *", {"device": device_name, "mmap": bool(mmap)})
         set_number(model_options, "n_threads", threads or 0, "threads")
         out = ffi.new("lh_model **")
         check(lib.lh_model_open(path_bytes(find_model(path)), model_options, out))

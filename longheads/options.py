@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from typing import cast, get_args
+from typing import TypedDict, cast, get_args
 
 from longheads.session import KVType, RopeScaling, SessionOptions
+
+
+class MachineOptions(TypedDict):
+    """Model's keywords that are of no session."""
+
+    threads: int | None
+    device: str
+    mmap: bool
 
 
 def count(text: str) -> int:
@@ -65,10 +73,17 @@ def add_machine(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     g = p.add_argument_group("machine")
     g.add_argument("-t", "--threads", metavar="N", type=count, help="default: as many as the process may use")
     g.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    g.add_argument("--mmap", action="store_true",
+                   help="leave the weights of a small model in the file's pages, which processes share; they are read "
+                        "faster where they are copied")
     g.add_argument("--kv-offload", action="store_true", default=None,
                    help="keep whole texts' keys and values in memory of the host, and on the GPU only the chunks in "
                         "use")  # fmt: skip
     return g
+
+
+def machine_options(arguments: argparse.Namespace) -> MachineOptions:
+    return {"threads": arguments.threads, "device": arguments.device, "mmap": arguments.mmap}
 
 
 def session_options(arguments: argparse.Namespace) -> SessionOptions:

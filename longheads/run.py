@@ -18,7 +18,7 @@ from longheads.conversation import Conversation, conversation_about, shared_star
 from longheads.documents import STDIN, read_documents
 from longheads.generate import DEFAULT_MAX_TOKENS, DEFAULTS, Sampling, check_room
 from longheads.model import Model
-from longheads.options import add_machine, add_reading, count, session_options
+from longheads.options import add_machine, add_reading, count, machine_options, session_options
 from longheads.prompt import common_prefix
 from longheads.session import Session
 from longheads.writer import Stats, Writer
@@ -171,7 +171,7 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
     stats = Stats()
     began = time.monotonic()
     options = session_options(arguments)
-    with Model(arguments.model, threads=arguments.threads, device=arguments.device, **options) as model:
+    with Model(arguments.model, **machine_options(arguments), **options) as model:
         conversation = conversation_about(model, document, arguments.chat, arguments.system)
         if not interactive:  # a prompt that does not fit is told before memory is set aside for it
             ids = conversation.prompt(arguments.prompt or "")

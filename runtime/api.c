@@ -11,22 +11,29 @@
 const char *lh_version(void) { return LH_VERSION; }
 
 // Every matrix of the model; stops at the first failure. output is embd again where they are tied.
-static lh_status each_matrix(lh_model *m, lh_status (*visit)(lh_backend *, lh_tensor *)) {
+static lh_status each_matrix(lh_model *m, lh_status (*visit)(lh_model *, lh_tensor *)) {
     lh_weights *w = &m->weights;
-    LH_TRY(visit(m->backend, &w->embd));
-    if (w->tied) w->output.device = w->embd.device;
-    else LH_TRY(visit(m->backend, &w->output));
+    LH_TRY(visit(m, &w->embd));
+    if (w->tied) w->output = w->embd;
+    else LH_TRY(visit(m, &w->output));
     for (int32_t i = 0; w->layers && i < m->config.n_layer; i++) {
         lh_layer *l = &w->layers[i];
         lh_tensor *matrices[] = {&l->wq, &l->wk, &l->wv, &l->wo, &l->gate, &l->up, &l->down};
-        for (size_t j = 0; j < sizeof matrices / sizeof *matrices; j++) LH_TRY(visit(m->backend, matrices[j]));
+        for (size_t j = 0; j < sizeof matrices / sizeof *matrices; j++) LH_TRY(visit(m, matrices[j]));
     }
     return LH_OK;
 }
 
-static lh_status upload(lh_backend *b, lh_tensor *t) { return b->ops->upload(b, t); }
-static lh_status unload(lh_backend *b, lh_tensor *t) {
-    b->ops->unload(b, t);
+static lh_status upload(lh_model *m, lh_tensor *t) {
+    const void *mapped = t->data;
+    LH_TRY(m->backend->ops->upload(m->backend, t));
+    // The file's pages are not needed beside a copy.
+    if (t->device || t->data != mapped) lh_gguf_forget(mapped, (size_t)t->n_rows * t->row_size);
+    return LH_OK;
+}
+
+static lh_status unload(lh_model *m, lh_tensor *t) {
+    m->backend->ops->unload(m->backend, t);
     return LH_OK;
 }
 
@@ -43,6 +50,9 @@ static lh_status open_model(lh_model *m, const char *path, const lh_model_option
     m->reach = lh_alloc((size_t)m->config.n_layer * m->config.n_head, sizeof *m->reach);
     if (!m->reach) return LH_ERR_MEMORY;
     LH_TRY(lh_reach(&m->config, &m->weights, m->reach));
+    // Of all tensors, and what is between them.
+    size_t bytes = (size_t)m->weights.bytes + (size_t)lh_gguf_n_tensors(m->gguf) * LH_ALIGN;
+    if (m->backend->ops->reserve && !o->mmap) LH_TRY(m->backend->ops->reserve(m->backend, bytes));
     return each_matrix(m, upload);
 }
 

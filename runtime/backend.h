@@ -145,7 +145,11 @@ typedef struct lh_backend_ops {
     lh_status (*read)(lh_backend *b, void *host, const void *device, size_t bytes);
     // Bytes alloc can still give.
     uint64_t (*available)(lh_backend *b);
-    // Make a matrix of weights reachable (sets t->device where the backend keeps its own copy), and take it back.
+    // So many bytes of weights are about to be uploaded: a backend that could read them where they are mapped may make
+    // room for copies. NULL: nothing to do.
+    lh_status (*reserve)(lh_backend *b, size_t bytes);
+    // Make a matrix of weights reachable, and take it back. A backend that keeps its own copy sets t->device, or t->data
+    // where that is memory of the host.
     lh_status (*upload)(lh_backend *b, lh_tensor *t);
     void (*unload)(lh_backend *b, lh_tensor *t);
     // Enter and leave a sequence of operations: sessions on several threads take turns here.

@@ -25,8 +25,10 @@ lh_status lh_error_context(lh_status status, const char *format, ...) __attribut
         if (lh_try_ != LH_OK) return lh_try_;       \
     } while (0)
 
-// Zeroed, LH_ALIGN-aligned; NULL if there is none (lh_error is set) or if count * size overflows.
+// Zeroed, LH_ALIGN-aligned; NULL if there is none (lh_error is set) or if count * size overflows. Much memory comes in huge
+// pages where the system has them for the asking.
 void *lh_alloc(size_t count, size_t size);
+bool lh_huge_pages(void);  // does it?
 void lh_free(void *p);
 
 // Bytes this process can still get (MemAvailable, lowered by a container's limit and by what it has allocated and not

@@ -29,6 +29,8 @@ typedef struct lh_gguf_tensor {
     uint64_t size;       // bytes
 } lh_gguf_tensor;
 
+// Memory of a mapped file that is not read any more: it need not stay, and comes again where it is.
+void lh_gguf_forget(const void *data, size_t bytes);
 // Parse one container that lies whole in memory, 8-byte aligned as malloc's and mmap's is; memory must outlive *out.
 // Every tensor lies inside, and all together take no more than there is. Keys and names are unique, not empty and hold no NUL.
 lh_status lh_gguf_parse(const void *memory, size_t size, lh_gguf **out);

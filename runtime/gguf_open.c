@@ -62,6 +62,12 @@ void lh_gguf_prefetch(const lh_gguf *g) {
         if (part->map) madvise(part->map, part->map_size, MADV_WILLNEED);
 }
 
+void lh_gguf_forget(const void *data, size_t bytes) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    uintptr_t begin = LH_ROUND_UP((uintptr_t)data, page), end = ((uintptr_t)data + bytes) / page * page;
+    if (begin < end) madvise((void *)begin, end - begin, MADV_DONTNEED);
+}
+
 // --- split models ----------------------------------------------------------------------------------------------
 
 #define MAX_PARTS 99999  // what the five digits of a part's name can count

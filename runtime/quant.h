@@ -33,9 +33,9 @@ const char *lh_type_name(int64_t type);
 typedef struct lh_tensor {
     lh_type type;
     int64_t n_rows, n_cols;
-    const void *data;        // n_rows * row_size bytes, on the host, in the mmap
+    const void *data;        // n_rows * row_size bytes, on the host: in the mmap, or the backend's copy
     size_t row_size;         // bytes
-    void *device;            // the backend's own copy; NULL where it reads data
+    void *device;            // the backend's copy; NULL where it reads data
 } lh_tensor;
 
 float lh_f16_to_f32(uint16_t h);

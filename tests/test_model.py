@@ -68,6 +68,7 @@ def test_signature():
         attention="longheads",
         kv_type="f16",
         kv_offload=False,
+        mmap=False,
         threads=None,
         device="auto",
     )
@@ -155,6 +156,12 @@ def test_paths(tiny_path):
         Model(__file__)
     with pytest.raises(longheads.ArgumentError):
         Model("a\0b")
+
+
+def test_weights_are_the_same_wherever_they_lie(tiny_path):
+    with Model(tiny_path) as copied, Model(tiny_path, mmap=True) as mapped:
+        first, second = (list(m.stream(PROMPT, temperature=0, max_tokens=8)) for m in (copied, mapped))
+    assert [(p.token, p.logprob) for p in first] == [(p.token, p.logprob) for p in second]
 
 
 def test_unknown_device(tiny_path):

@@ -23,7 +23,7 @@ from longheads.command import check_outputs, exit_status, tell
 from longheads.errors import ArgumentError
 from longheads.find import find_model
 from longheads.model import Model
-from longheads.options import add_machine, add_reading, count, session_options
+from longheads.options import add_machine, add_reading, count, machine_options, session_options
 from longheads.writer import memory_of
 
 TYPE = "Q4_0"
@@ -128,7 +128,7 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
     check_early(arguments, plan)
     path = model_file(arguments)
     with contextlib.ExitStack() as stack:
-        model = stack.enter_context(Model(path, threads=arguments.threads, device=arguments.device, **options))
+        model = stack.enter_context(Model(path, **machine_options(arguments), **options))
         session = stack.enter_context(model.session())
         filled = not (arguments.read or arguments.whole)
         ours, theirs = LongHeads(session, fill=filled), None

@@ -23,7 +23,7 @@ from longheads.eval.retrieval import Question, Row, ask_all, ask_over
 from longheads.eval.settings import Setting, add_settings, parse_setting, said_settings
 from longheads.find import find_model
 from longheads.model import Model
-from longheads.options import add_machine
+from longheads.options import add_machine, machine_options
 from longheads.table import table
 
 
@@ -161,8 +161,7 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
     results = Results(arguments.json)
     path = Path(os.fsdecode(find_model(arguments.model)))
     work = {"perplexity": predict, "heads": look}.get(arguments.task, retrieval)
-    machine = {"threads": arguments.threads, "device": arguments.device, "kv_offload": bool(arguments.kv_offload)}
-    with Model(path, **machine) as model:
+    with Model(path, **machine_options(arguments), kv_offload=bool(arguments.kv_offload)) as model:
         arguments.model_name = path.name
         arguments.model_id = f"{path.name} {model_digest(path)}"
         try:

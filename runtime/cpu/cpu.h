@@ -21,6 +21,9 @@ typedef struct lh_cpu {
         void *data;
         size_t size;
     } *scratch;
+    // Copies of weights, one behind the other.
+    char *weights;            // NULL: they are read where they are mapped
+    size_t weights_size, weights_used;
 } lh_cpu;
 
 // At least `bytes`, LH_ALIGN-aligned, contents undefined; NULL if there is none (lh_error is set). Call it before the
