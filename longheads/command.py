@@ -46,8 +46,7 @@ def check_writable(path: Path) -> None:
 
 
 def exit_status(run: Callable[[], None]) -> int:
-    """Run a command: 0, or what went wrong in one sentence and 1, or 130 after Ctrl-C, or 141 where
-    nobody reads on."""
+    """Run a command: 0, or what went wrong in one sentence and 1, or 130 after Ctrl-C, or 141 where nobody reads on."""
     if sys.stderr is None:  # closed, and print would take standard output instead
         sys.stderr = open(os.devnull, "w")
     if hasattr(sys.stdout, "reconfigure"):

@@ -39,7 +39,8 @@ class Sampling(TypedDict, total=False):
     penalty_last_n: How many tokens count as recent, the prompt's included. Default 64; 0; -1 is all.
     logit_bias: Added to the logits of tokens, by id. Default none.
     seed: The same seed gives the same text. Default None, or -1: another one each time.
-    stop: Texts that end the writing and are not part of it; the name of a control token stands for the token. Default none.
+    stop: Texts that end the writing and are not part of it; the name of a control token stands for the token. Default
+        none.
     logprobs: Give each piece the n likeliest tokens as top_logprobs. Default 0.
     """
 

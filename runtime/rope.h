@@ -16,7 +16,8 @@ typedef struct lh_rope {
 lh_status lh_rope_init(lh_rope *r, const lh_config *c, const float *freqs);
 void lh_rope_free(lh_rope *r);
 
-// Fill n rows for positions first, first + step, first + 2*step, ...: cos and sin of each pair, doubled, as a row-wise multiply wants them.
+// Fill n rows for positions first, first + step, first + 2*step, ...: cos and sin of each pair, doubled, as a row-wise
+// multiply wants them.
 //   table (n, 2, head_dim): [i][0] = c0 c0 c1 c1 ..., [i][1] = -s0 s0 -s1 s1 ...
 // so that rotated[j] = x[j] * table[0][j] + x[j ^ 1] * table[1][j].
 void lh_rope_table(const lh_rope *r, int64_t first, int64_t step, int64_t n, float *table);

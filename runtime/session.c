@@ -203,15 +203,16 @@ static lh_status rewind_to(lh_session *s, int64_t target) {
     bool incomplete = s->kv.shape.keep_queries && lh_chunk_of(target, chunk) != lh_chunk_of(s->kv.position, chunk);
     int32_t again = incomplete ? lh_offset_of(target, chunk) : 0;
     s->kv.position = target - again;
-    while (s->kv.position < target) {
+    lh_status status = LH_OK;
+    while (status == LH_OK && s->kv.position < target) {
         int32_t rows = (int32_t)LH_MIN(target - s->kv.position, (int64_t)s->options.batch);
-        lh_status status = run_batch(s, s->ids + s->kv.position, rows, false, NULL);
-        // Half of the way back is no place to go on from.
-        if (status != LH_OK) lh_session_clear(s);
-        LH_TRY(status);
+        status = run_batch(s, s->ids + s->kv.position, rows, false, NULL);
     }
     // Nothing is asked of what was read again: wait for it, so that a failure is this call's.
-    if (again) LH_TRY(s->model->backend->ops->read(s->model->backend, NULL, s->forward.x, 0));
+    if (again && status == LH_OK) status = s->model->backend->ops->read(s->model->backend, NULL, s->forward.x, 0);
+    // Half of the way back is no place to go on from.
+    if (status != LH_OK) lh_session_clear(s);
+    LH_TRY(status);
     s->has_logits = false;
     s->longheads.last_position = -1;
     return LH_OK;

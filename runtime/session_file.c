@@ -192,9 +192,8 @@ static lh_status save_as(lh_session *s, const char *path) {
         stream out = {.f = f, .path = path, .backend = s->model->backend, .stage = stage};
         status = write_all(s, &out);
         // On the disk before it takes the other's place, which a loss of power must not cost.
-        if (status == LH_OK && (fflush(f) != 0 || fsync(fileno(f)) != 0))
-            status = lh_error(LH_ERR_IO, "%s could not be written: is the disk full?", path);
-        if (fclose(f) != 0 && status == LH_OK)
+        bool kept = status == LH_OK && fflush(f) == 0 && fsync(fileno(f)) == 0;
+        if ((fclose(f) != 0 || !kept) && status == LH_OK)
             status = lh_error(LH_ERR_IO, "%s could not be written: is the disk full?", path);
         if (status == LH_OK && rename(partial, path) != 0)
             status = lh_error(LH_ERR_IO, "%s cannot be replaced: is it a folder?", path);
