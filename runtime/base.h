@@ -39,4 +39,17 @@ uint64_t lh_memory_available(void);
 #define LH_MAX(a, b) ((a) > (b) ? (a) : (b))
 #define LH_ROUND_UP(a, b) (((a) + (b) - 1) / (b) * (b))
 
+// Arrays that share one block of memory, one behind the other, each LH_ALIGN-aligned. Where there is no block yet,
+// `used` tells how large it has to be.
+typedef struct lh_layout {
+    char *memory;
+    size_t used;
+} lh_layout;
+
+static inline void *lh_take(lh_layout *l, size_t count, size_t size) {
+    char *at = l->memory ? l->memory + l->used : NULL;
+    l->used += LH_ROUND_UP(count * size, (size_t)LH_ALIGN);
+    return at;
+}
+
 #endif

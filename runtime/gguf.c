@@ -52,7 +52,7 @@ lh_quoted lh_quote(const char *text, size_t len) {
     return q;
 }
 
-static lh_quoted quote_name(const char *name) { return lh_quote(name, strlen(name)); }
+lh_quoted lh_quote_name(const char *name) { return lh_quote(name, strlen(name)); }
 
 // --- reading bytes ---------------------------------------------------------------------------------------------
 
@@ -126,7 +126,7 @@ static lh_status index_metadata(lh_gguf *g) {
     qsort(sorted, (size_t)g->n_metadata, sizeof *sorted, compare_metadata);
     for (int64_t i = 1; i < g->n_metadata; i++)
         if (strcmp(sorted[i - 1]->key, sorted[i]->key) == 0)
-            return lh_error(LH_ERR_FORMAT, "the key %s occurs twice: " DAMAGED, quote_name(sorted[i]->key).text);
+            return lh_error(LH_ERR_FORMAT, "the key %s occurs twice: " DAMAGED, lh_quote_name(sorted[i]->key).text);
     return LH_OK;
 }
 
@@ -137,7 +137,7 @@ static lh_status index_tensors(lh_gguf *g) {
     qsort(sorted, (size_t)g->n_tensors, sizeof *sorted, compare_tensors);
     for (int64_t i = 1; i < g->n_tensors; i++)
         if (strcmp(sorted[i - 1]->name, sorted[i]->name) == 0)
-            return lh_error(LH_ERR_FORMAT, "the tensor %s occurs twice: " DAMAGED, quote_name(sorted[i]->name).text);
+            return lh_error(LH_ERR_FORMAT, "the tensor %s occurs twice: " DAMAGED, lh_quote_name(sorted[i]->name).text);
     return LH_OK;
 }
 
@@ -234,7 +234,7 @@ static lh_status parse_metadata(lh_gguf *g, cursor *c, uint64_t count) {
         lh_status s = take_name(g, c, "the key", &m->key);
         if (s != LH_OK) return lh_error_context(s, "metadata entry %" PRIu64 " of %" PRIu64, i + 1, count);
         s = take_value(c, m);
-        if (s != LH_OK) return lh_error_context(s, "the value of %s", quote_name(m->key).text);
+        if (s != LH_OK) return lh_error_context(s, "the value of %s", lh_quote_name(m->key).text);
     }
     g->n_metadata = (int64_t)count;
     return index_metadata(g);
@@ -302,11 +302,11 @@ static lh_status place_tensors(lh_gguf *g, const cursor *c, uint64_t alignment, 
             return lh_error(LH_ERR_FORMAT,
                             "the tensor %s takes %" PRIu64 " bytes at offset %" PRIu64 " of only %" PRIu64
                             " bytes of data: " TRUNCATED,
-                            quote_name(t->name).text, t->size, offsets[i], available);
+                            lh_quote_name(t->name).text, t->size, offsets[i], available);
         // Otherwise a small file might be a model that takes hours to look through.
         if (t->size > rest)
             return lh_error(LH_ERR_FORMAT, "the tensor %s lies where others do, in %" PRIu64 " bytes of data: " DAMAGED,
-                            quote_name(t->name).text, available);
+                            lh_quote_name(t->name).text, available);
         rest -= t->size;
         t->data = c->start + start + offsets[i];
     }
@@ -333,7 +333,7 @@ static lh_status parse_tensors(lh_gguf *g, cursor *c, uint64_t count) {
             break;
         }
         s = take_shape(c, alignment, t, &offsets[i]);
-        if (s != LH_OK) lh_error_context(s, "the tensor %s", quote_name(t->name).text);
+        if (s != LH_OK) lh_error_context(s, "the tensor %s", lh_quote_name(t->name).text);
     }
     if (s == LH_OK) {
         g->n_tensors = (int64_t)count;

@@ -18,6 +18,7 @@ typedef struct lh_gguf lh_gguf;
 // lh_quote(text, len).text lives until the end of the full expression.
 typedef struct lh_quoted { char text[96]; } lh_quoted;
 lh_quoted lh_quote(const char *text, size_t len);
+lh_quoted lh_quote_name(const char *name);
 
 // One tensor as the file describes it. ne[0] is the fastest-varying dimension (columns).
 typedef struct lh_gguf_tensor {

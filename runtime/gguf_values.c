@@ -8,7 +8,7 @@
 
 static lh_status wrong_type(const lh_metadata *m, const char *expected) {
     bool array = m->type == LH_GGUF_ARRAY;
-    return lh_error(LH_ERR_FORMAT, "the value of %s is %s%s, expected %s", lh_quote(m->key, strlen(m->key)).text,
+    return lh_error(LH_ERR_FORMAT, "the value of %s is %s%s, expected %s", lh_quote_name(m->key).text,
                     array ? "an array of " : "", lh_gguf_type_name(m->elem_type), expected);
 }
 
@@ -35,7 +35,7 @@ lh_status lh_gguf_int(const lh_gguf *g, const char *key, int64_t *out) {
         READ(uint64_t, m->data, unsigned_value);
         if (unsigned_value > INT64_MAX)
             return lh_error(LH_ERR_FORMAT, "%s is %" PRIu64 ", expected a number below 2^63",
-                            lh_quote(key, strlen(key)).text, unsigned_value);
+                            lh_quote_name(key).text, unsigned_value);
         *out = (int64_t)unsigned_value;
         return LH_OK;
     default: return wrong_type(m, "an integer");
@@ -52,7 +52,7 @@ lh_status lh_gguf_float(const lh_gguf *g, const char *key, float *out) {
         READ(double, m->data, value);
         if (!(value >= -FLT_MAX && value <= FLT_MAX))
             return lh_error(LH_ERR_FORMAT, "%s is %g, expected a number that fits in 32 bits",
-                            lh_quote(key, strlen(key)).text, value);
+                            lh_quote_name(key).text, value);
         *out = (float)value;
         return LH_OK;
     default: return wrong_type(m, "a float");

@@ -20,8 +20,6 @@ typedef struct loader {
     lh_weights *w;
 } loader;
 
-static lh_quoted quote_name(const lh_gguf_tensor *t) { return lh_quote(t->name, strlen(t->name)); }
-
 // --- one tensor, of the shape it must have ---------------------------------------------------------------------
 
 typedef struct name {
@@ -47,7 +45,7 @@ static lh_status check_shape(const lh_gguf_tensor *t, int64_t n_cols, int64_t n_
     for (int d = 0; d < t->n_dims; d++)
         n += snprintf(found + n, sizeof found - (size_t)n, "%s%" PRId64, d ? " x " : "", t->ne[d]);
     snprintf(expected, sizeof expected, n_rows == 1 ? "%" PRId64 : "%" PRId64 " x %" PRId64, n_cols, n_rows);
-    return lh_error(LH_ERR_FORMAT, "the tensor %s has the shape %s, expected %s: " OTHER_MODEL, quote_name(t).text,
+    return lh_error(LH_ERR_FORMAT, "the tensor %s has the shape %s, expected %s: " OTHER_MODEL, lh_quote_name(t->name).text,
                     found, expected);
 }
 
@@ -141,10 +139,10 @@ static lh_status check_known(const loader *l, const lh_gguf_tensor *t) {
         strncmp(t->name, in_layer(layer, "").text, (size_t)used) == 0 && IS_ONE_OF(t->name + used, layer_tensors)) {
         if (layer < l->c->n_layer) return LH_OK;
         return lh_error(LH_ERR_FORMAT, "the tensor %s is of a layer past llama.block_count %d: " OTHER_MODEL,
-                        quote_name(t).text, l->c->n_layer);
+                        lh_quote_name(t->name).text, l->c->n_layer);
     }
     return lh_error(LH_ERR_UNSUPPORTED, "the tensor %s is no part of a dense LLaMA; this variant is not supported",
-                    quote_name(t).text);
+                    lh_quote_name(t->name).text);
 }
 
 static lh_status load(const loader *l) {

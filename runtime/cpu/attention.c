@@ -91,25 +91,21 @@ typedef struct bench {
     float *bias;           // (TILE_ROWS)
 } bench;
 
-static size_t carve(const job *j, char *memory, bench *out) {
-    size_t rows = (size_t)j->block * j->group, used = 0;
-    bench b;
-#define CARVE(field, count)                                                        \
-    b.field = (void *)(memory + used);                                             \
-    used += LH_ROUND_UP((size_t)(count) * sizeof *b.field, (size_t)LH_ALIGN)
-    CARVE(state, state_floats(j));
-    CARVE(query, rows * j->stride);
-    CARVE(rotated, (size_t)TILE_ROWS * j->stride);
-    CARVE(tile, lh_tile_scratch(TILE_ROWS, j->stride));
-    CARVE(meetings, j->max_meetings);
-    CARVE(runs, LH_MIN((size_t)j->end_chunk + 1, j->max_meetings) + 1);
-    CARVE(place, j->end_chunk + 2);
-    CARVE(row, TILE_ROWS);
-    CARVE(limit, TILE_ROWS);
-    CARVE(bias, TILE_ROWS);
-#undef CARVE
-    if (out) *out = b;
-    return used;
+// Lays a bench out at `memory`; returns the bytes it takes.
+static size_t lay_out(const job *j, void *memory, bench *b) {
+    lh_layout at = {.memory = memory};
+    size_t rows = (size_t)j->block * j->group, chunks = (size_t)j->end_chunk + 1;
+    b->state = lh_take(&at, state_floats(j), sizeof *b->state);
+    b->query = lh_take(&at, rows * j->stride, sizeof *b->query);
+    b->rotated = lh_take(&at, (size_t)TILE_ROWS * j->stride, sizeof *b->rotated);
+    b->tile = lh_take(&at, lh_tile_scratch(TILE_ROWS, j->stride), sizeof *b->tile);
+    b->meetings = lh_take(&at, j->max_meetings, sizeof *b->meetings);
+    b->runs = lh_take(&at, LH_MIN(chunks, j->max_meetings) + 1, sizeof *b->runs);
+    b->place = lh_take(&at, chunks + 1, sizeof *b->place);
+    b->row = lh_take(&at, TILE_ROWS, sizeof *b->row);
+    b->limit = lh_take(&at, TILE_ROWS, sizeof *b->limit);
+    b->bias = lh_take(&at, TILE_ROWS, sizeof *b->bias);
+    return at.used;
 }
 
 typedef struct unit {
@@ -294,7 +290,7 @@ static void finish_row(const job *j, const unit *u, const float *states, int32_t
 static void attend_task(void *arg, int64_t piece, int thread) {
     const job *j = arg;
     bench b;
-    carve(j, lh_cpu_scratch_of(j->cpu, thread), &b);
+    lay_out(j, lh_cpu_scratch_of(j->cpu, thread), &b);
     unit u = unit_at(j, piece);
     if (j->n_slices > 1) b.state = j->states + (size_t)piece * state_floats(j);
     run_unit(j, &u, &b);
@@ -331,7 +327,7 @@ lh_status lh_cpu_attend(lh_backend *b, const lh_attention *a) {
         j.states = lh_cpu_scratch_shared(j.cpu, (size_t)unsliced * j.n_slices * state_floats(&j) * sizeof(float));
         if (!j.states) return LH_ERR_MEMORY;
     }
-    LH_TRY(lh_cpu_scratch_threads(j.cpu, carve(&j, NULL, NULL)));
+    LH_TRY(lh_cpu_scratch_threads(j.cpu, lay_out(&j, NULL, &(bench){0})));
     lh_threads_for(j.cpu->threads, (int64_t)unsliced * j.n_slices, attend_task, &j);
     if (j.n_slices > 1) {
         // A row or two take less time than waking anyone.

@@ -77,28 +77,24 @@ typedef struct bench {
     uint8_t *codes;   // of a chunk
 } bench;
 
-static size_t carve(const lh_attention *a, int32_t n, char *memory, bench *out) {
-    size_t rows = (size_t)n, stored = (size_t)lh_peak_stored(a->head_dim), used = 0;
-    bench b;
-#define CARVE(field, count)             \
-    b.field = (void *)(memory + used);  \
-    used += LH_ROUND_UP((size_t)(count) * sizeof *b.field, (size_t)LH_ALIGN)
-    CARVE(words, rows * stored / 2);
-    CARVE(zero, rows);
-    CARVE(least, rows);
-    CARVE(most, rows);
-    CARVE(step, rows);
-    CARVE(best, rows);
-    CARVE(rotated, 2 * (size_t)a->head_dim);
-    CARVE(codes, stored * lh_peak_keys(a->plan.chunk));
-#undef CARVE
-    if (out) *out = b;
-    return used;
+// Lays a bench for n queries out at `memory`; returns the bytes it takes.
+static size_t lay_out(const lh_attention *a, int32_t n, void *memory, bench *b) {
+    lh_layout at = {.memory = memory};
+    size_t rows = (size_t)n, stored = (size_t)lh_peak_stored(a->head_dim);
+    b->words = lh_take(&at, rows * stored / 2, sizeof *b->words);
+    b->zero = lh_take(&at, rows, sizeof *b->zero);
+    b->least = lh_take(&at, rows, sizeof *b->least);
+    b->most = lh_take(&at, rows, sizeof *b->most);
+    b->step = lh_take(&at, rows, sizeof *b->step);
+    b->best = lh_take(&at, rows, sizeof *b->best);
+    b->rotated = lh_take(&at, 2 * (size_t)a->head_dim, sizeof *b->rotated);
+    b->codes = lh_take(&at, stored * lh_peak_keys(a->plan.chunk), sizeof *b->codes);
+    return at.used;
 }
 
 static size_t score_bytes(const lh_cpu *c, const lh_attention *a, const lh_scoring *s) {
     (void)c;
-    return carve(a, s->n, NULL, NULL);
+    return lay_out(a, s->n, NULL, &(bench){0});
 }
 
 // A query as if every chunk lay at the far end of the window, where nearly all of them do.
@@ -125,7 +121,7 @@ static void prepare_row(const lh_cpu *c, const lh_attention *a, int32_t token, i
 }
 
 static void prepare(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, void *scratch, bench *b) {
-    carve(a, s->n, scratch, b);
+    lay_out(a, s->n, scratch, b);
     for (int32_t i = 0; i < s->n; i++) prepare_row(c, a, s->token + i, a->leader[s->chooser], i, b);
 }
 

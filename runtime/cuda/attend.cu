@@ -85,31 +85,18 @@ static __global__ void merge_kernel(lh_attention_args x, lh_attend_block b) {
 // --- the operation ------------------------------------------------------------------------------------------------
 
 // Lays the block's arrays out at `memory`; returns the bytes they take.
-static size_t carve(const lh_attention *a, lh_attend_block *b, char *memory) {
-    size_t used = 0, rows = (size_t)b->n * a->n_head;
-    char *at[7];
-    const size_t bytes[7] = {
-        rows * b->width * sizeof(__half),
-        (size_t)lh_n_distances(a) * (b->width / 2) * sizeof(float2),
-        rows * b->middle * a->head_dim * sizeof(__half),
-        b->middle ? rows * (b->middle + 1) * sizeof(float) : 0,
-        b->middle ? (size_t)a->n_head_kv * a->n_chunk * sizeof(int32_t) : 0,
-        (size_t)a->n_head_kv * b->per_head * sizeof(int32_t),
-        (size_t)a->n_head_kv * ((size_t)b->max_tiles * sizeof(int4) + sizeof(int32_t)),
-    };
-    for (int i = 0; i < 7; i++) {
-        at[i] = memory + used;
-        used += LH_ROUND_UP(bytes[i], (size_t)256);
-    }
-    b->queries = (__half *)at[0];
-    b->turns = (const float2 *)at[1];
-    b->parts = (__half *)at[2];
-    b->logs = (float *)at[3];
-    b->counts = (int32_t *)at[4];
-    b->entries = (int32_t *)at[5];
-    b->tiles = (int4 *)at[6];
-    b->n_tiles = (int32_t *)(b->tiles + (size_t)a->n_head_kv * b->max_tiles);
-    return used;
+static size_t lay_out(const lh_attention *a, void *memory, lh_attend_block *b) {
+    lh_layout at = {(char *)memory, 0};
+    size_t rows = (size_t)b->n * a->n_head, heads = (size_t)a->n_head_kv, pairs = (size_t)b->width / 2;
+    b->queries = (__half *)lh_take(&at, rows * b->width, sizeof *b->queries);
+    b->turns = (float2 *)lh_take(&at, (size_t)lh_n_distances(a) * pairs, sizeof *b->turns);
+    b->parts = (__half *)lh_take(&at, rows * b->middle * a->head_dim, sizeof *b->parts);
+    b->logs = (float *)lh_take(&at, b->middle ? rows * (b->middle + 1) : 0, sizeof *b->logs);
+    b->counts = (int32_t *)lh_take(&at, b->middle ? heads * a->n_chunk : 0, sizeof *b->counts);
+    b->entries = (int32_t *)lh_take(&at, heads * b->per_head, sizeof *b->entries);
+    b->tiles = (int4 *)lh_take(&at, heads * b->max_tiles, sizeof *b->tiles);
+    b->n_tiles = (int32_t *)lh_take(&at, heads, sizeof *b->n_tiles);
+    return at.used;
 }
 
 lh_status lh_cuda_attend(lh_cuda *c, const lh_attention *a) {
@@ -130,9 +117,9 @@ lh_status lh_cuda_attend(lh_cuda *c, const lh_attention *a) {
     // Whole tiles, and one that is not full for each chunk that anyone chose.
     if (b.middle) b.max_tiles = b.per_head * x.together / b.tile_rows + LH_MIN(a->n_chunk, b.per_head) + 1;
     void *scratch = NULL;
-    LH_TRY(lh_cuda_scratch(c, LH_CUDA_ATTEND, carve(a, &b, NULL), &scratch));
-    carve(a, &b, (char *)scratch);
-    LH_CUDA_RUN(c, turns_kernel, (unsigned)lh_n_distances(a), THREADS, 0, x, b.width, (float2 *)b.turns);
+    LH_TRY(lh_cuda_scratch(c, LH_CUDA_ATTEND, lay_out(a, NULL, &b), &scratch));
+    lay_out(a, scratch, &b);
+    LH_CUDA_RUN(c, turns_kernel, (unsigned)lh_n_distances(a), THREADS, 0, x, b.width, b.turns);
     for (b.token = 0; b.token < a->n; b.token += tokens) {
         b.n = LH_MIN(tokens, a->n - b.token);
         unsigned rows = (unsigned)(b.n * a->n_head);

@@ -16,7 +16,7 @@ typedef struct lh_attend_block {
     int32_t width;          // head_dim in whole steps of 16
     int32_t middle;         // chunks that a row takes by score, where it takes any: one at a time
     __half *queries;        // (n, n_head, width): rotated by the offset, scaled
-    const float2 *turns;    // (window, width / 2): cosine and sine of each pair, by distance in chunks
+    float2 *turns;          // (window, width / 2): cosine and sine of each pair, by distance in chunks
     // only where middle > 0
     __half *parts;          // (n, n_head, middle, head_dim): means of values of each chosen chunk
     float *logs;            // (n, n_head, middle + 1): logarithms of their weights; last those of all other chunks

@@ -100,11 +100,132 @@ static __device__ __forceinline__ one_shared carve(const one_shape &s) {
     return m;
 }
 
+// What a thread keeps from step to step.
+typedef struct one_state {
+    int pairs;                     // of components that threads share; THREADS / pairs of them share the keys
+    float sums[2][HEADS][2];
+    float top, weight;             // of head number `warp`, in all its lanes: the largest score, the sum of weights
+} one_state;
+
+static __device__ __forceinline__ one_state one_begin(int dim) {
+    one_state w = {};
+    w.pairs = 1;
+    while (w.pairs < dim / 2 && w.pairs < THREADS) w.pairs *= 2;
+    w.top = -INFINITY;
+    return w;
+}
+
+// Queries of `heads` heads from `head` on, rotated by the offset and scaled; zeros for those that are missing.
+static __device__ __forceinline__ void rotate_queries(const lh_attention &a, int head, int heads, int offset, int width,
+                                                      const one_shared &m) {
+    int dim = a.head_dim;
+    const float *table = a.rope_offset + 2 * (size_t)dim * offset;
+    for (int i = (int)threadIdx.x; i < HEADS * width; i += THREADS) {
+        int h = i / width, at = i % width;
+        bool valid = h < heads && at < dim;
+        m.query[i] = valid ? lh_rotated(a.q + (size_t)(head + h) * dim, table, 1, a.scale * LH_LOG2_E, dim, at) : 0;
+        m.rotated[i] = 0;
+    }
+}
+
+// Scores of a step's keys: a thread has a key and two heads.
+template <lh_kv_type type>
+static __device__ __forceinline__ void score_keys(const one_shape &s, const one_shared &m, int n_keys, float bias) {
+    int key = (int)threadIdx.x % s.keys, groups = THREADS / s.keys;
+    for (int h = (int)threadIdx.x / s.keys * 2; h < HEADS && key < n_keys; h += groups * 2) {
+        const float *q = m.rotated + h * s.width;
+        float score[2] = {bias, bias};
+        for (int at = 0; at < s.width; at += 8) {
+            float k[8];
+            load_eight<type>(m.k + key * s.stride, at, k);
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                score[0] += q[at + i] * k[i];
+                score[1] += q[s.width + at + i] * k[i];
+            }
+        }
+        m.weights[key * HEADS + h] = score[0];
+        m.weights[key * HEADS + h + 1] = score[1];
+    }
+}
+
+// From scores to weights: a warp has a head.
+static __device__ __forceinline__ void weigh_keys(const one_shared &m, int n_keys, one_state &w) {
+    int h = (int)threadIdx.x / LH_WARP, lane = (int)threadIdx.x % LH_WARP;
+    float most = w.top, sum = 0;
+    for (int j = lane; j < n_keys; j += LH_WARP) most = fmaxf(most, m.weights[j * HEADS + h]);
+    most = lh_warp_max(most);
+    float shrink = exp2f(w.top - most);
+    for (int j = lane; j < n_keys; j += LH_WARP)
+        sum += m.weights[j * HEADS + h] = exp2f(m.weights[j * HEADS + h] - most);
+    w.weight = w.weight * shrink + lh_warp_sum(sum);
+    w.top = most;
+    if (lane == 0) m.shrink[h] = shrink;
+}
+
+template <lh_kv_type type>
+static __device__ __forceinline__ void add_values(const one_shape &s, const one_shared &m, int n_keys, int dim,
+                                                  one_state &w) {
+    float4 shrink = *(const float4 *)m.shrink;
+    const float by[HEADS] = {shrink.x, shrink.y, shrink.z, shrink.w};
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int g = 0; g < HEADS; g++) {
+            w.sums[i][g][0] *= by[g];
+            w.sums[i][g][1] *= by[g];
+        }
+    int pair = (int)threadIdx.x & (w.pairs - 1);
+    for (int j = (int)threadIdx.x / w.pairs; j < n_keys; j += THREADS / w.pairs) {
+        const char *value = m.v + j * s.stride;
+        float4 weights = *(const float4 *)(m.weights + j * HEADS);
+        const float of[HEADS] = {weights.x, weights.y, weights.z, weights.w};
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            int at = 2 * (pair + i * w.pairs);
+            if (at >= dim) break;
+            float even = lh_kv_load<type>(value, at), odd = lh_kv_load<type>(value, at + 1);
+#pragma unroll
+            for (int g = 0; g < HEADS; g++) {
+                w.sums[i][g][0] += of[g] * even;
+                w.sums[i][g][1] += of[g] * odd;
+            }
+        }
+    }
+}
+
+// The block's part of the result: shares of the keys, added up in order where keys and values were (parts, HEADS, dim).
+static __device__ __forceinline__ void write_part(const one_shape &s, const one_shared &m, int head, int heads, int dim,
+                                                  bool any, const one_state &w) {
+    int thread = (int)threadIdx.x, split = (int)blockIdx.y;
+    int pair = thread % w.pairs, part = thread / w.pairs, parts = THREADS / w.pairs;
+    float *shared = (float *)m.k;
+    for (int i = 0; i < 2; i++) {
+        int at = 2 * (pair + i * w.pairs);
+        for (int g = 0; g < HEADS && at < dim; g++)
+            *(float2 *)(shared + (size_t)(part * HEADS + g) * dim + at) = {w.sums[i][g][0], w.sums[i][g][1]};
+    }
+    if (thread % LH_WARP == 0) {
+        m.top[2 * (thread / LH_WARP)] = w.top;
+        m.top[2 * (thread / LH_WARP) + 1] = w.weight;
+    }
+    __syncthreads();
+    for (int i = thread; i < heads * dim; i += THREADS) {
+        int h = i / dim;
+        float sum = 0;
+        for (int p = 0; p < parts; p++) sum += shared[(size_t)p * HEADS * dim + i];
+        s.parts[((size_t)(head + h) * s.splits + split) * dim + i % dim] = any ? sum / m.top[2 * h + 1] : 0;
+    }
+    if (thread < heads)
+        s.logs[(size_t)(head + thread) * s.splits + split] =
+            any ? m.top[2 * thread] + log2f(m.top[2 * thread + 1]) : -INFINITY;
+}
+
 template <lh_kv_type type>
 static __global__ void __launch_bounds__(THREADS) one_kernel(lh_attention_args x, one_shape shape) {
     const lh_attention &a = x.a;
     const lh_chunk_plan plan = lh_plan_of_choice(&a, (int)blockIdx.x);
-    int chooser = (int)blockIdx.x, split = (int)blockIdx.y, thread = (int)threadIdx.x, lane = thread % LH_WARP;
+    int chooser = (int)blockIdx.x, split = (int)blockIdx.y, thread = (int)threadIdx.x;
     int head = chooser * x.together + (int)blockIdx.z * HEADS, heads = min(HEADS, (chooser + 1) * x.together - head);
     int kv_head = head / x.group, dim = a.head_dim, width = shape.width, position = lh_position(x, 0);
     int own = position / plan.chunk, offset = position % plan.chunk, attended = lh_n_attended(plan, own);
@@ -113,24 +234,12 @@ static __global__ void __launch_bounds__(THREADS) one_kernel(lh_attention_args x
     int per_chunk = (plan.chunk + shape.keys - 1) / shape.keys, row = (int)x.row;
     int steps = split < attended ? (attended - split + shape.splits - 1) / shape.splits * per_chunk : 0;
     one_shared m = carve(shape);
+    one_state w = one_begin(dim);
 
     // Rows end before their stride does: what lies behind is multiplied by zeros, and must be numbers.
     for (int i = thread; i < 2 * shape.keys; i += THREADS)
         for (int at = row; at < shape.stride; at += 2) *(uint16_t *)(m.k + i * shape.stride + at) = 0;
-    const float *table = a.rope_offset + 2 * (size_t)dim * offset;
-    for (int i = thread; i < HEADS * width; i += THREADS) {
-        int h = i / width, at = i % width;
-        bool valid = h < heads && at < dim;
-        m.query[i] = valid ? lh_rotated(a.q + (size_t)(head + h) * dim, table, 1, a.scale * LH_LOG2_E, dim, at) : 0;
-        m.rotated[i] = 0;
-    }
-
-    // A thread's share of the sums: pairs of components pair, pair + pairs, of the keys part, part + parts, ...
-    int pairs = 1;
-    while (pairs < dim / 2 && pairs < THREADS) pairs *= 2;
-    int pair = thread % pairs, part = thread / pairs, parts = THREADS / pairs;
-    float sums[2][HEADS][2] = {};
-    float top = -INFINITY, weight = 0;  // of head number `warp`, in all lanes
+    rotate_queries(a, head, heads, offset, width, m);
 
     // What a step is about: its chunk, its first key, and how many there are to see.
     auto rank_of = [&](int step) { return split + step / per_chunk * shape.splits; };
@@ -160,95 +269,19 @@ static __global__ void __launch_bounds__(THREADS) one_kernel(lh_attention_args x
         }
         lh_cp_async_wait<1>();
         __syncthreads();
-        // Scores: a thread has a key and two heads.
-        int key = thread % shape.keys, groups = THREADS / shape.keys;
-        float bias = chosen ? biases[rank_of(step)] * LH_LOG2_E : 0;
-        for (int h = thread / shape.keys * 2; h < HEADS && key < n_keys; h += groups * 2) {
-            const float *q = m.rotated + h * width;
-            float score[2] = {bias, bias};
-            for (int at = 0; at < width; at += 8) {
-                float k[8];
-                load_eight<type>(m.k + key * shape.stride, at, k);
-#pragma unroll
-                for (int i = 0; i < 8; i++) {
-                    score[0] += q[at + i] * k[i];
-                    score[1] += q[width + at + i] * k[i];
-                }
-            }
-            m.weights[key * HEADS + h] = score[0];
-            m.weights[key * HEADS + h + 1] = score[1];
-        }
+        score_keys<type>(shape, m, n_keys, chosen ? biases[rank_of(step)] * LH_LOG2_E : 0);
         __syncthreads();
         stage_step(LH_KEYS, step + 1, m.k);
-        // Weights: a warp has a head.
-        int h = thread / LH_WARP;
-        if (n_keys > 0) {
-            float most = top, sum = 0;
-            for (int j = lane; j < n_keys; j += LH_WARP) most = fmaxf(most, m.weights[j * HEADS + h]);
-            most = lh_warp_max(most);
-            float shrink = exp2f(top - most);
-            for (int j = lane; j < n_keys; j += LH_WARP)
-                sum += m.weights[j * HEADS + h] = exp2f(m.weights[j * HEADS + h] - most);
-            weight = weight * shrink + lh_warp_sum(sum);
-            top = most;
-            if (lane == 0) m.shrink[h] = shrink;
-        }
+        if (n_keys > 0) weigh_keys(m, n_keys, w);
         lh_cp_async_wait<1>();
         __syncthreads();
-        if (n_keys > 0) {
-            float4 shrink = *(const float4 *)m.shrink;
-            const float by[HEADS] = {shrink.x, shrink.y, shrink.z, shrink.w};
-#pragma unroll
-            for (int i = 0; i < 2; i++)
-#pragma unroll
-                for (int g = 0; g < HEADS; g++) {
-                    sums[i][g][0] *= by[g];
-                    sums[i][g][1] *= by[g];
-                }
-            for (int j = part; j < n_keys; j += parts) {
-                float4 weights = *(const float4 *)(m.weights + j * HEADS);
-                const float of[HEADS] = {weights.x, weights.y, weights.z, weights.w};
-#pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    int at = 2 * (pair + i * pairs);
-                    if (at >= dim) break;
-                    const char *value = m.v + j * shape.stride;
-                    float even = lh_kv_load<type>(value, at), odd = lh_kv_load<type>(value, at + 1);
-#pragma unroll
-                    for (int g = 0; g < HEADS; g++) {
-                        sums[i][g][0] += of[g] * even;
-                        sums[i][g][1] += of[g] * odd;
-                    }
-                }
-            }
-        }
+        if (n_keys > 0) add_values<type>(shape, m, n_keys, dim, w);
         __syncthreads();
         stage_step(LH_VALUES, step + 1, m.v);
     }
     lh_cp_async_wait<0>();
     __syncthreads();
-
-    // Parts of the keys, added up in order where keys and values were: (parts, HEADS, dim).
-    float *shared = (float *)m.k;
-    for (int i = 0; i < 2; i++) {
-        int at = 2 * (pair + i * pairs);
-        for (int g = 0; g < HEADS && at < dim; g++)
-            *(float2 *)(shared + (size_t)(part * HEADS + g) * dim + at) = {sums[i][g][0], sums[i][g][1]};
-    }
-    if (lane == 0) {
-        m.top[2 * (thread / LH_WARP)] = top;
-        m.top[2 * (thread / LH_WARP) + 1] = weight;
-    }
-    __syncthreads();
-    for (int i = thread; i < heads * dim; i += THREADS) {
-        int h = i / dim;
-        float sum = 0;
-        for (int p = 0; p < parts; p++) sum += shared[(size_t)p * HEADS * dim + i];
-        shape.parts[((size_t)(head + h) * shape.splits + split) * dim + i % dim] = steps ? sum / m.top[2 * h + 1] : 0;
-    }
-    if (thread < heads)
-        shape.logs[(size_t)(head + thread) * shape.splits + split] =
-            steps ? m.top[2 * thread] + log2f(m.top[2 * thread + 1]) : -INFINITY;
+    write_part(shape, m, head, heads, dim, steps > 0, w);
 }
 
 // A block a head: a thread has a component and every MERGE_SIDES-th part.
@@ -290,9 +323,19 @@ static lh_status run(lh_cuda *c, const lh_attention_args *x, const one_shape *s)
     return LH_OK;
 }
 
+// Lays the parts out at `memory`; returns the bytes they take.
+static size_t lay_out(const lh_attention *a, void *memory, one_shape *s) {
+    lh_layout at = {(char *)memory, 0};
+    size_t parts = (size_t)a->n_head * s->splits;
+    s->parts = (float *)lh_take(&at, parts * a->head_dim, sizeof *s->parts);
+    s->logs = (float *)lh_take(&at, parts, sizeof *s->logs);
+    return at.used;
+}
+
 lh_status lh_cuda_attend_one(lh_cuda *c, const lh_attention_args *x) {
     const lh_attention *a = &x->a;
     one_shape s = {};
+    void *scratch = NULL;
     s.width = LH_ROUND_UP(a->head_dim, 8);
     // An odd number of sixteens, so that threads with neighbouring keys read other banks; blocks of q8_0 lie at even
     // addresses anyway, and stay as they are.
@@ -306,10 +349,7 @@ lh_status lh_cuda_attend_one(lh_cuda *c, const lh_attention_args *x) {
     int32_t most = LH_MAX(LH_MAX(a->plan.k, a->near), LH_MIN(a->plan.dense, a->n_chunk)),
             blocks = a->n_select * ((x->together + HEADS - 1) / HEADS);
     s.splits = LH_MAX(1, LH_MIN(LH_MIN(most, MAX_SPLITS), TARGET_BLOCKS / blocks));
-    size_t parts = (size_t)a->n_head * s.splits * a->head_dim * sizeof(float);
-    void *scratch = NULL;
-    LH_TRY(lh_cuda_scratch(c, LH_CUDA_ATTEND, parts + (size_t)a->n_head * s.splits * sizeof(float), &scratch));
-    s.parts = (float *)scratch;
-    s.logs = (float *)((char *)scratch + parts);
+    LH_TRY(lh_cuda_scratch(c, LH_CUDA_ATTEND, lay_out(a, NULL, &s), &scratch));
+    lay_out(a, scratch, &s);
     return LH_KV_DISPATCH(a->kv_type, run, c, x, &s);
 }

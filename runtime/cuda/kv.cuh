@@ -20,6 +20,7 @@ typedef struct lh_cache_view {
 
 struct lh_chunk_cache {
     lh_cache_view view;
+    int32_t n;             // KV heads that have slots
     void *memory;          // of all but k and v
 };
 

@@ -158,22 +158,18 @@ static void home_release(lh_backend *b, void *p) {
     cudaGetLastError();
 }
 
-// Bytes of what a cache keeps beside the copies; lays it out at `memory`.
-static size_t carve(lh_cache_view *view, size_t heads, size_t n_chunk, char *memory) {
-    size_t slots = (size_t)view->slots, used = 0;
-    auto take = [&](size_t bytes) {
-        char *at = memory + used;
-        used += LH_ROUND_UP(bytes, (size_t)16);
-        return (void *)at;
-    };
-    view->counts = (unsigned long long *)take(2 * heads * sizeof *view->counts);
-    view->fetch = (int2 *)take(heads * slots * sizeof *view->fetch);
-    view->slot_of = (int32_t *)take(heads * n_chunk * sizeof *view->slot_of);
-    view->chunk_of = (int32_t *)take(heads * slots * sizeof *view->chunk_of);
-    view->used = (int32_t *)take(heads * slots * sizeof *view->used);
-    view->clock = (int32_t *)take(heads * sizeof *view->clock);
-    view->n_fetch = (int32_t *)take(heads * sizeof *view->n_fetch);
-    return used;
+// Lays out at `memory` what a cache keeps beside the copies; returns the bytes that takes.
+static size_t lay_out(lh_cache_view *view, size_t heads, size_t n_chunk, void *memory) {
+    lh_layout at = {(char *)memory, 0};
+    size_t slots = (size_t)view->slots;
+    view->counts = (unsigned long long *)lh_take(&at, 2 * heads, sizeof *view->counts);
+    view->fetch = (int2 *)lh_take(&at, heads * slots, sizeof *view->fetch);
+    view->slot_of = (int32_t *)lh_take(&at, heads * n_chunk, sizeof *view->slot_of);
+    view->chunk_of = (int32_t *)lh_take(&at, heads * slots, sizeof *view->chunk_of);
+    view->used = (int32_t *)lh_take(&at, heads * slots, sizeof *view->used);
+    view->clock = (int32_t *)lh_take(&at, heads, sizeof *view->clock);
+    view->n_fetch = (int32_t *)lh_take(&at, heads, sizeof *view->n_fetch);
+    return at.used;
 }
 
 static void cache_free(lh_backend *b, lh_chunk_cache *cache) {
@@ -199,14 +195,15 @@ static lh_status cache_new(lh_backend *b, int32_t n_head, int32_t n_chunk, int32
     lh_chunk_cache *cache = (lh_chunk_cache *)lh_alloc(1, sizeof *cache);
     if (!cache) return LH_ERR_MEMORY;
     lh_cache_view *v = &cache->view;
+    cache->n = n_head;
     v->slots = slots;
     v->chunk_bytes = chunk_bytes;
     size_t heads = (size_t)n_head, side = heads * (size_t)slots * chunk_bytes;
-    lh_status status = b->ops->alloc(b, carve(v, heads, (size_t)n_chunk, NULL), &cache->memory);
+    lh_status status = b->ops->alloc(b, lay_out(v, heads, (size_t)n_chunk, NULL), &cache->memory);
     if (status == LH_OK) status = b->ops->alloc(b, side, (void **)&v->k);
     if (status == LH_OK) status = b->ops->alloc(b, side, (void **)&v->v);
     if (status == LH_OK) {
-        carve(v, heads, (size_t)n_chunk, (char *)cache->memory);
+        lay_out(v, heads, (size_t)n_chunk, cache->memory);
         status = cache_clear(b, cache);
     }
     if (status == LH_OK) *out = cache;
@@ -215,7 +212,7 @@ static lh_status cache_new(lh_backend *b, int32_t n_head, int32_t n_chunk, int32
 }
 
 static lh_status cache_count(lh_backend *b, const lh_chunk_cache *cache, int64_t *hits, int64_t *misses) {
-    size_t bytes = (size_t)((char *)cache->view.fetch - (char *)cache->view.counts);
+    size_t bytes = 2 * (size_t)cache->n * sizeof *cache->view.counts;
     unsigned long long *counts = (unsigned long long *)lh_alloc(bytes, 1);
     if (!counts) return LH_ERR_MEMORY;
     lh_status status = b->ops->read(b, counts, cache->view.counts, bytes);
