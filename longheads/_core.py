@@ -31,7 +31,7 @@ def path_bytes(path: StrPath) -> bytes:
     """A path as the file system spells it."""
     name = os.fsencode(path)
     if not name or b"\0" in name:
-        raise ArgumentError(f"{os.fsdecode(name)!r} is no path")
+        raise ArgumentError(f"{os.fsdecode(name)!r} is not a path")
     return name
 
 
@@ -58,7 +58,7 @@ def ids_array(ids: Ids) -> NDArray[np.int32]:
         raise TypeError(f"expected a flat sequence of token ids (integers), got shape {array.shape} of {array.dtype}")
     if array.min() < 0 or array.max() > np.iinfo(np.int32).max:
         bad = int(array.min() if array.min() < 0 else array.max())
-        raise ArgumentError(f"{bad} is no token id: ids lie in [0, n_vocab)")
+        raise ArgumentError(f"{bad} is not a token id: ids lie in [0, n_vocab)")
     return np.ascontiguousarray(array, np.int32)
 
 

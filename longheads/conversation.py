@@ -83,7 +83,7 @@ def conversation_about(
     """A chat where the model has a template, unless chat says otherwise. Raises ArgumentError, TemplateError."""
     has_template = TEMPLATE_KEY in model.metadata
     if chat and not has_template:
-        raise ArgumentError("the model has no chat template, so --chat means nothing: leave it away")
+        raise ArgumentError("the model has no chat template, so --chat means nothing: omit it")
     if has_template if chat is None else chat:
         return Chat(model, document, system)
     if system is not None:

@@ -24,21 +24,20 @@ DEFAULT_MAX_TOKENS = 512
 class Sampling(TypedDict, total=False):
     """How text is written: the keywords that generate, stream and chat share.
 
-    The defaults are those that users of llama.cpp know. All filters work together; a value that switches its filter
-    off is named last.
+    Defaults are llama.cpp's, but for max_tokens. All filters work together.
 
     max_tokens: Most tokens to write. Default None: 512, or fewer where the context has less room; negative: what fits.
     temperature: Divides the logits: higher is more varied. Default 0.8; 0 always takes the likeliest token.
-    top_k: Keep the k likeliest tokens. Default 40; 0.
-    top_p: Keep the likeliest tokens that together reach this probability. Default 0.95; 1.
-    min_p: Keep tokens that are at least this fraction as likely as the likeliest. Default 0.05; 0.
-    typical_p: Keep the most typical tokens that together reach this probability. Default 1; 1.
-    repeat_penalty: Divides (or multiplies) the logit of a recent token. Default 1; 1.
-    frequency_penalty: Subtracted from a recent token's logit for each time it occurred. Default 0; 0.
-    presence_penalty: Subtracted from a recent token's logit once. Default 0; 0.
-    penalty_last_n: How many tokens count as recent, the prompt's included. Default 64; 0; -1 is all.
+    top_k: Keep the k likeliest tokens. Default 40; 0 is off.
+    top_p: Keep the likeliest tokens that together reach this probability. Default 0.95; 1 is off.
+    min_p: Keep tokens that are at least this fraction as likely as the likeliest. Default 0.05; 0 is off.
+    typical_p: Keep the most typical tokens that together reach this probability. Default 1: off.
+    repeat_penalty: Divides (or multiplies) the logit of a recent token. Default 1: off.
+    frequency_penalty: Subtracted from a recent token's logit for each time it occurred. Default 0: off.
+    presence_penalty: Subtracted from a recent token's logit once. Default 0: off.
+    penalty_last_n: How many tokens count as recent, the prompt's included. Default 64; 0 is none, -1 all.
     logit_bias: Added to the logits of tokens, by id. Default none.
-    seed: The same seed gives the same text. Default None, or -1: another one each time.
+    seed: The same calls with the same seed give the same text. Default None, or -1: another one each time.
     stop: Texts that end the writing and are not part of it; the name of a control token stands for the token. Default
         none.
     logprobs: Give each piece the n likeliest tokens as top_logprobs. Default 0.

@@ -74,7 +74,7 @@ def turn(writer: Writer, conversation: Conversation) -> bool:
     elif question == "/clear":
         conversation.clear()
     elif question.startswith("/"):
-        show(f"{question.split()[0]} is no command; /help shows them")
+        show(f"{question.split()[0]} is not a command; /help shows them")
     elif question:
         answer(writer, conversation, question)
     return True

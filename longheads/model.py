@@ -60,7 +60,7 @@ class Model(Handle):
     far_heads: so many KV heads, of all layers, choose among all chunks: those that can match content most strongly, by
         their weights; the others attend the first chunk and the last ones (docs/selection.md). More than the model has:
         all. None: a quarter for "peak", all for other schemes.
-    far_penalty: q.k of chosen chunks gets twice this added, because they stand for all that are not attended; and where
+    far_bias: q.k of chosen chunks gets twice this added, because they stand for all that are not attended; and where
         there are more chunks to choose from than the window holds, this times the logarithm of the ratio is taken off, so
         that matches by chance weigh less, and up to three times this added again where a chunk stands out among the chosen
         (docs/selection.md). 0: none of these. None: 0.5 for "peak", 0 for other schemes.
@@ -109,7 +109,7 @@ class Model(Handle):
         select_per: Literal["head", "kv_head"] = "kv_head",
         dense_until: int | None = None,
         far_heads: int | None = None,
-        far_penalty: float | None = None,
+        far_bias: float | None = None,
         attention: Literal["longheads", "dense"] = "longheads",
         rope_scaling: RopeScaling | None = None,
         rope_scale: float | None = None,
@@ -130,7 +130,7 @@ class Model(Handle):
             local=local,
             dense_until=dense_until,
             far_heads=far_heads,
-            far_penalty=far_penalty,
+            far_bias=far_bias,
             batch=batch,
             scheme=scheme,
             select_per=select_per,

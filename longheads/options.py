@@ -21,7 +21,7 @@ def count(text: str) -> int:
     number = text.lower().removesuffix("k")
     if not number.isascii() or not number.isdigit() or int(number) < 1:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no count: expected a whole number of at least 1, such as 4096 or 4k"
+            f"{text!r} is not a count: expected a whole number of at least 1, such as 4096 or 4k"
         )
     return int(number) * (1024 if number != text.lower() else 1)
 
@@ -48,13 +48,14 @@ def add_reading(p: argparse.ArgumentParser, ctx: str = "the trained context") ->
     g.add_argument("--far-heads", metavar="N", type=count,
                    help="KV heads, of all layers, that choose among all chunks; the others attend the last ones "
                         "(default: a quarter)")
-    g.add_argument("--far-penalty", metavar="X", type=float,
+    g.add_argument("--far-bias", metavar="X", type=float,
                    help="how much more chosen chunks weigh where there are few to choose from, and less where there are "
                         "many; 0: all alike (default: 0.5)")
     g.add_argument("--scheme", choices=["peak", "bounds", "paper"], default="peak",
                    help="how chunks are judged (default: %(default)s)")
     g.add_argument("--select-per", choices=["kv_head", "head"], default="kv_head",
                    help="who chooses chunks (default: %(default)s)")
+    g.add_argument("-b", "--batch", metavar="N", type=count, help="most tokens computed at once (default: 1024)")
     g.add_argument("--rope-scaling", choices=get_args(RopeScaling),
                    help="stretch positions over more than the trained context, which --window and --ctx then reckon "
                         "with (default: as the file says)")

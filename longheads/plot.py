@@ -21,7 +21,7 @@ def check_plot(path: Path) -> None:
     """Raises UnsupportedError where that file could not be written as a picture."""
     formats = figure_class()().canvas.get_supported_filetypes()
     if path.suffix.removeprefix(".").lower() not in formats:
-        raise UnsupportedError(f"{path} is no picture that matplotlib writes: end it in one of {', '.join(formats)}")
+        raise UnsupportedError(f"{path} is not a picture that matplotlib writes: end it in one of {', '.join(formats)}")
 
 
 def length_label(tokens: int) -> str:

@@ -36,7 +36,7 @@ def bias(text: str) -> tuple[int, float]:
     try:
         return int(token), float(value)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no bias: expected ID=X, such as 198=-5") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a bias: expected ID=X, such as 198=-5") from None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -90,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
                    help="tokens that penalties look back at; -1: all (default: %(default)s)")
     g.add_argument("--logit-bias", metavar="ID=X", type=bias, action="append", default=[],
                    help="add X to the logit of a token; may be repeated")
-    g.add_argument("--seed", metavar="N", type=int,
+    g.add_argument("-s", "--seed", metavar="N", type=int,
                    help="the same seed gives the same text; -1, the default: another each time")
 
     g = add_machine(p)
@@ -155,7 +155,7 @@ def read_kept(writer: Writer, conversation: Conversation, path: Path) -> None:
 
 def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
     if arguments.system is not None and arguments.chat is False:
-        usage.error("--system is part of a chat: leave --no-chat away")
+        usage.error("--system is part of a chat: omit --no-chat")
     document = read_documents(arguments.file)
     interactive = not arguments.prompt and STDIN not in arguments.file and sys.stdin is not None and sys.stdin.isatty()
     if not (interactive or arguments.prompt or document):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import threading
-import time
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -27,10 +27,9 @@ RopeScaling: TypeAlias = Literal["none", "linear", "yarn"]
 
 Progress: TypeAlias = Callable[[int, int], object]  #: called with (tokens done, tokens in all)
 
-# Prompts are read in slices, so that Ctrl-C is noticed in between: about this many seconds each, but never so few
-# tokens that unpacking the weights costs more than using them.
-SLICE_SECONDS = 1.0
-LEAST_SLICE = 128
+# Prompts are read in slices, so that Ctrl-C is noticed in between.
+SLICE_WORK = 7e10  # weights times tokens: what a thread gets through in about a second
+LEAST_SLICE = 128  # tokens; with fewer, unpacking the weights costs more than using them
 
 
 class SessionOptions(TypedDict, total=False):
@@ -44,7 +43,7 @@ class SessionOptions(TypedDict, total=False):
     local: int | None
     dense_until: int | None
     far_heads: int | None
-    far_penalty: float | None
+    far_bias: float | None
     batch: int | None
     scheme: Literal["peak", "bounds", "paper"]
     select_per: Literal["head", "kv_head"]
@@ -70,7 +69,7 @@ _NAMED: dict[str, dict[str, int]] = {
 }
 
 
-_RANGES = {"rope_scale": "1 to 65536", "far_penalty": "0 to 100"}
+_RANGES = {"rope_scale": "1 to 65536", "far_bias": "0 to 100"}
 
 # Words that have a default of their own, not one of the model's.
 ALWAYS_SAID = ("scheme", "select_per", "attention", "kv_type")
@@ -83,7 +82,7 @@ def resolved_values(resolved: Any) -> dict[str, Any]:
         value = getattr(resolved, name)
         if name in _NAMED:
             value = next(word for word, n in _NAMED[name].items() if n == value)
-        elif name == "far_penalty":
+        elif name == "far_bias":
             value = max(value, 0.0)
         values[name] = value
     return values
@@ -103,10 +102,10 @@ def resolve_options(model_handle: Any, options: SessionOptions) -> Any:
             setattr(out, name, _NAMED[name][value])
         elif name in ("keep_all", "kv_offload"):
             setattr(out, name, bool(value))
-        elif name == "far_penalty" and value == 0:
-            out.far_penalty = -1  # 0 is the core's "from the model"
+        elif name == "far_bias" and value == 0:
+            out.far_bias = -1  # 0 is the core's "from the model"
         else:
-            if value < (0 if name == "far_penalty" else 1):
+            if value < (0 if name == "far_bias" else 1):
                 raise ArgumentError(f"{name} is {value}, expected {_expected(name)}")
             set_number(out, name, value)
     notes = ffi.new("char[]", 2048)
@@ -121,6 +120,17 @@ def _expected(name: str) -> str:
         return _RANGES[name]
     units = {"local": "chunks", "far_heads": "KV heads"}
     return f"a positive number of {units.get(name, 'tokens')}"
+
+
+def _slice(model: Model, batch: int) -> int:
+    """How many tokens are read between two looks at Ctrl-C: about a second's work.
+
+    Estimated, not timed: how a text is cut bears on rounding, and the same call shall give the same text again.
+    """
+    if model.device.startswith("cuda"):
+        return batch
+    tokens = SLICE_WORK * model.threads / model.n_params
+    return min(max(2 ** round(math.log2(tokens)), LEAST_SLICE), batch)
 
 
 class Session(Handle):
@@ -148,7 +158,7 @@ class Session(Handle):
 
         self._handle = ffi.gc(out[0], free)
         self._turn_lock = threading.Lock()
-        self._slice = LEAST_SLICE  # tokens that are read in about a second, as found so far
+        self._slice = _slice(model, options.batch)
         self.tokenizer: Tokenizer = model.tokenizer
         self.n_vocab: int = model.n_vocab
         self._shape = (model.n_layer, model.n_head)
@@ -182,7 +192,7 @@ class Session(Handle):
         """Go on under other options; those that are not named stay as they were asked for, or follow from the new ones.
         What was read stays as it was read.
 
-        budget, near_budget, window, local, dense_until, far_heads, far_penalty, select_per and attention may change;
+        budget, near_budget, window, local, dense_until, far_heads, far_bias, select_per and attention may change;
         None is "from the model". Logits and selected chunks are those of the last token under the new options: it is
         read again when they are asked for.
         Raises ArgumentError for a change of what shapes the cache: ctx, batch, chunk, scheme, kv_type, keep_all,
@@ -252,21 +262,13 @@ class Session(Handle):
                 f"{n} tokens at position {position} exceed the context of {self.ctx} by {position + n - self.ctx}: "
                 "shorten the text or raise ctx"
             )
-        done = 0
         if progress:
             progress(0, n)
-        while done < n:
-            began = time.monotonic()
-            size = min(self._slice, n - done)
-            check(run(done, done + size))
-            done += size
-            seconds = time.monotonic() - began
-            if seconds > SLICE_SECONDS:
-                self._slice = max(self._slice // 2, LEAST_SLICE)
-            elif seconds < SLICE_SECONDS / 2 and size == self._slice:
-                self._slice = min(2 * self._slice, self._options.batch)
+        for begin in range(0, n, self._slice):
+            end = min(begin + self._slice, n)
+            check(run(begin, end))
             if progress:
-                progress(done, n)
+                progress(end, n)
 
     def feed(self, ids: Ids, *, progress: Progress | None = None) -> None:
         """Read token ids at the current position.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from longheads.command import tell
-from longheads.generate import Sampler, Sampling, check_room, with_defaults
+from longheads.generate import DEFAULT_MAX_TOKENS, Sampler, Sampling, check_room, with_defaults
 from longheads.model import Model
 from longheads.progress import ProgressBar
 from longheads.session import Session
@@ -96,15 +96,20 @@ class Writer:
         self.read(ids)
         if self._when_read:
             self._when_read(self.session)
+        self.stats.cut = False
         began = time.monotonic()
         for piece in self.session.stream(**self._sampling):
             self.stats.n_written += 1
             self.stats.write_seconds += time.monotonic() - began
             yield piece.text
             self.stats.cut = piece.finish_reason == "length"
-            if self.stats.cut and self.session.position + 1 >= self.session.ctx:
-                tell(f"note: the context of {self.session.ctx} tokens is full: --ctx can be raised")
             began = time.monotonic()
+
+    def _tell_why_cut(self) -> None:
+        if self.session.position + 1 >= self.session.ctx:
+            tell(f"note: the context of {self.session.ctx} tokens is full: --ctx can be raised")
+        elif self._sampling["max_tokens"] is None:
+            tell(f"note: the answer was cut after {DEFAULT_MAX_TOKENS} tokens: -n says how many it may have")
 
     def write(self, ids: Sequence[int], said: list[str] | None = None) -> None:
         """Stream the answer to standard output, ending with a newline. said gets its pieces, even if cut short."""
@@ -118,3 +123,5 @@ class Writer:
             if said and not "".join(said).endswith("\n"):
                 sys.stdout.write("\n")
                 sys.stdout.flush()
+        if self.stats.cut:
+            self._tell_why_cut()

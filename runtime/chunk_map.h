@@ -17,7 +17,7 @@ typedef struct lh_chunk_plan {
     int32_t window;  // W/l
     int32_t local;   // the last chunks, own included, that are always attended
     int32_t dense;   // queries of chunks below this attend every chunk; INT32_MAX: all do
-    float far_penalty;  // of chunks taken by score; see lh_chosen_bias
+    float far_bias;  // of chunks taken by score; see lh_chosen_bias
 } lh_chunk_plan;
 
 LH_SHARED_FN int32_t lh_chunk_of(int64_t position, int32_t l) { return (int32_t)(position / l); }
@@ -72,7 +72,7 @@ LH_SHARED_FN lh_chunk_plan lh_plan_without_choice(lh_chunk_plan plan, int32_t k)
 LH_SHARED_FN float lh_chosen_bias(lh_chunk_plan plan, int32_t c, float above) {
     float windows = (float)(lh_candidates_end(plan, c) - 1) / (float)plan.window;
     float far = windows > 1 ? logf(windows) : 0, stands_out = fminf(above - LH_FAR_CHANCE, LH_FAR_MOST);
-    return plan.far_penalty * (LH_FAR_ANY - far + LH_FAR_ABOVE * fminf(far, 1) * stands_out);
+    return plan.far_bias * (LH_FAR_ANY - far + LH_FAR_ABOVE * fminf(far, 1) * stands_out);
 }
 
 // The total order of selection: does chunk a with score sa come before chunk b with score sb?

@@ -223,7 +223,7 @@ lh_status lh_config_scale_rope(lh_config *c, lh_rope_scaling scaling, float fact
     }
     if (scaling == LH_ROPE_NONE && factor > 1)
         return lh_error(LH_ERR_ARGUMENT,
-                        "rope_scaling is none and rope_scale %g: leave rope_scale away, or scale linear or yarn",
+                        "rope_scaling is none and rope_scale %g: omit rope_scale, or scale linear or yarn",
                         (double)factor);
     if (scaling != LH_ROPE_NONE && factor == 0 && c->rope_scaling == LH_ROPE_NONE)
         return lh_error(LH_ERR_ARGUMENT,

@@ -287,7 +287,7 @@ static lh_status take_shape(cursor *c, uint64_t alignment, lh_gguf_tensor *t, ui
         return lh_error(LH_ERR_FORMAT, "%" PRId64 " values of %s are more than 2^64 bytes: " DAMAGED, values,
                         traits->name);
     if (*offset % alignment != 0)
-        return lh_error(LH_ERR_FORMAT, "offset %" PRIu64 " is no multiple of the alignment %" PRIu64 ": " DAMAGED,
+        return lh_error(LH_ERR_FORMAT, "offset %" PRIu64 " is not a multiple of the alignment %" PRIu64 ": " DAMAGED,
                         *offset, alignment);
     return LH_OK;
 }

@@ -24,7 +24,7 @@ static lh_chunk_plan far_plan(const lh_session_options *o) {
         .window = dense ? n_chunk : o->window / o->chunk,
         .local = o->local,
         .dense = dense ? INT32_MAX : o->dense_until / o->chunk,
-        .far_penalty = LH_MAX(o->far_penalty, 0.0f),
+        .far_bias = LH_MAX(o->far_bias, 0.0f),
     };
 }
 

@@ -9,12 +9,12 @@
 #define NEAR_PART 2           // of the budget: what heads that choose nothing attend
 #define DEFAULT_CHOSEN 3      // chunks taken by score, where the budget leaves as many local ones
 #define LEAST_WINDOW 10       // chunks, by which the default of chunk goes
-#define DEFAULT_FAR_PENALTY 0.5f
+#define DEFAULT_FAR_BIAS 0.5f
 #define DEFAULT_BATCH 1024
 #define MAX_CTX ((int64_t)1 << 28)
 #define MAX_CHUNK 4096
 #define MAX_BATCH 8192
-#define MAX_FAR_PENALTY 100
+#define MAX_FAR_BIAS 100
 
 typedef struct notes {
     char *text;
@@ -34,7 +34,7 @@ __attribute__((format(printf, 2, 3))) static void note(notes *n, const char *for
 static lh_status whole_chunks(const char *name, int32_t tokens, int32_t chunk) {
     if (tokens % chunk == 0) return LH_OK;
     int32_t below = tokens / chunk * chunk;
-    return lh_error(LH_ERR_ARGUMENT, "%s is %d, which is no multiple of the chunk size %d: use %d or %lld", name, tokens,
+    return lh_error(LH_ERR_ARGUMENT, "%s is %d, which is not a multiple of the chunk size %d: use %d or %lld", name, tokens,
                     chunk, below, (long long)below + chunk);
 }
 
@@ -118,11 +118,11 @@ static lh_status resolve_dense_until(lh_session_options *o, int32_t n_head_kv, n
 }
 
 // Measured for `peak` alone (docs/selection.md); the others stay what their papers say.
-static lh_status resolve_far_penalty(lh_session_options *o) {
-    if (o->far_penalty == 0) o->far_penalty = o->scheme == LH_SCHEME_PEAK ? DEFAULT_FAR_PENALTY : -1;
-    if (!(o->far_penalty <= MAX_FAR_PENALTY))
-        return lh_error(LH_ERR_ARGUMENT, "far_penalty is %g, expected 0 to %d", (double)o->far_penalty, MAX_FAR_PENALTY);
-    if (o->far_penalty < 0) o->far_penalty = -1;
+static lh_status resolve_far_bias(lh_session_options *o) {
+    if (o->far_bias == 0) o->far_bias = o->scheme == LH_SCHEME_PEAK ? DEFAULT_FAR_BIAS : -1;
+    if (!(o->far_bias <= MAX_FAR_BIAS))
+        return lh_error(LH_ERR_ARGUMENT, "far_bias is %g, expected 0 to %d", (double)o->far_bias, MAX_FAR_BIAS);
+    if (o->far_bias < 0) o->far_bias = -1;
     return LH_OK;
 }
 
@@ -158,7 +158,7 @@ lh_status lh_session_options_resolve(const lh_model *m, lh_session_options *inou
     LH_TRY(resolve_local(&o, &n));
     LH_TRY(resolve_far_heads(&o, c.n_layer * c.n_head_kv));
     LH_TRY(resolve_dense_until(&o, c.n_layer * c.n_head_kv, &n));
-    LH_TRY(resolve_far_penalty(&o));
+    LH_TRY(resolve_far_bias(&o));
     if (o.kv_offload && !m->backend->ops->offload) {
         note(&n, "kv_offload has no effect on %s: there all memory is the host's\n", m->backend->name);
         o.kv_offload = false;

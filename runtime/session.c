@@ -223,7 +223,9 @@ static lh_status restore_last(lh_session *s) {
     if (s->kv.position == 0) return LH_OK;
     int32_t last = s->ids[s->kv.position - 1];
     LH_TRY(rewind_to(s, s->kv.position - 1));
-    return run_batch(s, &last, 1, true, NULL);
+    lh_status status = run_batch(s, &last, 1, true, NULL);
+    if (status != LH_OK) lh_session_clear(s);  // rather than one token short without a word
+    return status;
 }
 
 static lh_status run(lh_session *s, const int32_t *ids, int64_t n, float *logprobs) {

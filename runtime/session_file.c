@@ -22,12 +22,13 @@ typedef struct header {
     int32_t chunk, budget, near_budget, window, local, dense_until;
     int32_t scheme, select_per, attention, kv_type;
     int32_t has_logits, rope_scaling;
-    float rope_scale, far_penalty;
+    float rope_scale, far_bias;
     int32_t far_heads, n_whole, lost, unused;
 } header;
 _Static_assert(sizeof(header) == 112, "on-disk layout");
 
-static const char magic[8] = "LHSESS8";
+static const char magic[8] = "LHSESS8";  // a name, then the version
+#define MAGIC_NAME 6
 
 // FNV-1a over 8-byte words, the last one padded with zeros.
 static uint64_t hash(uint64_t h, const void *data, size_t bytes) {
@@ -82,7 +83,7 @@ static header header_of(const lh_session *s, int64_t position, bool has_logits) 
         .rope_scaling = (int32_t)o->rope_scaling,
         .rope_scale = o->rope_scale,
         .far_heads = o->far_heads,
-        .far_penalty = LH_MAX(o->far_penalty, 0.0f),
+        .far_bias = LH_MAX(o->far_bias, 0.0f),
         .n_whole = s->kv.shape.n_whole,
         .lost = s->kv.lost,
     };
@@ -207,7 +208,7 @@ static lh_status save_as(lh_session *s, const char *path) {
 static lh_status save(lh_session *s, const char *path) {
     struct stat old;
     if (stat(path, &old) == 0 && !S_ISREG(old.st_mode))
-        return lh_error(LH_ERR_IO, "%s is no regular file: give another name", path);
+        return lh_error(LH_ERR_IO, "%s is not a regular file: give another name", path);
     char *target = realpath(path, NULL);  // where a link leads, if there is a file
     lh_status status = save_as(s, target ? target : path);
     free(target);
@@ -233,7 +234,9 @@ static lh_status differs_in_number(const char *path, const char *option, double 
 
 _Static_assert(LH_KV_TYPES == 4, "check_header names them one by one");
 static lh_status check_header(const lh_session *s, const char *path, const header *h) {
-    if (memcmp(h->magic, magic, sizeof magic) != 0) return lh_error(LH_ERR_FORMAT, "%s is no saved session", path);
+    if (memcmp(h->magic, magic, MAGIC_NAME) != 0) return lh_error(LH_ERR_FORMAT, "%s is not a saved session", path);
+    if (memcmp(h->magic, magic, sizeof magic) != 0)
+        return lh_error(LH_ERR_FORMAT, "%s was saved by another version of longheads: read the text again", path);
     header own = header_of(s, 0, false);
     if (h->model != own.model) return lh_error(LH_ERR_ARGUMENT, "%s was saved from another model", path);
     const struct {
@@ -249,8 +252,8 @@ static lh_status check_header(const lh_session *s, const char *path, const heade
         if (lengths[i].found != lengths[i].expected)
             return differs_in_number(path, lengths[i].option, lengths[i].found, lengths[i].expected);
     if (h->rope_scale != own.rope_scale) return differs_in_number(path, "rope_scale", h->rope_scale, own.rope_scale);
-    if (h->far_penalty != own.far_penalty)
-        return differs_in_number(path, "far_penalty", h->far_penalty, own.far_penalty);
+    if (h->far_bias != own.far_bias)
+        return differs_in_number(path, "far_bias", h->far_bias, own.far_bias);
     const struct {
         const char *option;
         int32_t found, expected, n;
@@ -299,7 +302,7 @@ static lh_status skip_device(void *arg, void *device, size_t bytes) {
 // back to where the cache begins. ids and logits are the session's next ones.
 static lh_status verify(lh_session *s, stream *in, header *h, int32_t *ids, float *logits) {
     if (fread(h, 1, sizeof *h, in->f) != sizeof *h)
-        return lh_error(LH_ERR_FORMAT, "%s is no saved session: it is too short", in->path);
+        return lh_error(LH_ERR_FORMAT, "%s is not a saved session: it is too short", in->path);
     LH_TRY(check_header(s, in->path, h));
     in->sum = hash(0, h, sizeof *h);
     int32_t n_vocab = s->model->config.n_vocab;
@@ -315,7 +318,7 @@ static lh_status verify(lh_session *s, stream *in, header *h, int32_t *ids, floa
     if (found != expected) return lh_error(LH_ERR_FORMAT, "%s is damaged: its checksum does not fit", in->path);
     if (fgetc(in->f) != EOF) return lh_error(LH_ERR_FORMAT, "%s goes on after its end: it is damaged", in->path);
     if (fseek(in->f, cache_at, SEEK_SET) != 0)
-        return lh_error(LH_ERR_IO, "%s cannot be read twice: it is no regular file", in->path);
+        return lh_error(LH_ERR_IO, "%s cannot be read twice: it is not a regular file", in->path);
     return LH_OK;
 }
 
@@ -336,7 +339,7 @@ static FILE *open_regular(const char *path) {
     struct stat st;
     FILE *f = NULL;
     if (fd < 0) lh_error(LH_ERR_IO, "%s cannot be opened: %s", path, strerror(errno));
-    else if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) lh_error(LH_ERR_IO, "%s is no regular file", path);
+    else if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) lh_error(LH_ERR_IO, "%s is not a regular file", path);
     else if (!(f = fdopen(fd, "rb"))) lh_error(LH_ERR_IO, "%s cannot be read: %s", path, strerror(errno));
     if (fd >= 0 && !f) close(fd);
     return f;

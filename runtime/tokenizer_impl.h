@@ -90,7 +90,7 @@ const struct lh_merge_slot *lh_merge_find(const lh_tokenizer *t, int32_t left, i
 
 // --- one call of lh_tokenize ----------------------------------------------------------------------------------------
 
-// A binary heap, lowest key first.
+// A heap, lowest key first.
 typedef struct lh_heap {
     struct lh_heap_item {
         uint64_t key;

@@ -141,7 +141,7 @@ static lh_status check_known(const loader *l, const lh_gguf_tensor *t) {
         return lh_error(LH_ERR_FORMAT, "the tensor %s is of a layer past llama.block_count %d: " OTHER_MODEL,
                         lh_quote_name(t->name).text, l->c->n_layer);
     }
-    return lh_error(LH_ERR_UNSUPPORTED, "the tensor %s is no part of a dense LLaMA; this variant is not supported",
+    return lh_error(LH_ERR_UNSUPPORTED, "the tensor %s is not part of a dense LLaMA; this variant is not supported",
                     lh_quote_name(t->name).text);
 }
 

@@ -34,7 +34,7 @@ class Plan:
     select_per: str = "head"        # head, kv_head
     attention: str = "longheads"    # longheads, dense
     far_heads: int = 1000           # KV heads that choose, those with the largest reach; 1000: all
-    far_penalty: float = 0.0        # what the bias of chosen chunks is multiplied by
+    far_bias: float = 0.0        # what the bias of chosen chunks is multiplied by
     near_budget: int | None = None  # of heads that choose nothing; None: budget
 
     def resolved(self) -> Plan:
@@ -344,7 +344,7 @@ class Attention:
                 rank = np.arange(chunks.shape[1])
                 ratio = (c - self.plan.local) / (self.plan.window / self.plan.chunk)
                 far = math.log(max(ratio, 1))
-                bias = self.plan.far_penalty * (2 - far + 2 * min(far, 1) * np.minimum(above - 1, 1.5))
+                bias = self.plan.far_bias * (2 - far + 2 * min(far, 1) * np.minimum(above - 1, 1.5))
                 distance = np.minimum(c - chunks, self.plan.window // self.plan.chunk - 1 - rank)
             out[p] = self.attend(p, chunks, distance, np.nan_to_num(bias))
         return out

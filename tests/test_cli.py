@@ -112,8 +112,12 @@ def test_session_file(tiny_path, tmp_path, chat):
     before = kept.read_bytes()
     done = run(*small, "-f", document, "-p", "The king", "--session", kept)
     assert "holds another text" in done.stderr and kept.read_bytes() != before
-    assert "is no saved session" in one_sentence(
+    assert "is not a saved session" in one_sentence(
         run(*small, "-f", document, "-p", "x", "--session", document, status=1)
+    )
+    kept.write_bytes(b"LHSESS1\0" + kept.read_bytes()[8:])
+    assert "another version" in one_sentence(
+        run(*small, "-f", document, "-p", "x", "--session", kept, status=1)
     )
     run(*small, "-p", "x", "--session", kept, status=2)
     assert "no folder" in one_sentence(
@@ -131,7 +135,7 @@ def test_session_file_after_ctrl_c(tiny_path, tmp_path, monkeypatch, capsys):
 
     document, kept = tmp_path / "document", tmp_path / "kept"
     document.write_text("The castle stood on a hill. " * 60)
-    asked = [str(tiny_path), "-c", "2k", "-f", str(document), "-p", "The king", "-n", "8", *GREEDY]
+    asked = [str(tiny_path), "-c", "2k", "-b", "128", "-f", str(document), "-p", "The king", "-n", "8", *GREEDY]
     with monkeypatch.context() as patched, open(os.devnull) as nothing:
         patched.setattr("sys.stdin", nothing)
         patched.setattr("longheads.progress.ProgressBar.__call__", interrupt)
@@ -166,6 +170,17 @@ def test_a_seed_of_minus_one_is_any(tiny_path):
 def test_a_full_context_is_told(tiny_path):
     done = run(tiny_path, "-p", "The king", "-n", -1, "-c", 20, "--no-chat", "--logit-bias", "77=1000")
     assert done.stderr == "longheads: note: the context of 20 tokens is full: --ctx can be raised\n"
+
+
+def test_an_answer_that_is_cut_without_being_asked_is_told(tiny_path):
+    done = run(tiny_path, "-p", "The king", "-c", 700, "--no-chat", "--logit-bias", "77=1000")
+    assert done.stderr == "longheads: note: the answer was cut after 512 tokens: -n says how many it may have\n"
+    assert run(tiny_path, "-p", "The king", "-n", 4, "--no-chat", "--logit-bias", "77=1000").stderr == ""
+
+
+def test_a_level_of_instructions_that_is_none(tiny_path, monkeypatch):
+    monkeypatch.setenv("LH_CPU", "avx")
+    assert "LH_CPU is avx: expected generic, avx2," in one_sentence(run(tiny_path, "-p", "x", status=1))
 
 
 def test_closed_standard_error(tiny_path):
@@ -412,7 +427,7 @@ def test_interactive(tiny_path):
         terminal.wait_for("/clear")
         terminal.wait_for(PROMPT)
         terminal.type("/nonsense\n")
-        terminal.wait_for("no command")
+        terminal.wait_for("not a command")
         terminal.wait_for(PROMPT)
         terminal.type("/stats\n")
         terminal.wait_for("memory")

@@ -272,7 +272,7 @@ def test_bad_requests(tmp_path, capsys):
         assert convert(*arguments) == 1
         assert sentence in capsys.readouterr().err
     os.mkfifo(tmp_path / "fifo")
-    for more, sentence in (["-o", tmp_path / "fifo"], "is no regular file"), (["-o", tmp_path / "x", "--pre", "a"], "--pre"):
+    for more, sentence in (["-o", tmp_path / "fifo"], "is not a regular file"), (["-o", tmp_path / "x", "--pre", "a"], "--pre"):
         assert convert(source, "--type", "q4_0", *more) == 1
         assert sentence in capsys.readouterr().err
     for arguments in (["--type", "q9"], ["--split-size", "0"], ["--threads", "0"]):

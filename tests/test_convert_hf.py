@@ -382,7 +382,7 @@ def missing_shard(folder):
 
 BAD_FOLDERS = {
     "no config": (lambda f: (f / "config.json").unlink(), "config.json is missing"),
-    "no json": (lambda f: (f / "config.json").write_text("{"), "is no JSON"),
+    "no json": (lambda f: (f / "config.json").write_text("{"), "is not JSON"),
     "architecture": (lambda f: edit_config(f, architectures=["FalconForCausalLM"]), "is FalconForCausalLM"),
     "number": (lambda f: edit_config(f, hidden_size=None), "hidden_size in"),
     "text": (lambda f: edit_config(f, num_hidden_layers="two"), "is 'two', expected a positive number"),
@@ -403,15 +403,15 @@ BAD_FOLDERS = {
     "countless tokens": (lambda f: edit_config(f, vocab_size=10**9), "expected 1000000000 x 64"),
     "more tokens": (lambda f: edit_tokenizer(f, lambda t: t["added_tokens"][0].update(id=600)), "has 601 tokens, but"),
     "layers": (lambda f: edit_config(f, num_hidden_layers=3), "model.layers.2.input_layernorm.weight is missing"),
-    "fewer layers": (lambda f: edit_config(f, num_hidden_layers=1), "is no part of a dense LLaMA"),
+    "fewer layers": (lambda f: edit_config(f, num_hidden_layers=1), "is not part of a dense LLaMA"),
     "untied": (lambda f: edit_config(f, tie_word_embeddings=False), "the tensor lm_head.weight is missing"),
     "bin": (only_bin, "pytorch_model.bin is a pickle"),
     "nothing": (lambda f: (f / "model.safetensors").unlink(), "holds no model.safetensors"),
     "nan": (nan_weight, "layers.1.self_attn.k_proj.weight is damaged or does not suit this type: it holds NaN"),
-    "cut": (cut, "is no whole safetensors file"),
+    "cut": (cut, "is not a whole safetensors file"),
     "pointer": (lambda f: (f / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n"),
                 "it is a git-lfs pointer"),
-    "garbage": (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 64), "is no whole safetensors file"),
+    "garbage": (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 64), "is not a whole safetensors file"),
     "shard": (missing_shard, "model-00002-of-00003.safetensors of 3 shards is missing"),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "has neither tokenizer.model nor tokenizer.json"),
     "unigram": (lambda f: edit_json(f / "tokenizer.json", lambda t: t["model"].update(type="Unigram")), "kind Unigram"),
@@ -433,7 +433,7 @@ BAD_FOLDERS = {
                        "its header is not what the format says"),
     "type of a piece": (huge_type, "the value of tokenizer.ggml.token_type cannot be written"),
     "bad pieces": (lambda f: ((f / "tokenizer.json").unlink(), (f / "tokenizer.model").write_bytes(b"\x0a\xff\xff")),
-                   "is no SentencePiece model"),
+                   "is not a SentencePiece model"),
 }  # fmt: skip
 
 

@@ -105,4 +105,4 @@ def test_pictures(evaluate, plain_path, document, tmp_path, monkeypatch, capsys)
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("a.png", "b.png"))
     assert np.array_equal(drawn[0].chosen, trace_by_hand(plain_path, "KEY 77")[0])
     assert ask([str(plain_path), *command, "--trace-heads", str(tmp_path / "c.doc")]) == 1
-    assert "is no picture" in capsys.readouterr().err
+    assert "is not a picture" in capsys.readouterr().err

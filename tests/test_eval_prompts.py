@@ -164,7 +164,7 @@ def test_lines(tmp_path):
 def test_lines_of_something_else(tmp_path, content):
     file = tmp_path / "cases.jsonl"
     file.write_text(content)
-    with pytest.raises(longheads.FormatError, match="holds no cases|line 1 of .* is no case of LongEval"):
+    with pytest.raises(longheads.FormatError, match="holds no cases|line 1 of .* is not a case of LongEval"):
         asked(lines, file)
 
 

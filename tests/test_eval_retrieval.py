@@ -95,7 +95,7 @@ def test_a_damaged_file_is_refused(tmp_path, line):
     for end in "\n", "":
         before = file.read_text().rstrip("\n") + end
         file.write_text(before)
-        with pytest.raises(longheads.FormatError, match="line 2 of .* is no result of longheads.eval: delete that"):
+        with pytest.raises(longheads.FormatError, match="line 2 of .* is not a result of longheads.eval: delete that"):
             Results(file)
         assert file.read_text() == before
 

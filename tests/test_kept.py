@@ -120,7 +120,7 @@ def test_options_that_take_more(kept):
             session.set_options(**options)
     with pytest.raises(longheads.ArgumentError, match="keep_all shapes"):
         session.set_options(keep_all=True)
-    session.set_options(local=2, far_penalty=1.0)
+    session.set_options(local=2, far_bias=1.0)
     assert np.isfinite(session.logits).all()
 
 

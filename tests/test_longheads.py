@@ -27,10 +27,10 @@ F32_LOGITS = 1e-4
 # A chunk that float32 chooses may lose to the best one by this much (scores are of the size of 10).
 F32_TIE = 1e-4
 # Scheme peak chooses on components rounded to few levels, as the oracle does; what lies half way between two may go to
-# either, which moves a score by up to a step, and with far_penalty the weight of chosen chunks. Logits of most positions
-# are as near as elsewhere. Found: one position of 5000 off by 0.01, with far_penalty 0.5.
+# either, which moves a score by up to a step, and with far_bias the weight of chosen chunks. Logits of most positions
+# are as near as elsewhere. Found: one position of 5000 off by 0.01, with far_bias 0.5.
 PEAK_TIE = 0.1
-PEAK_LOGITS = 0.1  # times far_penalty
+PEAK_LOGITS = 0.1  # times far_bias
 # Keys and values kept in fewer bits: what a choice may lose by, and how far logits may be off. They carry a relative
 # error of 2^-12 (f16) or 2^-9 (bf16), or one of 1/254 of a block's largest value (q8_0); the model amplifies it.
 # Summaries beside all of them are q8_0, and so are the queries that choose.
@@ -96,12 +96,12 @@ CASES = [
     Case("mqa_peak_odd_chunk", Plan(5, 20, 60, 1, 25, "peak"), 130, {"n_head_kv": 1, "head_dim": 24, "tied": True}),
     Case("peak_long_chunk", Plan(40, 200, 280, 2, scheme="peak"), 500, {"n_layer": 1, "n_head_kv": 2, "head_dim": 128}),
     Case("peak_part_rotated", Plan(8, 40, 64, 2, scheme="peak"), 150, {"rope_dim": 8, "n_head_kv": 2}),
-    Case("peak_far_penalty", Plan(8, 40, 64, 2, scheme="peak", far_penalty=0.5), 300, {"n_head_kv": 2}),
-    Case("bounds_far_penalty", Plan(8, 48, 56, 3, far_penalty=2.0), 200, {"n_head_kv": 1}),
-    Case("far_heads", Plan(8, 40, 64, 2, scheme="peak", far_heads=3, far_penalty=1.0), 200,
+    Case("peak_far_bias", Plan(8, 40, 64, 2, scheme="peak", far_bias=0.5), 300, {"n_head_kv": 2}),
+    Case("bounds_far_bias", Plan(8, 48, 56, 3, far_bias=2.0), 200, {"n_head_kv": 1}),
+    Case("far_heads", Plan(8, 40, 64, 2, scheme="peak", far_heads=3, far_bias=1.0), 200,
          {"n_layer": 5, "n_head_kv": 2, "seed": 3}),
     Case("paper_far_heads", Plan(8, 40, 64, 2, scheme="paper", far_heads=3, near_budget=56), 150, {"n_head_kv": 2}),
-    Case("bounds_far_heads_per_kv_head", Plan(8, 40, 64, 1, None, "bounds", "kv_head", far_heads=2, far_penalty=1.0), 150,
+    Case("bounds_far_heads_per_kv_head", Plan(8, 40, 64, 1, None, "bounds", "kv_head", far_heads=2, far_bias=1.0), 150,
          {"n_head_kv": 2}),
     Case("far_head_of_wide_ones", Plan(8, 32, 48, 1, far_heads=1, near_budget=16), 120, {"n_layer": 3, "head_dim": 80}),
     Case("near_heads", Plan(8, 48, 72, 2, 56, "peak", "kv_head", far_heads=3, near_budget=24), 200,
@@ -130,7 +130,7 @@ def tie_of(plan: Plan) -> float:
 
 def most_off(plan: Plan) -> float:
     """How far a logit may be off."""
-    return F32_LOGITS + (PEAK_LOGITS * plan.far_penalty if plan.scheme == "peak" else 0)
+    return F32_LOGITS + (PEAK_LOGITS * plan.far_bias if plan.scheme == "peak" else 0)
 
 
 def assert_near(found: np.ndarray, expected: np.ndarray, plan: Plan) -> None:
@@ -272,7 +272,7 @@ def cases(draw) -> Case:
         scheme=draw(st.sampled_from(["bounds", "paper", "peak"])),
         select_per=draw(st.sampled_from(["head", "kv_head"])),
         far_heads=draw(st.sampled_from([1, 2, 3, 1000])),
-        far_penalty=draw(st.sampled_from([0.0, 0.5, 3.0])),
+        far_bias=draw(st.sampled_from([0.0, 0.5, 3.0])),
         near_budget=near * chunk,
     )
     n_head_kv = draw(st.sampled_from([1, 2, 4]))

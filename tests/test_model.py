@@ -57,7 +57,7 @@ def test_signature():
         window=None,
         local=None,
         far_heads=None,
-        far_penalty=None,
+        far_bias=None,
         batch=None,
         keep_all=False,
         rope_scaling=None,
@@ -83,14 +83,14 @@ def test_defaults_come_from_the_file_and_say_nothing(tiny_path):
             assert (model.trained_ctx, model.ctx, model.window) == (256, 256, 192)
             assert model.chunk <= 64 and model.budget <= model.window
             assert model.options["near_budget"] == model.budget // 2 == model.dense_until // 2
-            assert (model.options["far_heads"], model.options["far_penalty"]) == (1, 0.5)
+            assert (model.options["far_heads"], model.options["far_bias"]) == (1, 0.5)
             for budget, local in (64, 12), (16, 2):  # of 16 chunks three are chosen, of 4 one
                 with model.session(chunk=4, budget=budget) as session:
                     assert session.options["local"] == local
-            with model.session(far_heads=99, far_penalty=0) as session:
-                assert (session.options["far_heads"], session.options["far_penalty"]) == (4, 0)
+            with model.session(far_heads=99, far_bias=0) as session:
+                assert (session.options["far_heads"], session.options["far_bias"]) == (4, 0)
             with model.session(scheme="paper") as session:
-                assert (session.options["far_heads"], session.options["far_penalty"]) == (4, 0)
+                assert (session.options["far_heads"], session.options["far_bias"]) == (4, 0)
             assert (model.n_layer, model.n_head, model.n_head_kv, model.n_vocab) == (2, 4, 2, 600)
 
 
@@ -117,9 +117,9 @@ def test_capped_options_say_so(tiny_path):
         (dict(ctx=10**30), "ctx"),
         (dict(kv_type="q3"), "kv_type"),
         (dict(far_heads=0), "far_heads is 0, expected a positive number of KV heads"),
-        (dict(far_penalty=-0.5), "far_penalty is -0.5, expected 0 to 100"),
-        (dict(far_penalty=101), "far_penalty is 101, expected 0 to 100"),
-        (dict(far_penalty=float("nan")), "far_penalty is nan, expected 0 to 100"),
+        (dict(far_bias=-0.5), "far_bias is -0.5, expected 0 to 100"),
+        (dict(far_bias=101), "far_bias is 101, expected 0 to 100"),
+        (dict(far_bias=float("nan")), "far_bias is nan, expected 0 to 100"),
     ],
 )
 def test_options_that_cannot_be(tiny_path, options, words):
@@ -339,7 +339,7 @@ def test_a_prompt_that_does_not_fit(model):
 
 
 def test_progress(model):
-    with model.session() as session:
+    with model.session(batch=64) as session:
         calls: list[tuple[int, int]] = []
         session.feed([10] * 200, progress=lambda done, total: calls.append((done, total)))
     assert calls[0] == (0, 200) and calls[-1] == (200, 200) and len(calls) > 2

@@ -95,7 +95,7 @@ def test_what_is_left_open(plain, scaled):
     [
         ({"rope_scaling": "dynamic"}, "rope_scaling is 'dynamic', expected 'none' or 'linear' or 'yarn'"),
         ({"rope_scaling": "yarn"}, "rope_scaling is yarn, but the file does not say by how much: give rope_scale"),
-        ({"rope_scaling": "none", "rope_scale": 4}, "rope_scaling is none and rope_scale 4: leave rope_scale away"),
+        ({"rope_scaling": "none", "rope_scale": 4}, "rope_scaling is none and rope_scale 4: omit rope_scale"),
         ({"rope_scale": 0.25}, "rope_scale is 0.25, expected 1 to 65536"),
         ({"rope_scale": 1e9}, r"rope_scale is 1e\+09, expected 1 to 65536"),
         ({"rope_scale": float("nan")}, "rope_scale is nan, expected 1 to 65536"),

@@ -11,9 +11,9 @@ longheads = pytest.importorskip("longheads", reason="longheads is not installed"
 
 LOGITS = 1e-4  # of float32 models, as in test_longheads.py
 RULE = {"chunk": 8, "budget": 32, "near_budget": 32, "window": 128, "local": 2, "dense_until": 64, "kv_type": "f32",
-        "keep_all": True, "select_per": "head", "far_heads": 4, "far_penalty": 0.0, "attention": "longheads"}  # fmt: skip
+        "keep_all": True, "select_per": "head", "far_heads": 4, "far_bias": 0.0, "attention": "longheads"}  # fmt: skip
 OTHER = RULE | {"budget": 48, "near_budget": 40, "window": 96, "local": 3, "select_per": "kv_head", "far_heads": 1,
-                "far_penalty": 2.0}  # fmt: skip
+                "far_bias": 2.0}  # fmt: skip
 DENSE = RULE | {"attention": "dense"}
 
 

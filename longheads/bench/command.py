@@ -96,7 +96,7 @@ def capacity(arguments: argparse.Namespace, plan: Plan) -> int:
     if arguments.ctx < plan.room:
         raise ArgumentError(
             f"ctx is {arguments.ctx}, but depth {plan.depths[-1]} and what is measured there need {plan.room}: "
-            "raise ctx or leave it away"
+            "raise ctx or omit it"
         )
     return arguments.ctx
 

@@ -87,7 +87,7 @@ def _settings(report: Report) -> str:
     return (
         f"{o['scheme']}, chunk {o['chunk']}, budget {o['budget']}, near budget {o['near_budget']}, "
         f"window {o['window']}, local {o['local']}, "
-        f"dense until {o['dense_until']}, far heads {o['far_heads']}, far penalty {o['far_penalty']:g}, "
+        f"dense until {o['dense_until']}, far heads {o['far_heads']}, far bias {o['far_bias']:g}, "
         f"select per {o['select_per']}, {tail}"
     )
 

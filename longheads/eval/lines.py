@@ -48,7 +48,7 @@ def read_cases(path: Path) -> Iterator[tuple[Text, float]]:
             yield text, text.document.index(case["correct_line"].strip()) / len(text.document)
         except (ValueError, TypeError, KeyError, AttributeError, IndexError, ZeroDivisionError):
             raise FormatError(
-                f"line {number} of {path} is no case of LongEval's line retrieval: expected a JSON object with "
+                f"line {number} of {path} is not a case of LongEval's line retrieval: expected a JSON object with "
                 "prompt, random_idx, correct_line and expected_number"
             ) from None
 

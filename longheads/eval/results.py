@@ -77,7 +77,7 @@ class Results:
                     warnings.warn(told, LongHeadsWarning, stacklevel=3)
                     return
                 raise FormatError(
-                    f"line {number} of {path} is no result of longheads.eval: delete that line, or name another file"
+                    f"line {number} of {path} is not a result of longheads.eval: delete that line, or name another file"
                 ) from None
         self._unended = bool(last)
 

@@ -120,6 +120,7 @@ static const lh_backend_ops cpu_ops = {
 };
 
 lh_status lh_backend_open_cpu(int32_t n_threads, lh_backend **out) {
+    LH_TRY(lh_cpu_features_check());
     lh_cpu *c = lh_alloc(1, sizeof *c);
     if (!c) return LH_ERR_MEMORY;
     c->base.ops = &cpu_ops;

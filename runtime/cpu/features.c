@@ -41,16 +41,38 @@ static unsigned detect(void) {
 static unsigned detect(void) { return 0; }
 #endif
 
+static const struct {
+    const char *name;
+    unsigned features;
+} levels[] = {
+    {"generic", 0},
+    {"avx2", LH_CPU_AVX2},
+    {"avx512", LH_CPU_AVX2 | LH_CPU_AVX512},
+    {"avx512vnni", LH_CPU_AVX2 | LH_CPU_AVX512 | LH_CPU_AVX512_VNNI},
+    {"neon", LH_CPU_NEON},
+};
+
+// What LH_CPU leaves; all where it is not set, or is none of the levels: *known is false then.
+static unsigned allowed(bool *known) {
+    const char *level = getenv("LH_CPU");
+    *known = true;
+    for (size_t i = 0; level && i < sizeof levels / sizeof *levels; i++)
+        if (strcmp(level, levels[i].name) == 0) return levels[i].features;
+    *known = !level;
+    return ~0u;
+}
+
 unsigned lh_cpu_features(void) {
-    unsigned features = detect();
-    const char *lower = getenv("LH_CPU");
-    if (!lower) return features;
-    if (strcmp(lower, "generic") == 0) return 0;
-    if (strcmp(lower, "avx2") == 0) return features & LH_CPU_AVX2;
-    if (strcmp(lower, "avx512") == 0) return features & (LH_CPU_AVX2 | LH_CPU_AVX512);
-    if (strcmp(lower, "avx512vnni") == 0) return features & (LH_CPU_AVX2 | LH_CPU_AVX512 | LH_CPU_AVX512_VNNI);
-    if (strcmp(lower, "neon") == 0) return features & LH_CPU_NEON;
-    return features;
+    bool known;
+    return detect() & allowed(&known);
+}
+
+lh_status lh_cpu_features_check(void) {
+    bool known;
+    allowed(&known);
+    if (known) return LH_OK;
+    return lh_error(LH_ERR_ARGUMENT, "the environment's LH_CPU is %.40s: expected generic, avx2, avx512, avx512vnni or "
+                    "neon, or none", getenv("LH_CPU"));
 }
 
 const char *lh_cpu_features_text(unsigned features) {

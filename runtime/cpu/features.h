@@ -1,7 +1,9 @@
 // What the processor and the operating system allow. The environment variable LH_CPU lowers it, so that one machine
-// tests every path: generic, avx2, avx512 (no VNNI), avx512vnni, neon; anything else is the best there is.
+// tests every path: generic, avx2, avx512 (no VNNI), avx512vnni, neon.
 #ifndef LH_CPU_FEATURES_H
 #define LH_CPU_FEATURES_H
+
+#include "base.h"
 
 enum {
     LH_CPU_AVX2 = 1,         // with FMA and F16C
@@ -11,8 +13,10 @@ enum {
     LH_CPU_DOTPROD = 16,     // NEON sdot/udot
 };
 
-// Detected, then lowered by LH_CPU.
+// Detected, then lowered by LH_CPU, where it is one of these.
 unsigned lh_cpu_features(void);
+// Is it?
+lh_status lh_cpu_features_check(void);
 // "avx512+vnni", "generic", ... Static.
 const char *lh_cpu_features_text(unsigned features);
 

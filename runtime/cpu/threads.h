@@ -1,6 +1,6 @@
 // A persistent pool that shares out pieces of work. The caller works too, as thread 0, and waits only for pieces that
 // another thread has begun: a worker that the system has not scheduled (a busy machine, a container's quota) is not
-// missed. Idle workers spin for some microseconds, then sleep.
+// missed. Idle workers spin for up to a millisecond, then sleep.
 #ifndef LH_THREADS_H
 #define LH_THREADS_H
 

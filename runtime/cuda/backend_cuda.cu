@@ -94,8 +94,7 @@ static lh_status cuda_read(lh_backend *b, void *host, const void *device, size_t
     lh_cuda *c = cuda_of(b);
     LH_TRY(enter(c));
     LH_TRY(lh_cuda_flush(c));
-    if (!bytes) return LH_OK;
-    LH_CUDA_TRY(c, "reading", cudaMemcpyAsync(host, device, bytes, cudaMemcpyDefault, c->stream));
+    if (bytes) LH_CUDA_TRY(c, "reading", cudaMemcpyAsync(host, device, bytes, cudaMemcpyDefault, c->stream));
     return lh_cuda_check(c, cudaStreamSynchronize(c->stream), "computing");
 }
 

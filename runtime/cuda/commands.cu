@@ -95,7 +95,7 @@ static bool same_project(const lh_cuda_command *a, const lh_cuda_command *b) {
 // But for the position.
 static bool same_attention(const lh_attention *a, const lh_attention *b) {
     auto plan = [](const lh_attention *x) {
-        return std::tie(x->plan.chunk, x->plan.k, x->plan.window, x->plan.local, x->plan.dense, x->plan.far_penalty,
+        return std::tie(x->plan.chunk, x->plan.k, x->plan.window, x->plan.local, x->plan.dense, x->plan.far_bias,
                         x->near);
     };
     auto cache = [](const lh_attention *x) {

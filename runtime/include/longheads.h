@@ -120,7 +120,7 @@ typedef struct lh_session_options {
     int32_t far_heads;    // so many KV heads, of all layers, choose chunks by score: those with the strongest matches of
                           // content; the others attend the first one and the last ones (0: a quarter for LH_SCHEME_PEAK,
                           // else all; more: all)
-    float far_penalty;    // added to q.k of chosen chunks: this times 2 - L + 2 min(L, 1) min(x - 1, 1.5), where L >= 0
+    float far_bias;    // added to q.k of chosen chunks: this times 2 - L + 2 min(L, 1) min(x - 1, 1.5), where L >= 0
                           // is ln(candidates / chunks of the window), and x is how far a chunk stands out (0: 0.5 for
                           // LH_SCHEME_PEAK, none for others; negative: none)
     int32_t batch;        // most tokens computed at once (0: 1024)
@@ -150,7 +150,7 @@ LH_API lh_status lh_session_options_resolve(const lh_model *m, lh_session_option
 LH_API lh_status lh_session_new(const lh_model *m, const lh_session_options *options, lh_session **out);
 LH_API void lh_session_free(lh_session *s);
 // Go on under other options, which are resolved; what was read stays as it was read, and logits are asked for anew.
-// budget, near_budget, window, local, dense_until, far_heads, far_penalty, select_per and attention may change. What
+// budget, near_budget, window, local, dense_until, far_heads, far_bias, select_per and attention may change. What
 // shapes the cache may not: ctx, batch, chunk, scheme, kv_type, keep_all, kv_offload and rope; a session that was made
 // dense stays so, because it has no summaries; and without keep_all KV heads that did not read far do not begin to.
 LH_API lh_status lh_session_set_options(lh_session *s, const lh_session_options *options);

@@ -317,7 +317,7 @@ static void check_choice(const test_case *c, const side *gpu, const char *summar
     else if (n && rest - worst > SCORE * most)
         FAIL("%s: chooser %d of chunk %d left out a chunk better by %g", c->name, chooser, own, rest - worst);
     // Twice what scores are off by, times what a bias makes of it.
-    double allowed = BIAS + 2 * SCORE * most * gpu->a.scale * LH_FAR_ABOVE * plan.far_penalty;
+    double allowed = BIAS + 2 * SCORE * most * gpu->a.scale * LH_FAR_ABOVE * plan.far_bias;
     for (int32_t r = 0; valid && r < plan.k; r++) {
         bool taken = r > 0 && r <= n;
         check_bias(c, own, chooser, r, bias[r],

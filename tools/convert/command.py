@@ -41,13 +41,13 @@ def parse_size(text: str) -> int:
     """`4G`, `500M`: bytes, by thousands."""
     if (match := re.fullmatch(r"(\d+)([KMGkmg]?)B?", text)) and int(match[1]):
         return int(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[match[2].lower()]
-    raise argparse.ArgumentTypeError(f"{text!r} is no size, such as 4G or 500M")
+    raise argparse.ArgumentTypeError(f"{text!r} is not a size, such as 4G or 500M")
 
 
 def parse_type(text: str) -> str:
     name = ALIASES.get(text.lower(), text.lower())
     if name not in RECIPES:
-        raise argparse.ArgumentTypeError(f"{text!r} is no type; expected one of {', '.join([*RECIPES, *ALIASES])}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a type; expected one of {', '.join([*RECIPES, *ALIASES])}")
     return name
 
 
@@ -99,7 +99,7 @@ def check_output(source: Source, plan: Plan, out: Path) -> None:
         what = "is a folder" if out.is_dir() else "lies in a folder that does not exist"
         raise FileError(f"{out} {what}; give the name of a file to write")
     if strange := [path for path in plan.paths(out) if path.exists() and not path.is_file()]:
-        raise FileError(f"{strange[0]} is no regular file; give another name")
+        raise FileError(f"{strange[0]} is not a regular file; give another name")
     sources = {t.path.resolve() for t in source.tensors}
     if any(path.resolve() in sources for path in plan.paths(out)):
         raise ArgumentError(f"{out} is what is being read; give another name")

@@ -28,9 +28,9 @@ def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path} is no JSON ({error}); fetch it again") from None
+        raise FormatError(f"{path} is not JSON ({error}); fetch it again") from None
     if not isinstance(found, dict):
-        raise FormatError(f"{path} is no JSON object; fetch it again")
+        raise FormatError(f"{path} is not a JSON object; fetch it again")
     return found
 
 

@@ -79,7 +79,7 @@ def _tensors(config: Config, stored: dict[str, Stored], folder: Path) -> list[Te
     extra = [name for name in stored if name not in needless and not name.endswith("rotary_emb.inv_freq")]
     if extra:
         raise UnsupportedError(
-            f"the tensor {sorted(extra)[0]} in {folder} is no part of a dense LLaMA; this variant is not supported"
+            f"the tensor {sorted(extra)[0]} in {folder} is not part of a dense LLaMA; this variant is not supported"
         )
     return tensors
 

@@ -32,7 +32,7 @@ class Stored:
 
 
 def _damaged(path: Path, what: str) -> FormatError:
-    return FormatError(f"{path} is no whole safetensors file: {what}; fetch it again")
+    return FormatError(f"{path} is not a whole safetensors file: {what}; fetch it again")
 
 
 def read_header(path: Path) -> dict[str, Stored]:
@@ -73,7 +73,7 @@ def read_folder(folder: Path) -> dict[str, Stored]:
             where = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
             names = sorted(set(map(str, where.values())))
         except (ValueError, TypeError, KeyError, RecursionError):
-            raise FormatError(f"{index} is no index of shards: expected a weight_map; fetch it again") from None
+            raise FormatError(f"{index} is not an index of shards: expected a weight_map; fetch it again") from None
         files = [folder / name for name in names]
         if any(file.parent != folder for file in files):
             raise FormatError(f"{index} names files outside the folder; expected shards beside it")

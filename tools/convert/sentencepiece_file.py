@@ -94,7 +94,7 @@ def read_sentencepiece(path: Path) -> SentencePiece:
         if not model.tokens or not all(isinstance(token, bytes) for token in model.tokens):
             raise ValueError("no pieces")
     except (ValueError, TypeError, IndexError, KeyError, struct.error):
-        raise FormatError(f"{path} is no SentencePiece model; fetch it again") from None
+        raise FormatError(f"{path} is not a SentencePiece model; fetch it again") from None
     if kind != BPE:
         raise UnsupportedError(f"{path} is a SentencePiece model of the kind {_KINDS.get(kind, kind)}, expected BPE")
     return model

@@ -84,7 +84,7 @@ def _merges(model: dict[str, Any]) -> list[tuple[str, str]]:
     """Pairs; files write them as two strings, or as one with a space between."""
     pairs = [tuple(m.split(" ", 1)) if isinstance(m, str) else tuple(m) for m in model["merges"]]
     if not all(len(pair) == 2 for pair in pairs):
-        raise ValueError("a merge is no pair")
+        raise ValueError("a merge is not a pair")
     return pairs
 
 
