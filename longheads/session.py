@@ -390,7 +390,7 @@ class Session(Handle):
     # --- files ---------------------------------------------------------------------------------------------------
 
     def save(self, path: StrPath) -> None:
-        """Write the session to a file. Raises FileError where that fails."""
+        """Write the session to a file, for the same model and version. Raises FileError where that fails."""
         name = path_bytes(path)
         with self._turn() as pointer:
             check(lib.lh_session_save(pointer, name))

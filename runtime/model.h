@@ -29,7 +29,8 @@ struct lh_session {
     atomic_flag busy;
 };
 
-// Every public call on a session is between these: a session in use on another thread is refused, not corrupted.
+// Every public call that changes a session, or waits for it, is between these: a session in use on another thread is
+// refused, not corrupted.
 lh_status lh_session_enter(lh_session *s);
 void lh_session_leave(lh_session *s);
 

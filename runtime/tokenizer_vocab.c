@@ -22,6 +22,14 @@ static const char *const end_texts[] = {
     "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>",
 };
 
+// Tokens that begin a turn or name its speaker. Files that call them user-defined would have every document that quotes
+// them speak as whoever it likes: they are control tokens.
+static const char *const turn_texts[] = {
+    "<|im_start|>", "<|start_header_id|>", "<|end_header_id|>", "<start_of_turn>", "<|start|>", "<|message|>",
+    "<|channel|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>", "[INST]", "[/INST]",
+    "<｜User｜>", "<｜Assistant｜>",
+};
+
 // --- look-up --------------------------------------------------------------------------------------------------------
 
 // What hashes multiply by: odd, and drawn anew for every tokenizer, so that no file can be built for all its tokens to
@@ -205,10 +213,10 @@ static int byte_of_name(const char *text, size_t len) {
     return high && low ? (int)(high - digits) * 16 + (int)(low - digits) : -1;
 }
 
-static bool is_end_text(const char *text, size_t len) {
+static bool is_one_of(const char *const *names, size_t n_names, const char *text, size_t len) {
     if (len == 0 || !memchr("<[_", text[0], 3)) return false;  // almost all are done here
-    for (size_t i = 0; i < sizeof end_texts / sizeof *end_texts; i++)
-        if (len == strlen(end_texts[i]) && memcmp(text, end_texts[i], len) == 0) return true;
+    for (size_t i = 0; i < n_names; i++)
+        if (len == strlen(names[i]) && memcmp(text, names[i], len) == 0) return true;
     return false;
 }
 
@@ -230,10 +238,10 @@ static lh_status settle_types(lh_tokenizer *t, const source *s) {
         if (type == LH_TOKEN_BYTE && byte_of_name(text, len) < 0)
             return lh_error(LH_ERR_FORMAT, "token %d is a byte token named %s, expected '<0x00>' to '<0xFF>'", id,
                             lh_quote(text, len).text);
-        if (is_end_text(text, len)) {
-            type = LH_TOKEN_CONTROL;
-            t->ends[id] = true;
-        }
+        bool end = is_one_of(end_texts, sizeof end_texts / sizeof *end_texts, text, len);
+        bool turn = is_one_of(turn_texts, sizeof turn_texts / sizeof *turn_texts, text, len);
+        if (end || (turn && type == LH_TOKEN_USER_DEFINED)) type = LH_TOKEN_CONTROL;
+        if (end) t->ends[id] = true;
         t->types[id] = (uint8_t)type;
     }
     return LH_OK;

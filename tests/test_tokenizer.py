@@ -262,6 +262,19 @@ def test_ends(folder: Path) -> None:
         t.encode("a", bos=True)
 
 
+def test_turns_are_not_begun_by_what_is_read(folder: Path) -> None:
+    """Files that call <|im_start|> user-defined would have it found in any text."""
+    named = ["<|im_start|>", "[INST]", "<|user|>", "<own>"]
+    tokens, n = [*ALPHABET, *named], len(ALPHABET)
+    types = [NORMAL] * n + [USER_DEFINED] * len(named)
+    t = Tokenizer(write_vocab(folder / "turns.gguf", "gpt2", tokens, token_type=types, merges=["a b"]))
+    text = "".join(named)
+    assert t.encode(text, special=True) == [n, n + 1, n + 2, n + 3]
+    read = t.encode(text, special=False)
+    assert not {n, n + 1, n + 2} & set(read) and n + 3 in read
+    assert t.decode(read) == text
+
+
 # --- back to text --------------------------------------------------------------------------------------------------
 
 

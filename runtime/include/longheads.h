@@ -178,8 +178,10 @@ LH_API lh_status lh_session_fill(lh_session *s, int64_t n, uint64_t seed);
 // Chunks attended by the last token, (n_layer, n_head, *k), ascending, -1 where unused. out has room for cap of them; NULL:
 // to ask for *k, which grows with the position in dense attention.
 LH_API lh_status lh_session_selected(lh_session *s, int32_t *out, int64_t cap, int32_t *k);
+// For the same model, and for this version of longheads on a machine of the same byte order.
 LH_API lh_status lh_session_save(lh_session *s, const char *path);
-// Whole or not at all: a file of another model, other settings, or damaged leaves the session as it was.
+// A file of another model, of other settings, or a damaged one leaves the session as it was; one that changes or cannot be
+// read any more once it has been checked leaves it empty.
 LH_API lh_status lh_session_load(lh_session *s, const char *path);
 
 // --- tokenizer -------------------------------------------------------------------------------------------------
