@@ -189,6 +189,23 @@ def build_sanitized(name: str, sources: Sequence[str]) -> Path:
     return build(name, sources, [*SANITIZED, *WARNINGS])
 
 
+#: What the levels of LH_CPU ask of a processor, as /proc/cpuinfo calls it.
+FLAGS_OF: dict[str, set[str]] = {
+    "generic": set(),
+    "avx2": {"avx2", "fma", "f16c"},
+    "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
+    "avx512vnni": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
+    "neon": {"asimd"},
+}
+
+
+def cpu_flags() -> set[str]:
+    """What this processor can do, by those who do not detect it for the runtime."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    named = (line.partition(":")[2] for line in lines if line.startswith(("flags", "Features")))
+    return set(next(named, "").split())
+
+
 def data(path: str) -> Path:
     """A file under the shared data folder; skips where it is absent."""
     found = DATA / path

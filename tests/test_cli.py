@@ -157,6 +157,31 @@ def test_control_tokens_in_a_document_are_text(tiny_path, tmp_path):
     run(tiny_path, "--no-chat", "-p", "<|im_end|>" * 40, "-n", 1)
 
 
+def test_sampling_options_reach_the_sampler():
+    from longheads.run import parser, sampling_of
+
+    said = ["m", "-n", 1, "--temp", 2, "--top-k", 3, "--top-p", 0.4, "--min-p", 0.5, "--typical", 0.6, "-s", 11, "--stop", "x",
+            "--repeat-penalty", 7, "--frequency-penalty", 8, "--presence-penalty", 9, "--penalty-last-n", 10,
+            "--logit-bias", "12=13"]  # fmt: skip
+    assert sampling_of(parser().parse_args(list(map(str, said)))) == {
+        "max_tokens": 1, "temperature": 2, "top_k": 3, "top_p": 0.4, "min_p": 0.5, "typical_p": 0.6, "seed": 11,
+        "stop": ["x"], "repeat_penalty": 7, "frequency_penalty": 8, "presence_penalty": 9, "penalty_last_n": 10,
+        "logit_bias": {12: 13},
+    }  # fmt: skip
+
+
+def test_reading_options_reach_the_session():
+    from longheads.options import session_options
+    from longheads.run import parser
+
+    said = {"ctx": 1, "budget": 2, "near_budget": 3, "window": 4, "chunk": 5, "local": 6, "dense_until": 7, "far_heads": 8,
+            "far_bias": 9.5, "batch": 10, "rope_scale": 11.5, "attention": "dense", "scheme": "paper", "select_per": "head",
+            "rope_scaling": "yarn", "kv_type": "q8_0"}  # fmt: skip
+    options = [text for name, value in said.items() for text in ("--" + name.replace("_", "-"), str(value))]
+    found = session_options(parser().parse_args(["m", "--keep-all", "--kv-offload", *options]))
+    assert found == said | {"keep_all": True, "kv_offload": True}
+
+
 def test_seed(tiny_path):
     texts = [run(tiny_path, "-p", "The king", "-n", 12, "--temp", 2, "--seed", seed).stdout for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]

@@ -174,3 +174,19 @@ def test_any_way(model, ids, steps):
                 everything.rewind(n)
             if everything.position:
                 assert_same(everything, session)
+
+
+def test_a_token_alone_chooses_as_many_do(tiny_path, ids):
+    """Alone it looks at bounds first and settles what they leave open; and it meets chunks in several blocks."""
+    options = dict(ctx=20000, chunk=8, budget=64, window=80, local=2, kv_type="f32", threads=1, far_heads=4)
+    with Model(tiny_path, **options) as model, model.session() as session:
+        session.fill(19000)  # 2375 chunks
+        together = []
+        for n in range(1, 9):
+            session.feed(ids[:n])
+            together.append(session.selected())
+            session.rewind(n)
+        for expected in together:
+            session.feed(ids[session.position - 19000 :][:1])
+            assert (session.selected() == expected).all()
+        assert len(np.unique(together)) > 30

@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import native
 import numpy as np
 import pytest
 from helpers import ROOT, make_model
@@ -106,6 +107,9 @@ CASES = [
     Case("far_head_of_wide_ones", Plan(8, 32, 48, 1, far_heads=1, near_budget=16), 120, {"n_layer": 3, "head_dim": 80}),
     Case("near_heads", Plan(8, 48, 72, 2, 56, "peak", "kv_head", far_heads=3, near_budget=24), 200,
          {"n_layer": 5, "n_head_kv": 2, "seed": 3}),
+    # More keys in a chunk than a tile has.
+    *(Case(f"{scheme}_longer_than_tiles", Plan(100, 400, 600, 2, scheme=scheme), 850,
+           {"n_layer": 1, "n_head": 2, "n_head_kv": 1, "trained_ctx": 1024}) for scheme in ("bounds", "paper", "peak")),
     Case("dense", Plan(8, 32, attention="dense"), 150, {"n_head_kv": 2, "n_layer": 3}),
 ]
 SPARSE = [case for case in CASES if case.plan.attention == "longheads"]
@@ -248,7 +252,7 @@ def test_ties_go_to_the_lower_chunk(scheme, folder):
 @pytest.mark.parametrize("kv_type", NARROW)
 def test_narrow_cache(kv_type, folder):
     tie, most = NARROW[kv_type]
-    for case in CASES[:4]:
+    for case in [*CASES[:4], *(case for case in CASES if case.name in ("near_heads", "mha_peak"))]:
         path = expected_of(case, folder)[0]
         with longheads.Model(path, **case.options(kv_type=kv_type)) as model, model.session() as session:
             logits, selected = walk(session, case.ids)
@@ -408,6 +412,12 @@ def test_load_replaces_what_was_read(folder, tmp_path):
 # --- any machine ---------------------------------------------------------------------------------------------------
 
 
+def skip_without(level: str) -> None:
+    missing = native.FLAGS_OF[level] - native.cpu_flags()
+    if missing:
+        pytest.skip(f"this processor has no {', '.join(sorted(missing))}")
+
+
 def walk_elsewhere(folder: Path, path: Path, case: Case, request: dict, **environment: str) -> dict[str, np.ndarray]:
     request = {"model": str(path), "options": case.options(), "ids": case.ids, **request}
     (folder / "request.json").write_text(json.dumps(request))
@@ -420,7 +430,8 @@ def walk_elsewhere(folder: Path, path: Path, case: Case, request: dict, **enviro
 @pytest.mark.parametrize("level", ["generic", "avx2", "avx512", "avx512vnni"])
 @pytest.mark.parametrize("case", CASES[2:4], ids=lambda case: case.name)
 def test_every_instruction_set(case, level, folder, tmp_path):
-    """LH_CPU lowers what the processor has; where it has less than the level, this tests what it has again."""
+    """LH_CPU lowers what the processor has."""
+    skip_without(level)
     path, run = expected_of(case, folder)
     there = walk_elsewhere(tmp_path, path, case, {}, LH_CPU=level)
     assert np.abs(there["logits"] - run.logits).max() < F32_LOGITS
@@ -429,6 +440,7 @@ def test_every_instruction_set(case, level, folder, tmp_path):
 
 @pytest.mark.parametrize("level", ["generic", "avx2", "avx512", "avx512vnni"])
 def test_every_instruction_set_with_quantised_weights(level, folder, tmp_path):
+    skip_without(level)
     types = {"type": "q4_k", "embd_type": "q8_0", "output_type": "q6_k"}
     spec = {"n_embd": 256, "n_ff": 512, "n_head_kv": 2, "head_dim": 64, **types}
     case = Case("quantised", Plan(8, 32, 48, 2), 72, spec)

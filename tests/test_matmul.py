@@ -18,6 +18,9 @@ def test_project_and_embed(sanitized):
     """Every kernel table of this machine against double (tolerances: tests/c/test_matmul.c)."""
     build = native.build_sanitized if sanitized else native.build
     program = build("test_matmul", _sources())
-    done = subprocess.run([program, "few" if sanitized else "all"], capture_output=True, text=True)
+    done = subprocess.run([program, "few" if sanitized else "all"], env={}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "tested generic" in done.stdout
+    for level in native.FLAGS_OF:
+        if native.FLAGS_OF[level] <= native.cpu_flags():
+            assert f"tested {level.replace('avx512vnni', 'avx512+vnni')}" in done.stdout

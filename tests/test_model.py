@@ -5,11 +5,14 @@ from __future__ import annotations
 import gc
 import inspect
 import os
+import re
 import subprocess
 import sys
 import threading
 import warnings
+from pathlib import Path
 
+import native
 import numpy as np
 import pytest
 from hypothesis import given
@@ -157,6 +160,38 @@ def test_paths(tiny_path):
         Model(__file__)
     with pytest.raises(longheads.ArgumentError):
         Model("a\0b")
+
+
+def resident_of(path) -> int:
+    """Bytes of a mapped file that are in this process's memory."""
+    mappings = re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text(), flags=re.MULTILINE)
+    return sum(1024 * int(re.search(r"^Rss: +(\d+)", m, re.MULTILINE)[1]) for m in mappings if str(path) in m)
+
+
+def test_weights_are_copied_into_huge_pages_or_stay_mapped(tmp_path):
+    switch = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not switch.exists() or "[never]" in switch.read_text():
+        pytest.skip("transparent huge pages are off")
+    path = make_model(tmp_path / "m.gguf", n_embd=256, n_ff=1024, n_head=4, n_layer=2)
+    for mmap in True, False:
+        with Model(path, mmap=mmap) as model:
+            model.generate("The king", max_tokens=2)
+            resident = resident_of(path)
+            assert resident > path.stat().st_size // 2 if mmap else resident < path.stat().st_size // 4
+
+
+def test_threads_are_those_that_the_process_may_use(tiny_path):
+    code = "import os, sys, longheads; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); " \
+           "print(longheads.Model(sys.argv[1]).threads)"
+    done = subprocess.run([sys.executable, "-c", code, str(tiny_path)], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
+
+
+def test_the_device_tells_what_the_processor_has(tiny_path, monkeypatch):
+    monkeypatch.delenv("LH_CPU", raising=False)
+    best = [level for level, flags in native.FLAGS_OF.items() if flags <= native.cpu_flags()][-1]
+    with Model(tiny_path, device="cpu", threads=1) as model:
+        assert model.device.replace("+", "").replace("dotprod", "") == f"cpu ({best}, 1 thread)"
 
 
 def test_weights_are_the_same_wherever_they_lie(tiny_path):
@@ -313,6 +348,13 @@ def test_penalty_sees_the_prompt(model):
     bias = {token: 50.0}
     assert next(model.stream(PROMPT, temperature=0, logit_bias=bias)).token == token
     assert next(model.stream(PROMPT, temperature=0, logit_bias=bias, presence_penalty=100.0)).token != token
+
+
+def test_penalty_sees_what_was_written(model):
+    options = dict(temperature=0, logit_bias={77: 50.0}, max_tokens=6)
+    assert [p.token for p in model.stream(PROMPT, **options)] == [77] * 6
+    tokens = [p.token for p in model.stream(PROMPT, presence_penalty=100.0, **options)]
+    assert tokens[0] == 77 and len(set(tokens)) == 6
 
 
 def test_unknown_keyword(model):
@@ -564,6 +606,17 @@ def test_what_templates_may_call(plain):
         plain.tokenizer,
     )
     assert template.render([{"role": "x", "content": ""}, {"role": "y", "content": ""}]) == '<s></s>20{"a": "é"}x'
+
+
+def test_templates_of_several_lines(plain):
+    """Lines that hold nothing but a statement leave nothing behind, as in transformers."""
+    template = ChatTemplate(
+        "{% for m in messages %}\n  {% if m.role == 'user' %}\nASK {{ m.content }}\n  {%- else %}\nSAY {{ m.content }}\n"
+        "  {% endif %}\n{% endfor %}\n{% if add_generation_prompt %}\nSAY{% endif %}\n",
+        plain.tokenizer,
+    )
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    assert template.render(messages) == "ASK aSAY b\nSAY"
 
 
 def test_bos_comes_once(plain):

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
+import warnings
 import weakref
 
 import numpy as np
 import pytest
 
 longheads = pytest.importorskip("longheads", reason="longheads is not installed")
+
+from helpers import make_model  # noqa: E402
 
 from longheads import Model  # noqa: E402
 
@@ -495,6 +499,53 @@ def test_load_refuses_and_changes_nothing(model, plain_path, ids, tmp_path):
             refuses(bad)
         session.load(good)
         assert session.position == 100
+
+
+def test_load_refuses_the_text_of_a_model_of_the_same_shape(tmp_path):
+    paths = [make_model(tmp_path / f"{seed}.gguf", seed=seed) for seed in (1, 2)]
+    with Model(paths[0], **OPTIONS) as one, Model(paths[1], **OPTIONS) as other:
+        with one.session() as session:
+            session.feed([5, 6, 7])
+            session.save(tmp_path / "kept")
+        with other.session() as session, pytest.raises(longheads.ArgumentError, match="was saved from another model"):
+            session.load(tmp_path / "kept")
+
+
+@pytest.mark.parametrize("option, value", [
+    ("chunk", 8), ("budget", 160), ("near_budget", 96), ("window", 176), ("local", 3), ("dense_until", 144),
+    ("far_heads", 2), ("far_bias", 1.5), ("scheme", "bounds"), ("select_per", "head"), ("attention", "dense"),
+    ("kv_type", "f16"), ("rope_scale", 2),
+])  # fmt: skip
+def test_load_names_the_option_that_differs(model, ids, tmp_path, option, value):
+    """keep_all, so that what is kept is as large."""
+    options = {"keep_all": True, "far_heads": 3, "far_bias": 0.5}
+    with model.session(**options) as session:
+        session.feed(ids[:10])
+        session.save(tmp_path / "kept")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", longheads.LongHeadsWarning)
+        other = model.session(**options | {option: value})
+    with other, pytest.raises(longheads.ArgumentError, match=f"saved with {option} "):
+        other.load(tmp_path / "kept")
+
+
+def test_a_full_disk_loses_nothing(model, ids, tmp_path):
+    with model.session() as session:
+        session.feed(ids[:100])
+        session.save(tmp_path / "kept")
+        before = (tmp_path / "kept").read_bytes()
+        session.feed(ids[100:200])
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+        try:
+            with pytest.raises(longheads.FileError, match="kept"):
+                session.save(tmp_path / "kept")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, ignored)
+    assert (tmp_path / "kept").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
 SESSION_HEADER = 112  # bytes; session_file.c
