@@ -64,7 +64,9 @@ def test_chat_template(tiny_path):
 
 
 def test_without_a_template(plain_path):
-    assert run(plain_path, "-p", "The king", "-n", 4, *GREEDY).stdout
+    with longheads.Model(plain_path) as model:
+        answer = model.generate("The king", max_tokens=4, temperature=0)
+    assert answer and run(plain_path, "-p", "The king", "-n", 4, *GREEDY).stdout == answer.removesuffix("\n") + "\n"
     assert "no chat template" in one_sentence(run(plain_path, "-p", "The king", "--chat", status=1))
     assert "no chat template" in one_sentence(run(plain_path, "-p", "The king", "--system", "x", status=1))
 

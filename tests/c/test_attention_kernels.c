@@ -92,7 +92,7 @@ static void test_q8_0(const char *name, const lh_attention_kernels *k, int32_t n
             for (int32_t j = i / 32 * 32; j < LH_MIN(i / 32 * 32 + 32, n); j++) most = fmax(most, fabs((double)x[j]));
             // Scales saturate, and below 2^-24 there are none.
             double expected = fmin(fmax(x[i], -127.0 * LH_F16_MAX), 127.0 * LH_F16_MAX);
-            if (fabs(back[i] - expected) > most / 254 * (1 + 0x1p-9) + 127 * 0x1p-24 && failures++ < 20)
+            if (!(fabs(back[i] - expected) <= most / 254 * (1 + 0x1p-9) + 127 * 0x1p-24) && failures++ < 20)
                 printf("%s q8_0: %g became %g\n", name, (double)x[i], (double)back[i]);
         }
     }
