@@ -239,8 +239,9 @@ static lh_status settle_types(lh_tokenizer *t, const source *s) {
             return lh_error(LH_ERR_FORMAT, "token %d is a byte token named %s, expected '<0x00>' to '<0xFF>'", id,
                             lh_quote(text, len).text);
         bool end = is_one_of(end_texts, sizeof end_texts / sizeof *end_texts, text, len);
-        bool turn = is_one_of(turn_texts, sizeof turn_texts / sizeof *turn_texts, text, len);
-        if (end || (turn && type == LH_TOKEN_USER_DEFINED)) type = LH_TOKEN_CONTROL;
+        bool turn = type == LH_TOKEN_USER_DEFINED &&
+                    is_one_of(turn_texts, sizeof turn_texts / sizeof *turn_texts, text, len);
+        if (end || turn) type = LH_TOKEN_CONTROL;
         if (end) t->ends[id] = true;
         t->types[id] = (uint8_t)type;
     }

@@ -34,7 +34,7 @@ class Plan:
     select_per: str = "head"        # head, kv_head
     attention: str = "longheads"    # longheads, dense
     far_heads: int = 1000           # KV heads that choose, those with the largest reach; 1000: all
-    far_bias: float = 0.0        # what the bias of chosen chunks is multiplied by
+    far_bias: float = 0.0           # what the bias of chosen chunks is multiplied by
     near_budget: int | None = None  # of heads that choose nothing; None: budget
 
     def resolved(self) -> Plan:

@@ -66,6 +66,7 @@ def commands(module: str) -> list[list[str]]:
 def test_evaluations_are_commands():
     from longheads.eval.command import parser
 
+    assert len(commands("eval")) > 6
     tasks = {parser().parse_args(command).task for command in commands("eval")}
     assert tasks == {"passkey", "needles", "kv", "lines", "perplexity", "heads"}
 
