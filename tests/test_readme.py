@@ -55,9 +55,11 @@ def test_options_that_are_named_exist():
             assert option in known or option in ("--no-deps", "--no-build-isolation"), option
 
 
-def commands(module: str) -> list[list[str]]:
-    """The arguments of every command of that name in README and docs."""
-    pages = [README, *(page.read_text(encoding="utf-8") for page in sorted((ROOT / "longheads" / "docs").glob("*.md")))]
+DOCS = [page.read_text(encoding="utf-8") for page in sorted((ROOT / "longheads" / "docs").glob("*.md"))]
+
+
+def commands(module: str, *pages: str) -> list[list[str]]:
+    """The arguments of every command of that name."""
     text = "\n".join(pages).replace("\\\n", " ")
     found = re.findall(rf"^ *(?:LH_CPU=\w+ )?python -m longheads\.{module} (.+)$", text, flags=re.MULTILINE)
     return [shlex.split(command, comments=True) for command in found]
@@ -66,15 +68,15 @@ def commands(module: str) -> list[list[str]]:
 def test_evaluations_are_commands():
     from longheads.eval.command import parser
 
-    assert len(commands("eval")) > 6
-    tasks = {parser().parse_args(command).task for command in commands("eval")}
+    assert len(commands("eval", README)) > 6
+    tasks = {parser().parse_args(command).task for command in commands("eval", README, *DOCS)}
     assert tasks == {"passkey", "needles", "kv", "lines", "perplexity", "heads"}
 
 
 def test_benchmarks_are_commands():
     from longheads.bench.command import parser
 
-    assert len([parser().parse_args(command) for command in commands("bench")]) > 8
+    assert len([parser().parse_args(command) for command in commands("bench", README, *DOCS)]) > 8
 
 
 def test_every_source_is_built():
