@@ -224,12 +224,6 @@ LH_INLINE block_pair run_q6_k(const lh_block_q6_k *a, const lh_block_q6_k *b, in
                          run_bits(a->qh + high, b->qh + high, j % 4 * 2, 3));
 }
 
-// Eight numbers of two rows as the first four of both, and the last.
-LH_INLINE void interleave_halves(__m256 a, __m256 b, __m256 out[2]) {
-    out[0] = _mm256_permute2f128_ps(a, b, 0x20);
-    out[1] = _mm256_permute2f128_ps(a, b, 0x31);
-}
-
 // Sums of the first row in lane 0, of the second in lane 4.
 LH_INLINE void store_pair(__m256 sums, bool both, float *out) {
     sums = _mm256_hadd_ps(sums, sums);
@@ -238,9 +232,36 @@ LH_INLINE void store_pair(__m256 sums, bool both, float *out) {
     if (both) out[1] = _mm_cvtss_f32(_mm256_extractf128_ps(sums, 1));
 }
 
-LH_INLINE __m256 six_bits(uint32_t low, uint32_t high, float factor) {
-    __m128i bytes = _mm_set_epi32(0, 0, (int32_t)high, (int32_t)low);
-    return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)), _mm256_set1_ps(factor));
+// What a block of Q4_K or Q5_K begins with: d, dmin and 12 bytes of six-bit numbers, of two rows side by side. As floats,
+// the scales and mins of runs 0..3 of both, and of runs 4..7.
+LH_INLINE void six_bit_numbers(__m256i heads, __m256 scales[2], __m256 mins[2]) {
+    const __m256i zero = _mm256_setzero_si256(), shift = _mm256_setr_epi32(0, 0, 4, 0, 0, 0, 4, 0);
+    // Of words 1 and 2, scales and mins: those of runs 0..3, and the upper two bits of the others, whose lower four bits
+    // are in word 3.
+    __m256i low = bits_of(heads, 0, 0x3f), upper = bits_of(heads, 2, 0x30);
+    __m256i lower = _mm256_srlv_epi32(_mm256_shuffle_epi32(heads, 0xff), shift);
+    __m256i high = _mm256_or_si256(_mm256_and_si256(lower, _mm256_set1_epi8(15)), upper);
+    __m256i scale = _mm256_unpackhi_epi8(_mm256_unpacklo_epi32(low, high), zero);
+    __m256i min = _mm256_unpacklo_epi8(_mm256_unpackhi_epi32(low, high), zero);
+    scales[0] = _mm256_cvtepi32_ps(_mm256_unpacklo_epi16(scale, zero));
+    scales[1] = _mm256_cvtepi32_ps(_mm256_unpackhi_epi16(scale, zero));
+    mins[0] = _mm256_cvtepi32_ps(_mm256_unpacklo_epi16(min, zero));
+    mins[1] = _mm256_cvtepi32_ps(_mm256_unpackhi_epi16(min, zero));
+}
+
+// Of two rows, the sums of products of runs j..j+3 with activations q. Weights of up to five bits leave room for sums of
+// eight products in 16 bits.
+LH_INLINE __m256 four_runs(run_values_fn values, const void *a, const void *b, int j, const int8_t *q) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256i sums[4], two[2];
+    LH_UNROLL for (int i = 0; i < 4; i++) {
+        block_pair v = values(a, b, j + i), x = twice(q + 32 * i);
+        __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(v.w[0], x.w[0]), _mm256_maddubs_epi16(v.w[1], x.w[1]));
+        sums[i] = _mm256_madd_epi16(pairs, ones);
+    }
+    LH_UNROLL for (int i = 0; i < 2; i++)
+        two[i] = _mm256_madd_epi16(_mm256_packs_epi32(sums[2 * i], sums[2 * i + 1]), ones);
+    return _mm256_cvtepi32_ps(_mm256_hadd_epi32(two[0], two[1]));
 }
 
 // Runs of 32 with mins.
@@ -248,32 +269,24 @@ LH_INLINE void dot_4_5_k(run_values_fn values, size_t block_size, const void *ro
                          int64_t n_cols, const lh_act_row *act, float *out) {
     for (int64_t r = 0; r < n_rows; r += 2) {
         bool both = r + 1 < n_rows;
-        const char *block[2] = {(const char *)rows + (size_t)r * row_size};
-        block[1] = block[0] + both * row_size;
-        const char *next = block[0] + ahead_of(2, row_size);
-        __m256 total[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()}, fix[2] = {total[0], total[0]};
-        for (int64_t i = 0; i < n_cols; i += 256, next += 2 * block_size) {
+        const char *a = (const char *)rows + (size_t)r * row_size, *b = a + both * row_size;
+        const char *next = a + ahead_of(2, row_size);
+        __m256 total[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};  // the second: of mins
+        for (int64_t i = 0; i < n_cols; i += 256, a += block_size, b += block_size, next += 2 * block_size) {
             lh_prefetch(next, 2 * block_size);
-            __m256 scales[2];
+            __m256i heads = side_by_side(a, b);
+            __m256 d = _mm256_cvtph_ps(_mm256_castsi256_si128(_mm256_permute4x64_epi64(heads, 0x08)));
+            __m256 scales[2], mins[2], sums[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+            six_bit_numbers(heads, scales, mins);
             LH_UNROLL for (int k = 0; k < 2; k++) {
-                const lh_block_q4_k *head = (const void *)block[k];  // Q5_K begins as Q4_K does
-                uint32_t words[4];
-                lh_scales_4_5_k(head->scales, words);
-                __m256 scale = six_bits(words[0], words[1], lh_half(head->d));
-                scales[k] = _mm256_mul_ps(scale, _mm256_loadu_ps(act->scale + i / 32));
-                __m256 mins = six_bits(words[2], words[3], -lh_half(head->dmin));
-                fix[k] = _mm256_fmadd_ps(mins, _mm256_loadu_ps(act->sum32 + i / 32), fix[k]);
+                int64_t run = i / 32 + 4 * k;
+                __m256 scale = _mm256_mul_ps(scales[k], _mm256_broadcast_ps((const __m128 *)(act->scale + run)));
+                sums[0] = _mm256_fmadd_ps(scale, four_runs(values, a, b, 4 * k, act->q + 32 * run), sums[0]);
+                sums[1] = _mm256_fmadd_ps(mins[k], _mm256_broadcast_ps((const __m128 *)(act->sum32 + run)), sums[1]);
             }
-            interleave_halves(scales[0], scales[1], scales);
-            LH_UNROLL for (int j = 0; j < 8; j++) {
-                __m256 products = pair_products(values(block[0], block[1], j), twice(act->q + i + 32 * j), false);
-                total[j % 2] = _mm256_fmadd_ps(spread(scales[j / 4], j % 4), products, total[j % 2]);
-            }
-            block[0] += block_size;
-            block[1] += block_size;
+            LH_UNROLL for (int k = 0; k < 2; k++) total[k] = _mm256_fmadd_ps(spread(d, k), sums[k], total[k]);
         }
-        interleave_halves(fix[0], fix[1], fix);
-        store_pair(_mm256_add_ps(_mm256_add_ps(total[0], total[1]), _mm256_add_ps(fix[0], fix[1])), both, out + r);
+        store_pair(_mm256_sub_ps(total[0], total[1]), both, out + r);
     }
 }
 
