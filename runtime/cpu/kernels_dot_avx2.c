@@ -31,15 +31,21 @@ LH_INLINE __m256i bits_of(__m256i v, int shift, char mask) {
 }
 
 // Sums of products with activations that both blocks meet: four of the first block, four of the second.
-LH_INLINE __m256 pair_products(block_pair v, block_pair q, bool is_signed) {
+LH_INLINE __m256i pair_products(block_pair v, block_pair q, bool is_signed) {
     const __m256i ones = _mm256_set1_epi16(1);
     __m256i pairs[2];
     LH_UNROLL for (int h = 0; h < 2; h++)
         pairs[h] = is_signed ? _mm256_maddubs_epi16(_mm256_abs_epi8(v.w[h]), _mm256_sign_epi8(q.w[h], v.w[h]))
                              : _mm256_maddubs_epi16(v.w[h], q.w[h]);
     // Weights of up to five bits leave room for one more sum in 16 bits.
-    if (!is_signed) return _mm256_cvtepi32_ps(_mm256_madd_epi16(_mm256_add_epi16(pairs[0], pairs[1]), ones));
-    return _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_madd_epi16(pairs[0], ones), _mm256_madd_epi16(pairs[1], ones)));
+    if (!is_signed) return _mm256_madd_epi16(_mm256_add_epi16(pairs[0], pairs[1]), ones);
+    return _mm256_add_epi32(_mm256_madd_epi16(pairs[0], ones), _mm256_madd_epi16(pairs[1], ones));
+}
+
+// Of both halves: two sums of the first's four, two of the second's. Those of eight products with five bits fit 16 bits.
+LH_INLINE __m256i halve(__m256i a, __m256i b, bool is_signed) {
+    if (is_signed) return _mm256_hadd_epi32(a, b);
+    return _mm256_madd_epi16(_mm256_packs_epi32(a, b), _mm256_set1_epi16(1));
 }
 
 // Element i of each half, four times.
@@ -123,8 +129,9 @@ LH_INLINE void halves(const char *const rows[ROWS], size_t step, __m256 *first, 
 
 // Two floats, or one and a zero, four times.
 LH_INLINE __m256 pairs_of(const float *x, int n) {
-    __m128 pair = n == 2 ? _mm_castsi128_ps(_mm_loadl_epi64((const __m128i *)x)) : _mm_load_ss(x);
-    return _mm256_castpd_ps(_mm256_broadcastsd_pd(_mm_castps_pd(pair)));
+    double pair = 0;  // as a load that spreads what it loads
+    memcpy(&pair, x, (size_t)n * sizeof *x);
+    return _mm256_castpd_ps(_mm256_set1_pd(pair));
 }
 
 // A legacy format: 32 weights a block. The scale is its first half, the min its second.
@@ -135,21 +142,23 @@ typedef struct legacy {
     float zero;  // what a value is more than its weight
 } legacy;
 
-// n blocks, 1 or 2, of 4 rows, from block i on.
+// n blocks, 1 or 2, of 4 rows, from block i on. The sums of rows 0, 2, 1 and 3: for each, of both blocks.
 LH_INLINE void add_blocks(legacy f, int n, const char *const rows[ROWS], int64_t i, const lh_act_row *act,
-                          __m256 total[ROWS / 2], __m256 *fix) {
+                          __m256 *total, __m256 *fix) {
     __m256 scale, min;
     halves(rows, n == 2 ? f.size : 0, &scale, &min);
     if (!f.is_signed) *fix = _mm256_fmadd_ps(f.has_min ? min : scale, pairs_of(act->sum32 + i, n), *fix);
     scale = _mm256_mul_ps(scale, pairs_of(act->scale + i, n));
+    __m256i sums[ROWS / 2][2] = {{_mm256_setzero_si256(), _mm256_setzero_si256()}};
+    sums[1][1] = sums[0][1];
     LH_UNROLL for (int j = 0; j < n; j++) {
         block_pair q = twice(act->q + 32 * (i + j));
         size_t block = (size_t)j * f.size;
-        __m256 first = pair_products(f.values(rows[0] + block, rows[1] + block), q, f.is_signed);
-        __m256 second = pair_products(f.values(rows[2] + block, rows[3] + block), q, f.is_signed);
-        total[0] = _mm256_fmadd_ps(spread(scale, j), first, total[0]);
-        total[1] = _mm256_fmadd_ps(spread(scale, 2 + j), second, total[1]);
+        LH_UNROLL for (int p = 0; p < ROWS / 2; p++)
+            sums[p][j] = pair_products(f.values(rows[2 * p] + block, rows[2 * p + 1] + block), q, f.is_signed);
     }
+    __m256i first = halve(sums[0][0], sums[0][1], f.is_signed), second = halve(sums[1][0], sums[1][1], f.is_signed);
+    *total = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(_mm256_hadd_epi32(first, second)), *total);
 }
 
 LH_INLINE void dot_legacy(legacy f, const void *rows, size_t row_size, int64_t n_rows, int64_t n_cols,
@@ -159,20 +168,18 @@ LH_INLINE void dot_legacy(legacy f, const void *rows, size_t row_size, int64_t n
     for (int64_t first = 0; first < n_rows; first += ROWS) {
         const char *row[ROWS], *next = (const char *)rows + (size_t)first * row_size + ahead;
         for (int r = 0; r < ROWS; r++) row[r] = (const char *)rows + (size_t)LH_MIN(first + r, n_rows - 1) * row_size;
-        __m256 total[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()}, fix = _mm256_setzero_ps();
+        __m256 total = _mm256_setzero_ps(), fix = total;
         int64_t i = 0;
         for (; i + 2 <= n_blocks; i += 2, next += ROWS * step) {
             lh_prefetch(next, ROWS * step);
-            add_blocks(f, 2, row, i, act, total, &fix);
+            add_blocks(f, 2, row, i, act, &total, &fix);
             LH_UNROLL for (int r = 0; r < ROWS; r++) row[r] += step;
         }
-        if (i < n_blocks) add_blocks(f, 1, row, i, act, total, &fix);
-        // Two sums of rows 0 and 2, then of 1 and 3, as in fix.
-        __m256 sums = _mm256_hadd_ps(total[0], total[1]);
-        if (!f.is_signed) sums = _mm256_fmadd_ps(_mm256_set1_ps(f.has_min ? 1 : -f.zero), fix, sums);
-        sums = _mm256_hadd_ps(sums, sums);
+        if (i < n_blocks) add_blocks(f, 1, row, i, act, &total, &fix);
+        if (!f.is_signed) total = _mm256_fmadd_ps(_mm256_set1_ps(f.has_min ? 1 : -f.zero), fix, total);
+        total = _mm256_hadd_ps(total, total);
         float four[ROWS];
-        _mm_storeu_ps(four, _mm_unpacklo_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1)));
+        _mm_storeu_ps(four, _mm_unpacklo_ps(_mm256_castps256_ps128(total), _mm256_extractf128_ps(total, 1)));
         memcpy(out + first, four, (size_t)LH_MIN(n_rows - first, ROWS) * sizeof *out);
     }
 }
@@ -249,19 +256,12 @@ LH_INLINE void six_bit_numbers(__m256i heads, __m256 scales[2], __m256 mins[2]) 
     mins[1] = _mm256_cvtepi32_ps(_mm256_unpackhi_epi16(min, zero));
 }
 
-// Of two rows, the sums of products of runs j..j+3 with activations q. Weights of up to five bits leave room for sums of
-// eight products in 16 bits.
+// Of two rows, the sums of products of runs j..j+3 with activations q.
 LH_INLINE __m256 four_runs(run_values_fn values, const void *a, const void *b, int j, const int8_t *q) {
-    const __m256i ones = _mm256_set1_epi16(1);
-    __m256i sums[4], two[2];
-    LH_UNROLL for (int i = 0; i < 4; i++) {
-        block_pair v = values(a, b, j + i), x = twice(q + 32 * i);
-        __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(v.w[0], x.w[0]), _mm256_maddubs_epi16(v.w[1], x.w[1]));
-        sums[i] = _mm256_madd_epi16(pairs, ones);
-    }
-    LH_UNROLL for (int i = 0; i < 2; i++)
-        two[i] = _mm256_madd_epi16(_mm256_packs_epi32(sums[2 * i], sums[2 * i + 1]), ones);
-    return _mm256_cvtepi32_ps(_mm256_hadd_epi32(two[0], two[1]));
+    __m256i sums[4];
+    LH_UNROLL for (int i = 0; i < 4; i++) sums[i] = pair_products(values(a, b, j + i), twice(q + 32 * i), false);
+    __m256i first = halve(sums[0], sums[1], false), second = halve(sums[2], sums[3], false);
+    return _mm256_cvtepi32_ps(_mm256_hadd_epi32(first, second));
 }
 
 // Runs of 32 with mins.
