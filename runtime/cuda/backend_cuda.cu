@@ -1,7 +1,7 @@
 // The CUDA backend: opening a device, its memory, and the table of operations. Commands and graphs are in commands.cu.
 //
-// A device that failed is lost: nothing brings a CUDA context back, so every later call gives the same sentence, and
-// the rest of the process lives on.
+// A device that failed is lost: after most failures nothing brings a process's CUDA context back, so every later call
+// gives the same sentence, and the rest of the process lives on.
 #include <stdio.h>
 #include <string.h>
 
@@ -17,8 +17,9 @@ static lh_cuda *cuda_of(lh_backend *b) { return (lh_cuda *)b; }
 // --- errors ------------------------------------------------------------------------------------------------------
 
 static lh_status lost(const lh_cuda *c) {
-    return lh_error(LH_ERR_BACKEND, "GPU %d failed (%s): its models are lost, free them and open them again", c->index,
-                    c->lost_why);
+    return lh_error(LH_ERR_BACKEND,
+                    "GPU %d failed (%s): its models are lost; where it cannot be opened again, restart the process",
+                    c->index, c->lost_why);
 }
 
 lh_status lh_cuda_check(lh_cuda *c, cudaError_t error, const char *what) {
@@ -76,8 +77,9 @@ static lh_status cuda_alloc(lh_backend *b, size_t bytes, void **out) {
 static void cuda_release(lh_backend *b, void *p) {
     if (!p) return;
     lh_cuda *c = cuda_of(b);
+    if (enter(c) == LH_OK) finish(c);
     // Addresses come back: a graph must not take new memory for what was there before.
-    if (enter(c) == LH_OK && finish(c) == LH_OK) lh_cuda_drop_graphs(c);
+    lh_cuda_drop_graphs(c);
     cudaFree(p);
 }
 

@@ -6,11 +6,12 @@
 // device memory, written ahead of the replay; everything else is compared.
 #include "commands.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include <tuple>
 
-#define GRAPHS 4  // sessions that take turns, or dense and sparse tokens of one, have lists of their own
+#define GRAPHS 16  // sessions that take turns, or dense and sparse tokens of one, have lists of their own
 
 typedef struct command_list {
     lh_cuda_command *items;
@@ -29,6 +30,7 @@ struct lh_cuda_list {
     bool is_token;             // begins with embed, so that it is a whole token's
     int32_t id;                // of the token
     bool no_graphs;            // LH_CUDA_GRAPHS=0: so that tests can tell the two ways apart
+    bool told;                 // that there are none
     token_graph graphs[GRAPHS];
     uint64_t clock;
 };
@@ -156,21 +158,31 @@ static void remember(struct lh_cuda_list *l) {
     l->waiting = spare;
 }
 
+// Once, on standard error: nothing else would tell.
+static void tell_refused(struct lh_cuda_list *l, const char *why) {
+    if (!l->told)
+        fprintf(stderr, "longheads: note: no CUDA graph could be made (%s): writing is slower than it could be\n", why);
+    l->told = true;
+}
+
 // The stream's work as a graph. What the driver will not capture is enqueued as before: slower, not wrong.
 static void capture(lh_cuda *c, token_graph *g) {
     cudaGraph_t graph = NULL;
-    g->refused = true;
-    if (cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeThreadLocal) != cudaSuccess) return;
+    cudaError_t error = cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeThreadLocal);
     bool was_lost = c->lost;
     int32_t n = g->list.n;
-    lh_status status = run_list(c, &g->list);
-    cudaError_t error = cudaStreamEndCapture(c->stream, &graph);
+    lh_status status = LH_OK;
+    if (error == cudaSuccess) {
+        status = run_list(c, &g->list);
+        error = cudaStreamEndCapture(c->stream, &graph);
+    }
     c->lost = was_lost;  // a capture that failed did nothing; if the device did, the next call will tell
     // Scratch that had to grow drops all graphs, this one included.
     bool whole = status == LH_OK && error == cudaSuccess && g->list.n == n;
-    if (whole && cudaGraphInstantiateWithFlags(&g->exec, graph, 0) == cudaSuccess)
-        g->refused = false;
-    else g->exec = NULL;
+    if (whole) error = cudaGraphInstantiateWithFlags(&g->exec, graph, 0);
+    g->refused = !whole || error != cudaSuccess;
+    if (g->refused) g->exec = NULL;
+    if (error != cudaSuccess) tell_refused(c->list, cudaGetErrorString(error));
     if (graph) cudaGraphDestroy(graph);
     cudaGetLastError();
 }

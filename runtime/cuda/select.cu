@@ -169,15 +169,17 @@ lh_status lh_cuda_select(lh_cuda *c, const lh_attention *a) {
     lh_attention_args x = lh_attention_args_of(c, a);
     int32_t l = a->plan.chunk, first = 0;
     lh_score_block b = {};
+    // One token's grid is for any position, and so is the scratch of all: growing with the text it would be reserved
+    // anew time and again.
+    int32_t most = LH_MAX(1, a->n_chunk - a->plan.local);
+    b.stride = LH_ROUND_UP(most, 32);
     if (a->n == 1) {
-        // The grid is for any position.
-        b.candidates = LH_MAX(1, a->n_chunk - a->plan.local);
+        b.candidates = most;
     } else {
         first = (int32_t)LH_MIN(LH_MAX((int64_t)a->plan.dense * l - a->pos, 0), a->n);
         b.candidates = lh_candidates_end(a->plan, lh_chunk_of(a->pos + a->n - 1, l)) - 1;
     }
     if (first == a->n) return LH_OK;
-    b.stride = LH_ROUND_UP(b.candidates, 32);
     size_t row = (size_t)a->n_select * (size_t)b.stride * sizeof(float);
     int32_t tokens = (int32_t)LH_MIN((size_t)LH_MIN(MAX_TOKENS, a->n - first), LH_MAX((size_t)1, SCORES_BYTES / row));
     bool product = a->scheme != LH_SCHEME_PEAK;

@@ -184,6 +184,7 @@ static __global__ void __launch_bounds__(THREADS) score_peak_kernel(lh_attention
                         short *to = best + (tile * TILE + lane / 4 + 8 * i) * (STAGE + 2) + s;
                         if (first == 0 || found[i] > *to) *to = (short)found[i];
                     }
+                    __syncwarp();  // the next product wants all lanes
                 }
             }
         }
