@@ -60,7 +60,9 @@ def test_table_and_json(bench, tiny_path, tmp_path):
         assert row["ceiling"] == ("read" if row["test"] == "decode" else "fp32")
         assert shown[:2] == [str(row["depth"]), f"{row['test']} {row['tokens']}"]
         assert shown[2].startswith(report._number(ours["median"]))
-        assert shown[3:] == [f"{share:.0%} of {row['ceiling']}"]
+        first = next(other for other in result["rows"] if other["test"] == row["test"])["longheads"]["rounds"]
+        assert row["kept"] == pytest.approx(np.median(np.divide(ours["rounds"], first)))
+        assert shown[3:] == [f"{share:.0%} of {row['ceiling']}", f"{row['kept']:.2f}"]
     assert result["options"]["ctx"] == 324 and result["options"]["depths"] == "filled"
     assert result["options"]["budget"] == 64 and result["options"]["kv_type"] == "f16"
     assert all(result["ceilings"][name] > 1e8 for name in ("fp32", "int8", "read"))
@@ -85,7 +87,7 @@ def test_read_and_whole(bench, tiny_path, monkeypatch):
         test for d in (64, 128) for test in (f"whole {d}", "prompt 24", "decode 4")
     ]
     bench(tiny_path, "-d", "0,64,128", *QUICK)
-    assert filled == [64, 64]
+    assert filled == [64, 128]
 
 
 def test_a_prompt_longer_than_can_be_forgotten(bench, tiny_path, monkeypatch):
@@ -164,15 +166,20 @@ def test_rounds_take_turns(monkeypatch):
             clock[0] += 100
             log.append((self.name, position))
 
-    def run(engine):
+    def run(engine, place):
         clock[0] += 1 if engine.name == "a" else 2
+        return 10
 
     monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: clock[0], sleep=lambda s: None))
     plan = measure.Plan(depths=[0], prompt=1, decode=1, repeat=3, whole=False, vs_depth=0)
     work = SimpleNamespace(finished=lambda n: None)
-    ours, theirs = measure._rounds([Fake("a"), Fake("b")], plan, work, 10, 5, run)
-    assert log == [("a", 5), ("b", 5)] * 3
-    assert ours.rounds == [10.0] * 3 and theirs.rounds == [5.0] * 3
+    places = [measure.Place(5, Fake("a"), Fake("b")), measure.Place(7, Fake("c"))]
+    (ours, theirs), (deeper,) = measure._rounds(places, plan, work, run)
+    assert log == [("a", 5), ("b", 5), ("c", 7)] * 3
+    assert ours.rounds == [10.0] * 3 and theirs.rounds == deeper.rounds == [5.0] * 3
+    log.clear()
+    measure._rounds(places, plan, work, run, whole=True)
+    assert log == [("a", 0), ("b", 0), ("c", 0)] * 3
     assert measure.Speed([1.0, 9.0, 2.0]).median == 2.0
 
 
@@ -189,7 +196,7 @@ def test_what_is_timed(tiny_path, monkeypatch):
     plan = measure.Plan(depths=[50], prompt=24, decode=3, repeat=2, whole=True, vs_depth=0)
     with longheads.Model(tiny_path, ctx=128) as model, model.session() as session:
         text = np.arange(3, 103, dtype=np.int32)
-        rows = measure.measure_depth(model, Logged(session, fill=False), None, text, 50, plan)
+        rows = measure.measure(model, [measure.Place(50, Logged(session, fill=False))], text, plan)
     assert log == [(0, 50)] * 2 + [(50, 24)] * 2 + [(50, 1), (51, 1), (52, 1)] * 2
     assert [(row.test, row.tokens, row.depth) for row in rows] == [("whole", 50, 50), ("prompt", 24, 50), ("decode", 3, 50)]
 

@@ -16,7 +16,7 @@ import numpy as np
 from longheads.bench import peer, report
 from longheads.bench.cost import measure_ceilings
 from longheads.bench.engines import LongHeads
-from longheads.bench.measure import Plan, measure_depth, warm_up
+from longheads.bench.measure import Place, Plan, Row, measure, warm_up
 from longheads.bench.plot import plot
 from longheads.bench.shapes import default_folder, shape_file
 from longheads.command import check_outputs, exit_status, tell
@@ -54,7 +54,8 @@ def parser() -> argparse.ArgumentParser:
 
     g = p.add_argument_group("what is measured; lengths in tokens")
     g.add_argument("-d", "--depth", metavar="N,N", type=depths, default=[0, 4096],
-                   help="how much lies before what is measured (default: 0,4096)")
+                   help="how much lies before what is measured; several are measured in turn, each in a session of its own "
+                        "(beside another runtime one after the other, in one session; default: 0,4096)")
     g.add_argument("-p", "--prompt", metavar="N", type=count, default=512,
                    help="length of the prompt that is read at each depth (default: %(default)s)")
     g.add_argument("-n", "--decode", metavar="N", type=count, default=32,
@@ -91,11 +92,12 @@ def check_early(arguments: argparse.Namespace, plan: Plan) -> None:
 
 def capacity(arguments: argparse.Namespace, plan: Plan) -> int:
     """The session's ctx."""
+    last = plan.depths[-1]
     if arguments.ctx is None:
-        return plan.room
-    if arguments.ctx < plan.room:
+        return plan.room(last)
+    if arguments.ctx < plan.room(last):
         raise ArgumentError(
-            f"ctx is {arguments.ctx}, but depth {plan.depths[-1]} and what is measured there need {plan.room}: "
+            f"ctx is {arguments.ctx}, but depth {last} and what is measured there need {plan.room(last)}: "
             "raise ctx or omit it"
         )
     return arguments.ctx
@@ -129,25 +131,34 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
     path = model_file(arguments)
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(Model(path, **machine_options(arguments), **options))
-        session = stack.enter_context(model.session())
-        filled = not (arguments.read or arguments.whole)
-        ours, theirs = LongHeads(session, fill=filled), None
+        filled, theirs = not (arguments.read or arguments.whole), None
+
+        def engine(ctx: int) -> LongHeads:
+            return LongHeads(stack.enter_context(model.session(ctx=ctx)), fill=filled)
+
         if arguments.vs:
             reached = [depth for depth in plan.depths if depth <= plan.vs_depth]
             theirs = peer.LlamaCpp(
                 path,
-                n_ctx=reached[-1] + max(plan.prompt, plan.decode),
+                n_ctx=plan.room(reached[-1]),
                 threads=model.threads,
                 flash_attention=flash_attention,
                 gpu=model.device.startswith("cuda"),
             )
             stack.callback(theirs.close)
-        text = np.random.default_rng(0).integers(0, model.n_vocab, plan.room, dtype=np.int32)
+        text = np.random.default_rng(0).integers(0, model.n_vocab, plan.room(plan.depths[-1]), dtype=np.int32)
+        ours = engine(options["ctx"])  # of the last depth, or of all
         warm_up([ours, theirs] if theirs else [ours], text)
+        turns: list[list[Place]]
+        if theirs:
+            turns = [[Place(depth, ours, theirs if depth <= plan.vs_depth else None)] for depth in plan.depths]
+        else:
+            firsts = [Place(depth, engine(arguments.ctx or plan.room(depth))) for depth in plan.depths[:-1]]
+            turns = [[*firsts, Place(plan.depths[-1], ours)]]
         others = report.Others()
-        rows = [row for depth in plan.depths for row in measure_depth(model, ours, theirs, text, depth, plan)]
+        rows: list[Row] = [row for places in turns for row in measure(model, places, text, plan)]
         busy = others.processors()
-        memory = memory_of(model, session)  # before the probe, which takes some of its own
+        memory = memory_of(model, ours.session)  # before the probe, which takes some of its own
         result = report.Report(
             path=path,
             model=model,

@@ -26,10 +26,9 @@ class Plan:
     whole: bool  # measure reading everything up to a depth, too
     vs_depth: int  # the peer comes along up to here
 
-    @property
-    def room(self) -> int:
-        """What the last depth needs."""
-        return self.depths[-1] + max(self.prompt, self.decode)
+    def room(self, depth: int) -> int:
+        """What a depth and what is measured there need."""
+        return depth + max(self.prompt, self.decode)
 
 
 @dataclass(frozen=True)
@@ -76,62 +75,84 @@ class _Work:
         self._bar(self._done, self._total)
 
 
+@dataclass(frozen=True)
+class Place:
+    """A depth, and engines that have been at no greater one."""
+
+    depth: int
+    ours: LongHeads
+    theirs: Engine | None = None
+
+    @property
+    def engines(self) -> list[Engine]:
+        return [self.ours] if self.theirs is None else [self.ours, self.theirs]
+
+
 def _rounds(
-    engines: Sequence[Engine], plan: Plan, work: _Work, n: int, start: int, run: Callable[[Engine], object]
-) -> list[Speed]:
-    """Time run(engine), which takes n tokens from position start on: A B A B. Engines end where the last run ended."""
-    speeds: list[list[float]] = [[] for _ in engines]
+    places: Sequence[Place], plan: Plan, work: _Work, run: Callable[[Engine, Place], int], whole: bool = False
+) -> list[list[Speed]]:
+    """Time run, which returns how many tokens it took, for all engines of all places in turn: A B A B. It begins at the
+    place's depth, or with whole at 0, and engines end where its last run ended."""
+    speeds: list[list[list[float]]] = [[[] for _ in place.engines] for place in places]
     for _ in range(plan.repeat):
-        for engine, speed in zip(engines, speeds):
-            engine.rewind(start)
-            time.sleep(SETTLE_SECONDS)
-            began = time.perf_counter()
-            run(engine)
-            speed.append(n / (time.perf_counter() - began))
-            work.finished(n)
-    return [Speed(speed) for speed in speeds]
+        for place, of_place in zip(places, speeds):
+            for engine, speed in zip(place.engines, of_place):
+                engine.rewind(0 if whole else place.depth)
+                time.sleep(SETTLE_SECONDS)
+                began = time.perf_counter()
+                n = run(engine, place)
+                speed.append(n / (time.perf_counter() - began))
+                work.finished(n)
+    return [[Speed(speed) for speed in of_place] for of_place in speeds]
 
 
-def _write(engine: Engine, ids: Text) -> None:
-    """As decoding does: one token at a time."""
-    for i in range(len(ids)):
-        engine.read(ids[i : i + 1])
-
-
-def measure_depth(
-    model: Model, ours: LongHeads, theirs: Engine | None, text: Text, depth: int, plan: Plan
-) -> list[Row]:
-    """All tests at one depth; the engines have been at no greater one."""
-    engines: list[Engine] = [ours] if theirs is None or depth > plan.vs_depth else [ours, theirs]
-    rows = []
-
-    def add(test: str, n: int, speeds: list[Speed], ceiling: str, cost: float, found: float | None = None) -> None:
-        peer = speeds[1] if len(speeds) > 1 else None
-        rows.append(Row(depth, test, n, speeds[0], peer, ceiling, cost, found))
-
-    whole = plan.whole and depth > 0
-    tokens = (depth if whole else 0) + plan.prompt + plan.decode
-    approach = 0 if whole else depth
-    prompt, decode = text[depth : depth + plan.prompt], text[depth : depth + plan.decode]
+def measure(model: Model, places: Sequence[Place], text: Text, plan: Plan) -> list[Row]:
+    """All tests at these places, which take turns in every test: what else the machine does meets all alike."""
     integers = arithmetic(model)
-    with ProgressBar(f"depth {depth}") as bar:
-        work = _Work(bar, len(engines) * (plan.repeat * tokens + approach))
-        if whole:
-            speeds = _rounds(engines, plan, work, depth, 0, lambda engine: engine.read(text[:depth], work.within))
-            add("whole", depth, speeds, integers, prompt_operations(model, depth) / depth)
-        for engine in engines if approach else []:
-            engine.deepen(text, depth, work.within)
-            work.finished(depth)
-        speeds = _rounds(engines, plan, work, plan.prompt, depth, lambda engine: engine.read(prompt))
-        add("prompt", plan.prompt, speeds, integers, prompt_operations(model, plan.prompt) / plan.prompt)
-        before = ours.session.chunk_hits
-        speeds = _rounds(engines, plan, work, plan.decode, depth, lambda engine: _write(engine, decode))
-        hits, misses = (now - then for now, then in zip(ours.session.chunk_hits, before))
-        found = hits / (hits + misses) if hits + misses else None
-        add("decode", plan.decode, speeds, "read", token_bytes(model, ours.session), found)
-        for engine in engines:
-            engine.rewind(depth)
-    return rows
+    rows: dict[Place, list[Row]] = {place: [] for place in places}
+
+    def add(test: str, n: int, place: Place, speeds: list[Speed], ceiling: str, cost: float, found: float | None) -> None:
+        peer = speeds[1] if len(speeds) > 1 else None
+        rows[place].append(Row(place.depth, test, n, speeds[0], peer, ceiling, cost, found))
+
+    def tokens(place: Place) -> int:
+        of_all = place.depth * (plan.repeat if plan.whole else 1)
+        return len(place.engines) * (of_all + plan.repeat * (plan.prompt + plan.decode))
+
+    def read_all(engine: Engine, place: Place) -> int:
+        engine.read(text[: place.depth], work.within)
+        return place.depth
+
+    def prompt(engine: Engine, place: Place) -> int:
+        engine.read(text[place.depth : place.depth + plan.prompt])
+        return plan.prompt
+
+    def decode(engine: Engine, place: Place) -> int:
+        """One token at a time."""
+        for i in range(place.depth, place.depth + plan.decode):
+            engine.read(text[i : i + 1])
+        return plan.decode
+
+    with ProgressBar("depth " + ", ".join(str(place.depth) for place in places)) as bar:
+        work = _Work(bar, sum(map(tokens, places)))
+        deep = [place for place in places if place.depth > 0]
+        if plan.whole:
+            for place, speeds in zip(deep, _rounds(deep, plan, work, read_all, whole=True)):
+                add("whole", place.depth, place, speeds, integers, prompt_operations(model, place.depth) / place.depth, None)
+        for place in [] if plan.whole else deep:
+            for engine in place.engines:
+                engine.deepen(text, place.depth, work.within)
+                work.finished(place.depth)
+        for place, speeds in zip(places, _rounds(places, plan, work, prompt)):
+            add("prompt", plan.prompt, place, speeds, integers, prompt_operations(model, plan.prompt) / plan.prompt, None)
+        before = [place.ours.session.chunk_hits for place in places]
+        for place, speeds, then in zip(places, _rounds(places, plan, work, decode), before):
+            hits, misses = (now - was for now, was in zip(place.ours.session.chunk_hits, then))
+            found = hits / (hits + misses) if hits + misses else None
+            add("decode", plan.decode, place, speeds, "read", token_bytes(model, place.ours.session), found)
+            for engine in place.engines:
+                engine.rewind(place.depth)
+    return [row for place in places for row in rows[place]]
 
 
 def warm_up(engines: Sequence[Engine], text: Text) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -39,6 +40,13 @@ class Report:
     def share(self, row: Row) -> float:
         """Of what the machine could do at best."""
         return row.ours.median * row.cost / getattr(self.ceilings, row.ceiling)
+
+    def kept(self, row: Row) -> float | None:
+        """Of the speed at the first depth; None where depths did not take turns."""
+        if self.peer or len(self.plan.depths) < 2 or row.test == "whole":
+            return None
+        first = next(other for other in self.rows if other.test == row.test)
+        return statistics.median(here / there for here, there in zip(row.ours.rounds, first.ours.rounds))
 
 
 def processor() -> str:
@@ -140,6 +148,8 @@ def _legend(report: Report) -> Iterator[str]:
         if name in ceilings:
             yield f"of {name}: two operations for every weight and token, without attention, of what registers alone do."
     yield "of read: the weights, summaries, chosen keys and values that a token needs, of what memory alone delivers."
+    if any(report.kept(row) for row in report.rows):
+        yield f"to {report.plan.depths[0]}: the speed at this depth to that there, median of the rounds, which took turns."
     if report.options["kv_offload"]:
         yield "found: of the chunks that a token attends in memory of the host, those that the GPU had a copy of."
     if report.peer:
@@ -147,7 +157,7 @@ def _legend(report: Report) -> Iterator[str]:
 
 
 def text(report: Report) -> str:
-    rows = []
+    rows, turns = [], any(report.kept(row) for row in report.rows)
     for row in report.rows:
         cells = [
             str(row.depth),
@@ -155,13 +165,17 @@ def text(report: Report) -> str:
             _speed(row.ours),
             f"{report.share(row):.0%} of {row.ceiling}",
         ]
+        if turns:
+            kept = report.kept(row)
+            cells.append("-" if kept is None else f"{kept:.2f}")
         if report.options["kv_offload"]:
             cells.append("-" if row.found is None else f"{row.found:.1%}")
         if report.peer:
             cells += [_speed(row.theirs), "-" if row.ratio is None else f"{row.ratio:.2f}"]
         rows.append(cells)
-    found = ["found"] if report.options["kv_offload"] else []
-    header = ["depth", "test", "longheads", "share", *found] + (["llama.cpp", "ratio"] if report.peer else [])
+    more = [f"to {report.plan.depths[0]}"] if turns else []
+    more += ["found"] if report.options["kv_offload"] else []
+    header = ["depth", "test", "longheads", "share", *more] + (["llama.cpp", "ratio"] if report.peer else [])
     facts = "\n".join(f"{name:<9} {value}" for name, value in _facts(report))
     return f"{facts}\n\n{table(header, rows, left=[1])}\n\n" + "\n".join(_legend(report))
 
@@ -195,6 +209,7 @@ def as_object(report: Report) -> dict[str, Any]:
                 "ratio": row.ratio,
                 "ceiling": row.ceiling,
                 "share": report.share(row),
+                "kept": report.kept(row),
                 "found": row.found,
             }
             for row in report.rows

@@ -128,6 +128,17 @@ static void choose_task(void *arg, int64_t piece, int thread) {
     }
 }
 
+// Lays scores out at `memory`; returns the bytes they take. bounds: of one token, with what that needs.
+static size_t lay_out(select_job *j, bool bounds, void *memory) {
+    lh_layout at = {.memory = memory};
+    size_t values = (size_t)j->a->n_select * (size_t)j->n * (size_t)j->stride;
+    j->scores = lh_take(&at, values, sizeof *j->scores);
+    if (!bounds) return at.used;
+    j->most = lh_take(&at, values, sizeof *j->most);
+    j->open = lh_take(&at, values, sizeof *j->open);
+    return at.used;
+}
+
 static lh_status select_block(lh_cpu *c, const lh_attention *a, int32_t token, int32_t n) {
     select_job j = {.cpu = c, .a = a, .token = token, .n = n};
     j.candidates = lh_candidates_end(a->plan, lh_chunk_of(a->pos + token + n - 1, a->plan.chunk)) - 1;
@@ -139,13 +150,9 @@ static lh_status select_block(lh_cpu *c, const lh_attention *a, int32_t token, i
     LH_TRY(lh_cpu_scratch_threads(c, LH_MAX(top, score)));
     // A single token is bound by memory: it looks at details only where it has to.
     bool bounds = n == 1 && schemes[a->scheme]->bounds;
-    size_t values = (size_t)a->n_select * n * (size_t)j.stride;
-    j.scores = lh_cpu_scratch_shared(c, (bounds ? 3 : 1) * values * sizeof *j.scores);
-    if (!j.scores) return LH_ERR_MEMORY;
-    if (bounds) {
-        j.most = j.scores + values;
-        j.open = (int32_t *)(j.most + values);
-    }
+    void *memory = lh_cpu_scratch_shared(c, lay_out(&j, bounds, NULL));
+    if (!memory) return LH_ERR_MEMORY;
+    lay_out(&j, bounds, memory);
     lh_threads_for(c->threads, (int64_t)a->n_select * j.n_slices, score_task, &j);
     lh_threads_for(c->threads, (int64_t)a->n_select * ((n + TOP_TOKENS - 1) / TOP_TOKENS), choose_task, &j);
     return LH_OK;

@@ -183,14 +183,18 @@ lh_status lh_cuda_select(lh_cuda *c, const lh_attention *a) {
     size_t row = (size_t)a->n_select * (size_t)b.stride * sizeof(float);
     int32_t tokens = (int32_t)LH_MIN((size_t)LH_MIN(MAX_TOKENS, a->n - first), LH_MAX((size_t)1, SCORES_BYTES / row));
     bool product = a->scheme != LH_SCHEME_PEAK;
-    size_t scores = LH_ROUND_UP(row * tokens, (size_t)256),
-           features = product ? lh_cuda_score_product_bytes(&x, tokens) : 0;
-    void *scratch = NULL;
-    LH_TRY(lh_cuda_scratch(c, LH_CUDA_SELECT, scores + features, &scratch));
-    b.scores = (float *)scratch;
+    void *features = NULL, *scratch = NULL;
+    auto lay_out = [&](void *memory) {
+        lh_layout at = {(char *)memory, 0};
+        b.scores = (float *)lh_take(&at, (size_t)tokens, row);
+        features = lh_take(&at, product ? lh_cuda_score_product_bytes(&x, tokens) : 0, 1);
+        return at.used;
+    };
+    LH_TRY(lh_cuda_scratch(c, LH_CUDA_SELECT, lay_out(NULL), &scratch));
+    lay_out(scratch);
     for (b.token = first; b.token < a->n; b.token += tokens) {
         b.n = LH_MIN(tokens, a->n - b.token);
-        LH_TRY(product ? lh_cuda_score_product(c, &x, &b, (char *)scratch + scores) : lh_cuda_score_peak(c, &x, &b));
+        LH_TRY(product ? lh_cuda_score_product(c, &x, &b, features) : lh_cuda_score_peak(c, &x, &b));
         size_t keys = b.candidates <= MOST_SHARED ? b.candidates * sizeof(uint32_t) : 0;
         LH_CUDA_RUN(c, choose_kernel, dim3((unsigned)a->n_select, (unsigned)b.n), THREADS, keys, x, b);
     }
