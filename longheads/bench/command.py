@@ -54,8 +54,8 @@ def parser() -> argparse.ArgumentParser:
 
     g = p.add_argument_group("what is measured; lengths in tokens")
     g.add_argument("-d", "--depth", metavar="N,N", type=depths, default=[0, 4096],
-                   help="how much lies before what is measured; several are measured in turn, each in a session of its own "
-                        "(beside another runtime one after the other, in one session; default: 0,4096)")
+                   help="how much lies before what is measured; several take turns, each in a session of its own (beside "
+                        "another runtime one follows the other, in one session; default: 0,4096)")
     g.add_argument("-p", "--prompt", metavar="N", type=count, default=512,
                    help="length of the prompt that is read at each depth (default: %(default)s)")
     g.add_argument("-n", "--decode", metavar="N", type=count, default=32,

@@ -108,11 +108,10 @@ def _rounds(
 
 def measure(model: Model, places: Sequence[Place], text: Text, plan: Plan) -> list[Row]:
     """All tests at these places, which take turns in every test: what else the machine does meets all alike."""
-    integers = arithmetic(model)
     rows: dict[Place, list[Row]] = {place: [] for place in places}
 
-    def add(test: str, n: int, place: Place, speeds: list[Speed], ceiling: str, cost: float, found: float | None) -> None:
-        peer = speeds[1] if len(speeds) > 1 else None
+    def add(place: Place, test: str, n: int, speeds: list[Speed], cost: float, found: float | None = None) -> None:
+        ceiling, peer = "read" if test == "decode" else arithmetic(model), speeds[1] if len(speeds) > 1 else None
         rows[place].append(Row(place.depth, test, n, speeds[0], peer, ceiling, cost, found))
 
     def tokens(place: Place) -> int:
@@ -138,18 +137,18 @@ def measure(model: Model, places: Sequence[Place], text: Text, plan: Plan) -> li
         deep = [place for place in places if place.depth > 0]
         if plan.whole:
             for place, speeds in zip(deep, _rounds(deep, plan, work, read_all, whole=True)):
-                add("whole", place.depth, place, speeds, integers, prompt_operations(model, place.depth) / place.depth, None)
+                add(place, "whole", place.depth, speeds, prompt_operations(model, place.depth) / place.depth)
         for place in [] if plan.whole else deep:
             for engine in place.engines:
                 engine.deepen(text, place.depth, work.within)
                 work.finished(place.depth)
         for place, speeds in zip(places, _rounds(places, plan, work, prompt)):
-            add("prompt", plan.prompt, place, speeds, integers, prompt_operations(model, plan.prompt) / plan.prompt, None)
+            add(place, "prompt", plan.prompt, speeds, prompt_operations(model, plan.prompt) / plan.prompt)
         before = [place.ours.session.chunk_hits for place in places]
         for place, speeds, then in zip(places, _rounds(places, plan, work, decode), before):
             hits, misses = (now - was for now, was in zip(place.ours.session.chunk_hits, then))
             found = hits / (hits + misses) if hits + misses else None
-            add("decode", plan.decode, place, speeds, "read", token_bytes(model, place.ours.session), found)
+            add(place, "decode", plan.decode, speeds, token_bytes(model, place.ours.session), found)
             for engine in place.engines:
                 engine.rewind(place.depth)
     return [row for place in places for row in rows[place]]

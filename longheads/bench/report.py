@@ -149,7 +149,7 @@ def _legend(report: Report) -> Iterator[str]:
             yield f"of {name}: two operations for every weight and token, without attention, of what registers alone do."
     yield "of read: the weights, summaries, chosen keys and values that a token needs, of what memory alone delivers."
     if any(report.kept(row) for row in report.rows):
-        yield f"to {report.plan.depths[0]}: the speed at this depth to that there, median of the rounds, which took turns."
+        yield f"to {report.plan.depths[0]}: this depth's speed to that one's, median of the rounds, which took turns."
     if report.options["kv_offload"]:
         yield "found: of the chunks that a token attends in memory of the host, those that the GPU had a copy of."
     if report.peer:
