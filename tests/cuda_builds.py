@@ -28,6 +28,7 @@ void lh_emulator_break(int launches);
 void lh_emulator_devices(int count);
 int64_t lh_emulator_launches();
 int64_t lh_emulator_replays();
+void lh_emulator_refuse(int yes);
 """
 
 

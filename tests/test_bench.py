@@ -103,6 +103,25 @@ def test_a_prompt_longer_than_can_be_forgotten(bench, tiny_path, monkeypatch):
     assert filled == [64]
 
 
+def test_a_read_depth_is_reached_anew(tiny_path):
+    """Where what lies behind it cannot be forgotten alone."""
+    text = np.arange(9100, dtype=np.int32) % 300
+    with longheads.Model(tiny_path, ctx=9100) as model, model.session() as session:
+        engine = measure.LongHeads(session, text, fill=False)
+        engine.read(text)
+        assert session.oldest > 64
+        engine.rewind(64)
+        assert session.position == 64
+
+
+def test_sessions_of_depths_are_quiet(tiny_path, capfd):
+    """What is to be said of options is said once, and only what the last depth needs goes by --ctx."""
+    main([str(a) for a in (tiny_path, "-d", "0,64,300", *QUICK, "--kv-offload", "--ctx", 512)])
+    shown = capfd.readouterr()
+    assert shown.err.count("kv_offload has no effect") == 1
+    assert "for ctx 512" in shown.out and "(all depths)" in shown.out and "| to 0 |" in shown.out
+
+
 def test_plot(bench, tiny_path, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     model = tmp_path / "$\\x$.gguf"  # which is no formula
@@ -196,7 +215,7 @@ def test_what_is_timed(tiny_path, monkeypatch):
     plan = measure.Plan(depths=[50], prompt=24, decode=3, repeat=2, whole=True, vs_depth=0)
     with longheads.Model(tiny_path, ctx=128) as model, model.session() as session:
         text = np.arange(3, 103, dtype=np.int32)
-        rows = measure.measure(model, [measure.Place(50, Logged(session, fill=False))], text, plan)
+        rows = measure.measure(model, [measure.Place(50, Logged(session, text, fill=False))], text, plan)
     assert log == [(0, 50)] * 2 + [(50, 24)] * 2 + [(50, 1), (51, 1), (52, 1)] * 2
     assert [(row.test, row.tokens, row.depth) for row in rows] == [("whole", 50, 50), ("prompt", 24, 50), ("decode", 3, 50)]
 

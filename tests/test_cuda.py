@@ -255,6 +255,22 @@ def test_graphs_change_nothing(gpu, tiny_path, ids, monkeypatch, capfd):
 # --- on the emulator alone ---------------------------------------------------------------------------------------
 
 
+def test_a_refused_graph_is_told(emulated, tiny_path, ids, capfd):
+    """Once, and nothing else changes."""
+    results = []
+    for refuse in (0, 1):
+        emulated.emulator.lh_emulator_refuse(refuse)
+        before = emulated.emulator.lh_emulator_replays()
+        try:
+            with emulated.Model(tiny_path, device="cuda", **OPTIONS) as model, model.session() as session:
+                results.append(walk(session, ids[:110]))
+        finally:
+            emulated.emulator.lh_emulator_refuse(0)
+        assert (emulated.emulator.lh_emulator_replays() == before) == bool(refuse)
+        assert capfd.readouterr().err.count("no CUDA graph could be made") == refuse
+    assert (results[0][0] == results[1][0]).all()
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_scheduling_changes_nothing(emulated, tiny_path, ids, scheme):
     """Whatever the order of threads and blocks: a barrier that is missing anywhere would show."""
@@ -352,13 +368,18 @@ def test_a_lost_device(gives_back, emulated, tiny_path, ids):
             assert relative_error(session.logits, elsewhere.logits) < FLOAT_ERROR
 
 
-@pytest.mark.parametrize("count", [0, -1], ids=["no device", "no driver"])
-def test_without_a_gpu(emulated, tiny_path, count):
+NO_GPU = 'no GPU that can be used .*: use "cpu"'
+
+
+@pytest.mark.parametrize(("count", "why"), [
+    (0, NO_GPU), (-1, NO_GPU), (-2, r'the driver knows CUDA 11\.8 and this build needs 12\.4: .* use "cpu"'),
+], ids=["no device", "no driver", "an old driver"])  # fmt: skip
+def test_without_a_gpu(emulated, tiny_path, count, why):
     emulated.emulator.lh_emulator_devices(count)
     try:
         with emulated.Model(tiny_path) as model:
             assert model.device.startswith("cpu")
-        with pytest.raises(emulated.BackendError, match='no GPU that can be used .*: use "cpu"'):
+        with pytest.raises(emulated.BackendError, match=why):
             emulated.Model(tiny_path, device="cuda")
     finally:
         emulated.emulator.lh_emulator_devices(1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from longheads.bench.measure import Place, Plan, Row, measure, warm_up
 from longheads.bench.plot import plot
 from longheads.bench.shapes import default_folder, shape_file
 from longheads.command import check_outputs, exit_status, tell
-from longheads.errors import ArgumentError
+from longheads.errors import ArgumentError, LongHeadsWarning
 from longheads.find import find_model
 from longheads.model import Model
 from longheads.options import add_machine, add_reading, count, machine_options, session_options
@@ -55,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     g = p.add_argument_group("what is measured; lengths in tokens")
     g.add_argument("-d", "--depth", metavar="N,N", type=depths, default=[0, 4096],
                    help="how much lies before what is measured; several take turns, each in a session of its own (beside "
-                        "another runtime one follows the other, in one session; default: 0,4096)")
+                        "another runtime, or offloaded, one follows the other in one session; default: 0,4096)")
     g.add_argument("-p", "--prompt", metavar="N", type=count, default=512,
                    help="length of the prompt that is read at each depth (default: %(default)s)")
     g.add_argument("-n", "--decode", metavar="N", type=count, default=32,
@@ -133,9 +134,6 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
         model = stack.enter_context(Model(path, **machine_options(arguments), **options))
         filled, theirs = not (arguments.read or arguments.whole), None
 
-        def engine(ctx: int) -> LongHeads:
-            return LongHeads(stack.enter_context(model.session(ctx=ctx)), fill=filled)
-
         if arguments.vs:
             reached = [depth for depth in plan.depths if depth <= plan.vs_depth]
             theirs = peer.LlamaCpp(
@@ -147,14 +145,21 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
             )
             stack.callback(theirs.close)
         text = np.random.default_rng(0).integers(0, model.n_vocab, plan.room(plan.depths[-1]), dtype=np.int32)
-        ours = engine(options["ctx"])  # of the last depth, or of all
-        warm_up([ours, theirs] if theirs else [ours], text)
-        turns: list[list[Place]]
-        if theirs:
-            turns = [[Place(depth, ours, theirs if depth <= plan.vs_depth else None)] for depth in plan.depths]
-        else:
-            firsts = [Place(depth, engine(arguments.ctx or plan.room(depth))) for depth in plan.depths[:-1]]
+
+        def engine(**more: int) -> LongHeads:
+            return LongHeads(stack.enter_context(model.session(**more)), text, fill=filled)
+
+        ours = engine()  # of the last depth, or of all
+        # The peer has one context, and sessions that share a device's memory for copies would have unequal parts of it.
+        in_turn = len(plan.depths) > 1 and not theirs and not model.options["kv_offload"]
+        if in_turn:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", LongHeadsWarning)  # told for the model
+                firsts = [Place(depth, engine(ctx=plan.room(depth))) for depth in plan.depths[:-1]]
             turns = [[*firsts, Place(plan.depths[-1], ours)]]
+        else:
+            turns = [[Place(depth, ours, theirs if depth <= plan.vs_depth else None)] for depth in plan.depths]
+        warm_up([engine for place in turns[0] for engine in place.engines], text)
         others = report.Others()
         rows: list[Row] = [row for places in turns for row in measure(model, places, text, plan)]
         busy = others.processors()
@@ -164,6 +169,7 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
             model=model,
             options=model.options,
             plan=plan,
+            in_turn=in_turn,
             filled=filled,
             ceilings=measure_ceilings(model),
             peer=theirs.description if theirs else None,

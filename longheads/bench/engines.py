@@ -26,16 +26,15 @@ class Engine(Protocol):
 
 
 class LongHeads:
-    """A session. With fill, depths are random keys and values; otherwise they are read."""
+    """A session that reads `text`. With fill, depths are random keys and values; otherwise they are read."""
 
     name = "longheads"
 
-    def __init__(self, session: Session, fill: bool) -> None:
-        self.session, self._fill = session, fill
-        self._text: Text = np.empty(0, np.int32)  # what depths are reached with
+    def __init__(self, session: Session, text: Text, fill: bool) -> None:
+        self.session, self._text, self._fill = session, text, fill
 
     def deepen(self, text: Text, depth: int, progress: Progress | None) -> None:
-        at, self._text = self.session.position, text
+        at = self.session.position
         if self._fill:
             self.session.fill(depth - at, progress=progress)
         else:

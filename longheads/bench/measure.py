@@ -61,7 +61,7 @@ class Row:
 
 
 class _Work:
-    """One progress bar over all that happens at a depth, in tokens."""
+    """One progress bar over all that happens at some places, in tokens."""
 
     def __init__(self, bar: ProgressBar, total: int) -> None:
         self._bar, self._total, self._done = bar, total, 0

@@ -29,6 +29,7 @@ class Report:
     model: Model
     options: dict[str, Any]  # of the session, resolved
     plan: Plan
+    in_turn: bool  # depths took turns, each in a session of its own
     filled: bool  # depths hold random keys and values
     ceilings: Ceilings
     peer: str | None  # what it says of itself
@@ -43,7 +44,7 @@ class Report:
 
     def kept(self, row: Row) -> float | None:
         """Of the speed at the first depth; None where depths did not take turns."""
-        if self.peer or len(self.plan.depths) < 2 or row.test == "whole":
+        if not self.in_turn or row.test == "whole":
             return None
         first = next(other for other in self.rows if other.test == row.test)
         return statistics.median(here / there for here, there in zip(row.ours.rounds, first.ours.rounds))
@@ -121,7 +122,8 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
         o = report.peer_options
         flash = "on" if o["flash_attention"] else "off"
         yield "llama.cpp", f"{report.peer}; flash attention {flash}, kv f16, n_batch {o['n_batch']}/{o['n_ubatch']}"
-    yield "memory", memory_text(report.memory, report.options["ctx"]) + (" (both engines)" if report.peer else "")
+    of_whom = " (both engines)" if report.peer else " (all depths)" if report.in_turn else ""
+    yield "memory", memory_text(report.memory, report.options["ctx"]) + of_whom
 
 
 def _number(x: float) -> str:
@@ -148,7 +150,7 @@ def _legend(report: Report) -> Iterator[str]:
         if name in ceilings:
             yield f"of {name}: two operations for every weight and token, without attention, of what registers alone do."
     yield "of read: the weights, summaries, chosen keys and values that a token needs, of what memory alone delivers."
-    if any(report.kept(row) for row in report.rows):
+    if report.in_turn:
         yield f"to {report.plan.depths[0]}: this depth's speed to that one's, median of the rounds, which took turns."
     if report.options["kv_offload"]:
         yield "found: of the chunks that a token attends in memory of the host, those that the GPU had a copy of."
@@ -157,7 +159,7 @@ def _legend(report: Report) -> Iterator[str]:
 
 
 def text(report: Report) -> str:
-    rows, turns = [], any(report.kept(row) for row in report.rows)
+    rows = []
     for row in report.rows:
         cells = [
             str(row.depth),
@@ -165,7 +167,7 @@ def text(report: Report) -> str:
             _speed(row.ours),
             f"{report.share(row):.0%} of {row.ceiling}",
         ]
-        if turns:
+        if report.in_turn:
             kept = report.kept(row)
             cells.append("-" if kept is None else f"{kept:.2f}")
         if report.options["kv_offload"]:
@@ -173,7 +175,7 @@ def text(report: Report) -> str:
         if report.peer:
             cells += [_speed(row.theirs), "-" if row.ratio is None else f"{row.ratio:.2f}"]
         rows.append(cells)
-    more = [f"to {report.plan.depths[0]}"] if turns else []
+    more = [f"to {report.plan.depths[0]}"] if report.in_turn else []
     more += ["found"] if report.options["kv_offload"] else []
     header = ["depth", "test", "longheads", "share", *more] + (["llama.cpp", "ratio"] if report.peer else [])
     facts = "\n".join(f"{name:<9} {value}" for name, value in _facts(report))

@@ -156,8 +156,7 @@ LH_INLINE void add_blocks(legacy f, int n, const char *const rows[ROWS], int64_t
     halves(rows, n == 2 ? f.size : 0, &scale, &min);
     if (!f.is_signed) *fix = _mm256_fmadd_ps(f.has_min ? min : scale, pairs_of(act->sum32 + i, n), *fix);
     scale = _mm256_mul_ps(scale, pairs_of(act->scale + i, n));
-    __m256i sums[ROWS / 2][2] = {{_mm256_setzero_si256(), _mm256_setzero_si256()}};
-    sums[1][1] = sums[0][1];
+    __m256i sums[ROWS / 2][2] = {{_mm256_setzero_si256()}};  // all of them are zero
     LH_UNROLL for (int j = 0; j < n; j++) {
         block_pair q = twice(act->q + 32 * (i + j));
         size_t block = (size_t)j * f.size;

@@ -280,9 +280,15 @@ static const lh_backend_ops *operations() {
 // --- opening -----------------------------------------------------------------------------------------------------
 
 static lh_status find_device(int32_t index) {
-    int count = 0;
+    int count = 0, driver = 0;
     cudaError_t error = cudaGetDeviceCount(&count);
     cudaGetLastError();
+    // The same error where there is no driver at all, whose version is 0.
+    if (error == cudaErrorInsufficientDriver && cudaDriverGetVersion(&driver) == cudaSuccess && driver > 0)
+        return lh_error(LH_ERR_BACKEND,
+                        "device \"cuda\" was asked for, but the driver knows CUDA %d.%d and this build needs %d.%d: update "
+                        "the driver, or use \"cpu\"",
+                        driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
     if (error != cudaSuccess || !count)
         return lh_error(LH_ERR_BACKEND,
                         "device \"cuda\" was asked for, but there is no GPU that can be used (%s): use \"cpu\"",

@@ -74,7 +74,6 @@ lh_status lh_cublas_gemm(lh_cuda *c, const lh_cuda_gemm *g) {
     int failed = b->gemm(b->handle, CUBLAS_OP_T, CUBLAS_OP_N, g->n, g->m, g->k, &one, g->w, CUDA_R_16F, (int)g->ld_w,
                          g->x, CUDA_R_16F, (int)g->ld_x, &beta, g->y, CUDA_R_32F, (int)g->ld_y, CUBLAS_COMPUTE_32F,
                          CUBLAS_GEMM_DEFAULT);
-    if (failed) LH_TRY(lh_cuda_check(c, cudaGetLastError(), "multiplying"));
     if (failed)
         return lh_error(LH_ERR_BACKEND, "cuBLAS failed with status %d: set LH_CUBLAS=0 to do without it", failed);
     if (!g->bias) return LH_OK;

@@ -172,7 +172,7 @@ lh_status lh_cuda_select(lh_cuda *c, const lh_attention *a) {
     // One token's grid is for any position, and so is the scratch of all: growing with the text it would be reserved
     // anew time and again.
     int32_t most = LH_MAX(1, a->n_chunk - a->plan.local);
-    b.stride = LH_ROUND_UP(most, 32);
+    size_t longest = (size_t)a->n_select * LH_ROUND_UP((size_t)most, (size_t)32) * sizeof(float);
     if (a->n == 1) {
         b.candidates = most;
     } else {
@@ -180,13 +180,14 @@ lh_status lh_cuda_select(lh_cuda *c, const lh_attention *a) {
         b.candidates = lh_candidates_end(a->plan, lh_chunk_of(a->pos + a->n - 1, l)) - 1;
     }
     if (first == a->n) return LH_OK;
+    b.stride = LH_ROUND_UP(b.candidates, 32);
     size_t row = (size_t)a->n_select * (size_t)b.stride * sizeof(float);
     int32_t tokens = (int32_t)LH_MIN((size_t)LH_MIN(MAX_TOKENS, a->n - first), LH_MAX((size_t)1, SCORES_BYTES / row));
     bool product = a->scheme != LH_SCHEME_PEAK;
     void *features = NULL, *scratch = NULL;
     auto lay_out = [&](void *memory) {
         lh_layout at = {(char *)memory, 0};
-        b.scores = (float *)lh_take(&at, (size_t)tokens, row);
+        b.scores = (float *)lh_take(&at, LH_MIN(MAX_TOKENS * longest, LH_MAX(SCORES_BYTES, longest)), 1);
         features = lh_take(&at, product ? lh_cuda_score_product_bytes(&x, tokens) : 0, 1);
         return at.used;
     };

@@ -89,6 +89,9 @@ struct cudaDeviceProp {
     int major, minor;
 };
 
+#define CUDART_VERSION 12040
+
+cudaError_t cudaDriverGetVersion(int *version);
 cudaError_t cudaGetDeviceCount(int *count);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int device);
@@ -135,7 +138,8 @@ LH_EMULATOR_API void lh_emulator_order(int order);
 LH_EMULATOR_API void lh_emulator_limit(size_t bytes);   // of device memory
 LH_EMULATOR_API size_t lh_emulator_allocated();         // device memory in use
 LH_EMULATOR_API void lh_emulator_break(int launches);   // the device is lost after so many; -1: never
-LH_EMULATOR_API void lh_emulator_devices(int count);    // -1: no driver
+LH_EMULATOR_API void lh_emulator_devices(int count);    // -1: no driver, -2: an old one
+LH_EMULATOR_API void lh_emulator_refuse(int yes);       // to capture
 LH_EMULATOR_API int64_t lh_emulator_launches();         // kernels that ran
 LH_EMULATOR_API int64_t lh_emulator_replays();          // graphs that were launched
 }

@@ -38,6 +38,7 @@ std::map<const void *, size_t> shared_of;
 size_t limit = (size_t)8 << 30, allocated;
 int devices = 1, launches_left = -1;
 int64_t launches, replays;
+bool refuses;
 cudaError_t sticky = cudaSuccess, last = cudaSuccess;
 
 typedef std::lock_guard<std::recursive_mutex> guard;
@@ -109,6 +110,10 @@ cudaError_t lh_emulator_launch(const void *kernel, dim3 grid, dim3 block, size_t
     });
 }
 
+cudaError_t cudaDriverGetVersion(int *version) {
+    *version = devices == -1 ? 0 : devices == -2 ? 11080 : CUDART_VERSION;
+    return cudaSuccess;
+}
 cudaError_t cudaGetDeviceCount(int *count) {
     *count = devices < 0 ? 0 : devices;
     return devices < 0 ? cudaErrorInsufficientDriver : devices == 0 ? cudaErrorNoDevice : cudaSuccess;
@@ -232,7 +237,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     return note(stream->capture ? cudaErrorStreamCaptureUnsupported : sticky);
 }
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
-    if (sticky) return note(sticky);
+    if (sticky || refuses) return note(refuses ? cudaErrorStreamCaptureUnsupported : sticky);
     stream->capture = new lh_emulated_graph();
     return cudaSuccess;
 }
@@ -276,6 +281,7 @@ void lh_emulator_limit(size_t bytes) { limit = bytes; }
 size_t lh_emulator_allocated() { return allocated; }
 void lh_emulator_devices(int count) { devices = count; }
 int64_t lh_emulator_launches() { return launches; }
+void lh_emulator_refuse(int yes) { refuses = yes; }
 int64_t lh_emulator_replays() { return replays; }
 void lh_emulator_break(int after) {
     launches_left = after;
