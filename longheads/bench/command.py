@@ -133,7 +133,6 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(Model(path, **machine_options(arguments), **options))
         filled, theirs = not (arguments.read or arguments.whole), None
-
         if arguments.vs:
             reached = [depth for depth in plan.depths if depth <= plan.vs_depth]
             theirs = peer.LlamaCpp(

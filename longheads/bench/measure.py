@@ -138,10 +138,11 @@ def measure(model: Model, places: Sequence[Place], text: Text, plan: Plan) -> li
         if plan.whole:
             for place, speeds in zip(deep, _rounds(deep, plan, work, read_all, whole=True)):
                 add(place, "whole", place.depth, speeds, prompt_operations(model, place.depth) / place.depth)
-        for place in [] if plan.whole else deep:
-            for engine in place.engines:
-                engine.deepen(text, place.depth, work.within)
-                work.finished(place.depth)
+        else:
+            for place in deep:
+                for engine in place.engines:
+                    engine.deepen(text, place.depth, work.within)
+                    work.finished(place.depth)
         for place, speeds in zip(places, _rounds(places, plan, work, prompt)):
             add(place, "prompt", plan.prompt, speeds, prompt_operations(model, plan.prompt) / plan.prompt)
         before = [place.ours.session.chunk_hits for place in places]

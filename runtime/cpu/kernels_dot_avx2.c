@@ -55,16 +55,6 @@ LH_INLINE __m256i halve(__m256i a, __m256i b, bool is_signed) {
     return _mm256_madd_epi16(_mm256_packs_epi32(a, b), _mm256_set1_epi16(1));
 }
 
-// Element i of each half, four times.
-LH_INLINE __m256 spread(__m256 x, int i) {
-    switch (i) {
-        case 0: return _mm256_permute_ps(x, 0x00);
-        case 1: return _mm256_permute_ps(x, 0x55);
-        case 2: return _mm256_permute_ps(x, 0xaa);
-        default: return _mm256_permute_ps(x, 0xff);
-    }
-}
-
 // Memory is asked for in its order, while `rows` rows are read at once: what the last of them begins with comes before
 // they do.
 LH_INLINE size_t ahead_of(int rows, size_t row_size) { return LH_MAX((size_t)LH_AHEAD, (size_t)(rows - 1) * row_size); }
@@ -290,7 +280,8 @@ LH_INLINE void dot_4_5_k(run_values_fn values, size_t block_size, const void *ro
                 sums[0] = _mm256_fmadd_ps(scale, four_runs(values, a, b, 4 * k, act->q + 32 * run), sums[0]);
                 sums[1] = _mm256_fmadd_ps(mins[k], _mm256_broadcast_ps((const __m128 *)(act->sum32 + run)), sums[1]);
             }
-            LH_UNROLL for (int k = 0; k < 2; k++) total[k] = _mm256_fmadd_ps(spread(d, k), sums[k], total[k]);
+            total[0] = _mm256_fmadd_ps(_mm256_permute_ps(d, 0x00), sums[0], total[0]);  // by d
+            total[1] = _mm256_fmadd_ps(_mm256_permute_ps(d, 0x55), sums[1], total[1]);  // by dmin
         }
         store_pair(_mm256_sub_ps(total[0], total[1]), both, out + r);
     }
