@@ -37,7 +37,9 @@ class Sampling(TypedDict, total=False):
     presence_penalty: Subtracted from a recent token's logit once. Default 0: off.
     penalty_last_n: How many tokens count as recent, the prompt's included. Default 64; 0 is none, -1 all.
     logit_bias: Added to the logits of tokens, by id. Default none.
-    seed: The same calls with the same seed give the same text. Default None, or -1: another one each time.
+    seed: The same calls with the same seed give the same text, whether or not what was read is still there; a prompt that
+        only begins like the one before it goes on from that, and numbers are rounded otherwise than in a new session.
+        Default None, or -1: another one each time.
     stop: Texts that end the writing and are not part of it; the name of a control token stands for the token. Default
         none.
     logprobs: Give each piece the n likeliest tokens as top_logprobs. Default 0.

@@ -264,8 +264,10 @@ class Session(Handle):
             )
         if progress:
             progress(0, n)
-        for begin in range(0, n, self._slice):
-            end = min(begin + self._slice, n)
+        end = 0
+        while end < n:
+            # A last token alone joins the others: the core keeps logits at the end of a text, not of a token.
+            begin, end = end, n if n - end <= self._slice + 1 else end + self._slice
             check(run(begin, end))
             if progress:
                 progress(end, n)
@@ -323,7 +325,7 @@ class Session(Handle):
         """Make the session hold exactly these ids: what it has in common with them is kept, the rest forgotten or fed.
 
         Without keep_all all are fed where the difference is too far back to rewind to.
-        Returns how many ids were fed; the last one always is, so that there are logits. Raises as feed.
+        Returns how many ids were fed. Raises as feed.
         """
         wanted = ids_array(ids)
         if not len(wanted):
@@ -333,7 +335,7 @@ class Session(Handle):
         with self._turn() as pointer:
             self._check_ids(wanted)
             known = self._ids(pointer)
-            keep = min(common_prefix(known, wanted), len(wanted) - 1)
+            keep = common_prefix(known, wanted)
             if keep < lib.lh_session_oldest(pointer):
                 keep = 0  # what came before it is not there any more
             check(lib.lh_session_rewind(pointer, len(known) - keep))
@@ -345,7 +347,8 @@ class Session(Handle):
 
         Without keep_all that is n <= 4096, counted from the farthest position that was ever read and under the options that
         the session was made with, or n == position; ArgumentError says how many.
-        Logits and selected chunks are those of the token that is last then: it is read again when they are asked for.
+        Logits and selected chunks are those of the token that is last then: it is read again when they are asked for. But
+        the logits at the end of the text that was read last, more than a token at once, come back as they were.
         """
         with self._turn() as pointer:
             check(lib.lh_session_rewind(pointer, n))

@@ -25,6 +25,8 @@ struct lh_session {
     int32_t *ids;                 // (ctx): what was read
     float *logits;                // (n_vocab), host
     bool has_logits;              // of the last id
+    float *kept_logits;           // (n_vocab): those at the end of the last text that was read at once,
+    int64_t kept_at;              // at this position; 0: there are none
     float *rows;                  // (LH_LOGITS_ROWS, n_vocab), host; only once score was called
     atomic_flag busy;
 };
@@ -36,6 +38,9 @@ void lh_session_leave(lh_session *s);
 
 // Do n more tokens fit?
 lh_status lh_session_check_room(const lh_session *s, int64_t n);
+
+// Keeps the logits, which are there, for whoever comes back to this position.
+void lh_session_keep_logits(lh_session *s);
 
 // The state as it is after reading nothing.
 void lh_session_clear(lh_session *s);

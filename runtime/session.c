@@ -36,7 +36,8 @@ lh_status lh_session_new(const lh_model *m, const lh_session_options *options, l
     *s = (lh_session){.model = m, .options = o, .busy = ATOMIC_FLAG_INIT};
     s->ids = lh_alloc((size_t)o.ctx, sizeof *s->ids);
     s->logits = lh_alloc((size_t)m->config.n_vocab, sizeof *s->logits);
-    lh_status status = s->ids && s->logits ? LH_OK : LH_ERR_MEMORY;
+    s->kept_logits = lh_alloc((size_t)m->config.n_vocab, sizeof *s->kept_logits);
+    lh_status status = s->ids && s->logits && s->kept_logits ? LH_OK : LH_ERR_MEMORY;
     m->backend->ops->begin(m->backend);
     if (status == LH_OK) status = init_longheads(m, &o, &s->longheads);
     if (status == LH_OK) status = init_kv(s);
@@ -56,6 +57,7 @@ void lh_session_free(lh_session *s) {
     lh_kv_free(&s->kv);
     b->ops->end(b);
     lh_free(s->rows);
+    lh_free(s->kept_logits);
     lh_free(s->logits);
     lh_free(s->ids);
     lh_free(s);
@@ -78,7 +80,22 @@ void lh_session_leave(lh_session *s) {
 void lh_session_clear(lh_session *s) {
     lh_kv_clear(&s->kv);
     s->has_logits = false;
+    s->kept_at = 0;
     s->longheads.last_position = -1;
+}
+
+void lh_session_keep_logits(lh_session *s) {
+    memcpy(s->kept_logits, s->logits, (size_t)s->model->config.n_vocab * sizeof *s->logits);
+    s->kept_at = s->kv.position;
+}
+
+// Where a text ends its last token is not read again alone, which would round otherwise: who goes back to the end of a
+// prompt is to get the same answer.
+static void take_kept_logits(lh_session *s) {
+    if (s->kept_at > s->kv.position) s->kept_at = 0;
+    if (s->kept_at == 0 || s->kept_at < s->kv.position) return;
+    memcpy(s->logits, s->kept_logits, (size_t)s->model->config.n_vocab * sizeof *s->logits);
+    s->has_logits = true;
 }
 
 // KV heads that do not keep the whole text.
@@ -124,6 +141,7 @@ lh_status lh_session_set_options(lh_session *s, const lh_session_options *option
         s->longheads = next;
         s->options = o;
         s->has_logits = false;
+        s->kept_at = 0;
     } else {
         lh_longheads_free(&next);
     }
@@ -225,6 +243,7 @@ static lh_status restore_last(lh_session *s) {
     LH_TRY(rewind_to(s, s->kv.position - 1));
     lh_status status = run_batch(s, &last, 1, true, NULL);
     if (status != LH_OK) lh_session_clear(s);  // rather than one token short without a word
+    take_kept_logits(s);
     return status;
 }
 
@@ -237,6 +256,7 @@ static lh_status run(lh_session *s, const int32_t *ids, int64_t n, float *logpro
         bool want_logits = logprobs || i + rows == n;
         LH_TRY(run_batch(s, ids + i, rows, want_logits, logprobs ? logprobs + i : NULL));
     }
+    if (n > 1) lh_session_keep_logits(s);
     return LH_OK;
 }
 
@@ -283,6 +303,7 @@ lh_status lh_session_rewind(lh_session *s, int64_t n) {
                           (long long)n, (long long)s->kv.position, n_near(s), lh_kv_n_heads(&s->kv.shape),
                           (long long)LH_MAX(s->kv.position - oldest, 0));
     else if (n > 0) status = rewind_to(s, s->kv.position - n);
+    if (status == LH_OK) take_kept_logits(s);
     lh_session_leave(s);
     return status;
 }

@@ -330,6 +330,7 @@ static lh_status take_over(lh_session *s, stream *in, const header *h) {
     s->kv.lost = lh_kv_lost_at(&s->kv, h->position, h->lost);
     // Logits of another attention than the one in force are left to be asked for anew.
     s->has_logits = h->has_logits && h->attention == (int32_t)s->options.attention;
+    if (s->has_logits) lh_session_keep_logits(s);
     return LH_OK;
 }
 

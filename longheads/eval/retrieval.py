@@ -74,10 +74,10 @@ def measure(session: Session, prompt: Prompt, progress: Progress | None = None) 
     """
     began = time.monotonic()
     n_fed = session.read(prompt.ids, progress=progress)
+    answer = continue_greedily(session, len(prompt.answer) + EXTRA_TOKENS)
+    session.read(prompt.ids)  # back to the end of the question
     logprobs = session.score(prompt.answer)
     said = [bool(session.tokenizer.token_bytes(id_).strip()) for id_ in prompt.answer]
-    session.read(prompt.ids)  # back to the end of the question
-    answer = continue_greedily(session, len(prompt.answer) + EXTRA_TOKENS)
     return {
         "key": prompt.key,
         "n_tokens": len(prompt.ids),

@@ -166,7 +166,8 @@ LH_API int64_t lh_session_position(const lh_session *s);
 // The ids that were read, position of them; valid until the session is loaded or freed.
 LH_API const int32_t *lh_session_ids(const lh_session *s);
 // Forget the last n tokens. Logits and selected chunks are those of the token that is last then (it is read again when
-// they are asked for). Without keep_all one can go back to lh_session_oldest, or to 0.
+// they are asked for; but the logits at the end of the last text of several tokens are kept, and come back as they were).
+// Without keep_all one can go back to lh_session_oldest, or to 0.
 LH_API lh_status lh_session_rewind(lh_session *s, int64_t n);
 // The lowest position, but 0, to go back to. Under the options that the session was made with, the last 4096 tokens before
 // the farthest position that was ever read can be forgotten.
