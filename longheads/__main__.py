@@ -1,7 +1,6 @@
 """`python -m longheads` is the command, too."""
 
-import sys
-
+from longheads.command import leave
 from longheads.run import main
 
-sys.exit(main())
+leave(main())

@@ -20,11 +20,13 @@ StrPath: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 def set_number(struct: Any, field: str, value: float, name: str | None = None) -> None:
     """Set a field of a struct of the core's; name: what the caller knows it as. Raises ArgumentError where it is beyond
-    the field's bits."""
+    the field's bits, TypeError where it is no such number."""
     try:
         setattr(struct, field, value)
     except OverflowError:
         raise ArgumentError(f"{name or field} is {value}, which is out of range") from None
+    except TypeError:
+        raise TypeError(f"{name or field} is {value!r}: expected another type of number") from None
 
 
 def path_bytes(path: StrPath) -> bytes:

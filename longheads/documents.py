@@ -14,10 +14,9 @@ STDIN = "-"
 
 
 def read_documents(names: Sequence[str]) -> str:
-    """The files' texts, a blank line between them; a piped standard input comes first where no - says otherwise."""
-    names = list(names)
-    if STDIN not in names and _is_piped():
-        names.insert(0, STDIN)
+    """The files' texts, a blank line between them; where none is named, that of a piped standard input."""
+    if not names and _is_piped():
+        names = [STDIN]
     if names.count(STDIN) > 1:
         raise ArgumentError("standard input can be read only once: name it once")
     texts = [read_text(name) for name in names]
@@ -29,7 +28,9 @@ def _is_piped() -> bool:
         mode = os.fstat(0).st_mode
     except OSError:
         return False  # closed
-    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
+    if stat.S_ISREG(mode):
+        return os.lseek(0, 0, os.SEEK_CUR) == 0  # a shell's loop reads what is left
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
 def _read(name: str) -> bytes:

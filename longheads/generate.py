@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
@@ -101,9 +102,11 @@ def with_defaults(sampling: Sampling) -> Sampling:
     """All settings; TypeError for a name that is none, ArgumentError for a value that cannot be."""
     if unknown := sampling.keys() - DEFAULTS.keys():
         raise TypeError(f"unknown keyword {min(unknown)!r}; known are {', '.join(DEFAULTS)}")
-    settings = DEFAULTS | sampling
-    settings["logprobs"] = settings["logprobs"] or 0
-    stop = settings["stop"] or ()
+    settings = DEFAULTS | {name: value for name, value in sampling.items() if value is not None}
+    for name in ("max_tokens", "logprobs"):
+        if not isinstance(settings[name], Integral | None):
+            raise TypeError(f"{name} is {settings[name]!r}, expected a whole number")
+    stop = settings["stop"]
     if settings["max_tokens"] == 0:
         raise ArgumentError("max_tokens is 0: ask for at least one token, or None for the default")
     if settings["logprobs"] < 0:
@@ -214,8 +217,13 @@ def top_logprobs(logits: NDArray[np.float32], n: int) -> list[tuple[int, float]]
     return [(int(token), float(shifted[token] - log_sum)) for token in order]
 
 
-def write(session: Session, settings: Sampling, sampler: Sampler) -> Generator[Piece, None, None]:
-    """Yield pieces from where the session stands. Each token is fed when the next one is asked for."""
+def write(
+    session: Session, settings: Sampling, sampler: Sampler, *, go_on: bool = False
+) -> Generator[Piece, None, None]:
+    """Yield pieces from where the session stands. Each token is fed when the next one is asked for.
+
+    go_on: the last one, too, where the text could have gone on behind it.
+    """
     tokenizer = session.tokenizer
     known = session.ids
     sampler.accept_prompt(known)
@@ -244,7 +252,7 @@ def write(session: Session, settings: Sampling, sampler: Sampler) -> Generator[P
         if finish and not stops.stopped:
             text += stops.flush()
         yield Piece(text, token, logprob, top, finish)
-        if finish:
+        if finish == "stop" or (finish and not go_on):
             return
         sampler.accept(token)
         if session.position != position:

@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 from functools import cached_property
 from typing import Any, Literal, Unpack, overload
 
-from longheads._core import Ids, StrPath, ffi, ids_array, lib, path_bytes, set_number
+from longheads._core import Ids, StrPath, ffi, ids_array, lib, path_bytes, set_number, text_bytes
 from longheads._handle import Handle, Shared
 from longheads.chat import ChatTemplate, Message
 from longheads.errors import BackendError, OutOfMemoryError, TemplateError, check
@@ -141,7 +141,7 @@ class Model(Handle):
             rope_scaling=rope_scaling,
             rope_scale=rope_scale,
         )
-        device_name = ffi.new("char[]", device.encode())
+        device_name = ffi.new("char[]", text_bytes(device))
         model_options = ffi.new("lh_model_options *", {"device": device_name, "mmap": bool(mmap)})
         set_number(model_options, "n_threads", threads or 0, "threads")
         out = ffi.new("lh_model **")

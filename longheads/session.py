@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, cast
 
 import numpy as np
@@ -105,6 +106,8 @@ def resolve_options(model_handle: Any, options: SessionOptions) -> Any:
         elif name == "far_bias" and value == 0:
             out.far_bias = -1  # 0 is the core's "from the model"
         else:
+            if not isinstance(value, Real):
+                raise TypeError(f"{name} is {value!r}, expected {_expected(name)}")
             if value < (0 if name == "far_bias" else 1):
                 raise ArgumentError(f"{name} is {value}, expected {_expected(name)}")
             set_number(out, name, value)
@@ -375,11 +378,12 @@ class Session(Handle):
     def stream(self, **sampling: Unpack[Sampling]) -> Generator[Piece, None, None]:
         """Write on from where the session stands, a token at a time; see Sampling for the keywords.
 
-        Every token but the last one yielded is part of the session afterwards.
+        Every token that was yielded is part of the session afterwards, so that another call writes on; but not the last one
+        where it ends the text, nor of a stream that is left early.
         """
         settings = with_defaults(sampling)
         check_room(self.position, settings["max_tokens"], self.ctx)
-        return write(self, settings, Sampler(settings, self.n_vocab))
+        return write(self, settings, Sampler(settings, self.n_vocab), go_on=True)
 
     def selected(self) -> NDArray[np.int32]:
         """Chunks attended by the last token: (n_layer, n_head, k) int32, ascending, -1 where unused."""

@@ -221,8 +221,9 @@ static lh_status damaged_header(const char *path) {
 
 static lh_status differs(const char *path, const char *option, const char *found, const char *expected) {
     return lh_error(LH_ERR_ARGUMENT,
-                    "%s was saved with %s %s, this session has %s: open the model with the same settings", path, option,
-                    found, expected);
+                    "%s was saved with %s %s, this session has %s: open the model with the same settings, or save to "
+                    "another file",
+                    path, option, found, expected);
 }
 
 static lh_status differs_in_number(const char *path, const char *option, double found, double expected) {

@@ -7,7 +7,9 @@ import importlib.util
 import os
 import pty
 import re
+import resource
 import select
+import shlex
 import signal
 import struct
 import subprocess
@@ -75,8 +77,8 @@ def test_documents_come_before_the_prompt(tiny_path, tmp_path):
     a, b = tmp_path / "a.txt", tmp_path / "b.txt"
     a.write_text("\ufeffThe castle.\n")
     b.write_text("The well.\n")
-    expected = run(tiny_path, "-p", "In.\n\nThe castle.\n\n\nThe well.\n\nWho?", "-n", 8, *GREEDY).stdout
-    assert run(tiny_path, "-f", a, "-f", b, "-p", "Who?", "-n", 8, *GREEDY, stdin="In.").stdout == expected
+    expected = run(tiny_path, "-p", "The castle.\n\n\nThe well.\n\nWho?", "-n", 8, *GREEDY).stdout
+    assert run(tiny_path, "-f", a, "-f", b, "-p", "Who?", "-n", 8, *GREEDY, stdin="Not named.").stdout == expected
     expected = run(tiny_path, "-p", "The castle.\n\n\nIn.\n\nWho?", "-n", 8, *GREEDY).stdout
     assert run(tiny_path, "-f", a, "-f", "-", "-p", "Who?", "-n", 8, *GREEDY, stdin="In.").stdout == expected
 
@@ -84,13 +86,24 @@ def test_documents_come_before_the_prompt(tiny_path, tmp_path):
 @pytest.mark.parametrize("chat", ["--chat", "--no-chat"])
 def test_piped_document(tiny_path, chat):
     expected = run(tiny_path, chat, "-p", "A river.\n\nWho?", "-n", 6, *GREEDY).stdout
-    assert run(tiny_path, chat, "-p", "Who?", "-n", 6, *GREEDY, stdin="A river.\n").stdout == expected
+    done = run(tiny_path, chat, "-p", "Who?", "-n", 6, *GREEDY, stdin="A river.\n")
+    assert done.stdout == expected
+    assert done.stderr == "longheads: note: the document is standard input, 9 characters\n"
     # A document alone is the prompt.
     expected = run(tiny_path, chat, "-p", "A river.", "-n", 6, *GREEDY).stdout
     assert run(tiny_path, chat, "-n", 6, *GREEDY, stdin="A river.").stdout == expected
     # An empty pipe is none.
     expected = run(tiny_path, chat, "-p", "Who?", "-n", 6, *GREEDY).stdout
     assert run(tiny_path, chat, "-p", "Who?", "-n", 6, *GREEDY, stdin="").stdout == expected
+
+
+def test_in_a_loop(tiny_path, tmp_path):
+    """A shell's `while read` shares its list with what it runs, which leaves it alone; a whole file is a document."""
+    (tmp_path / "names").write_text("Anna\nBruno\nClara\n")
+    command = shlex.join([*COMMAND, str(tiny_path), "-n", "1", "-p"])
+    for script, n in ((f'while read name; do {command} "$name"; echo .; done < names', 3), (f"{command} x < names", 0)):
+        done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True)
+        assert done.stdout.count(".\n") == n and ("characters" in done.stderr) == (n == 0)
 
 
 def test_a_file_s_last_newline_is_not_continued(plain_path):
@@ -114,6 +127,10 @@ def test_session_file(tiny_path, tmp_path, chat):
     before = kept.read_bytes()
     done = run(*small, "-f", document, "-p", "The king", "--session", kept)
     assert "holds another text" in done.stderr and kept.read_bytes() != before
+    empty = tmp_path / "made by mktemp"
+    empty.write_bytes(b"")
+    assert run(*small, "-f", document, "-p", "The king", "--session", empty).stdout == done.stdout
+    assert empty.read_bytes() == kept.read_bytes()
     assert "is not a saved session" in one_sentence(
         run(*small, "-f", document, "-p", "x", "--session", document, status=1)
     )
@@ -127,13 +144,14 @@ def test_session_file(tiny_path, tmp_path, chat):
     )
 
 
-def test_session_file_after_ctrl_c(tiny_path, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_session_file_after_a_signal(tiny_path, tmp_path, monkeypatch, capsys, how):
     """What was read is not lost, and the same command goes on."""
     from longheads.run import main
 
     def interrupt(self, done: int, total: int) -> None:
         if done:
-            raise KeyboardInterrupt
+            signal.raise_signal(how)
 
     document, kept = tmp_path / "document", tmp_path / "kept"
     document.write_text("The castle stood on a hill. " * 60)
@@ -141,10 +159,17 @@ def test_session_file_after_ctrl_c(tiny_path, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patched, open(os.devnull) as nothing:
         patched.setattr("sys.stdin", nothing)
         patched.setattr("longheads.progress.ProgressBar.__call__", interrupt)
-        assert main([*asked, "--session", str(kept)]) == 130
+        assert main([*asked, "--session", str(kept)]) == 128 + how
     shown = capsys.readouterr()
     n, total = map(int, re.fullmatch(rf"longheads: {kept} holds the first (\d+) of (\d+) tokens.*\n", shown.err).groups())
     assert shown.out == "" and 0 < n < total
+    before = kept.read_bytes()
+    wrong = [str(tmp_path / "wrong") if argument == str(document) else argument for argument in asked]
+    (tmp_path / "wrong").write_text("This is not what was meant. " * 60)
+    with monkeypatch.context() as patched:
+        patched.setattr("longheads.progress.ProgressBar.__call__", interrupt)
+        assert main([*wrong, "--session", str(kept)]) == 128 + how
+    assert f"{kept} is as it was" in capsys.readouterr().err and kept.read_bytes() == before
     done = run(*asked, "--session", kept, "--stats")
     assert done.stdout == run(*asked).stdout and "another text" not in done.stderr
     assert total - n <= int(re.search(r"prompt +(\d+) tokens", done.stderr)[1]) < total
@@ -289,7 +314,7 @@ def test_bad_documents(tiny_path, tmp_path):
 
 
 def test_a_prompt_that_does_not_fit(tiny_path):
-    message = one_sentence(run(tiny_path, "-p", "x", stdin="word " * 5000, status=1))
+    message = one_sentence(run(tiny_path, "-f", "-", "-p", "x", stdin="word " * 5000, status=1))
     assert "exceed the context of 256 by" in message and "raise ctx" in message
     assert "by" in one_sentence(run(tiny_path, "-p", "x", "-n", 300, status=1))
 
@@ -308,7 +333,14 @@ def test_a_prompt_that_does_not_fit(tiny_path):
 )
 def test_usage(tiny_path, arguments):
     done = run(tiny_path, *arguments, status=2)
-    assert done.stdout == "" and "usage: longheads" in done.stderr
+    assert done.stdout == "" and "usage: longheads" in done.stderr and len(done.stderr.splitlines()) == 2
+
+
+def test_the_model_s_name(tiny_path):
+    """It may be given as llama.cpp has it; once."""
+    assert run("-m", tiny_path, "-p", "x", "-n", 4, *GREEDY).stdout == run(tiny_path, "-p", "x", "-n", 4, *GREEDY).stdout
+    for arguments in [], [tiny_path, "-m", tiny_path]:
+        assert "one MODEL is wanted" in run(*arguments, "-p", "x", status=2).stderr
 
 
 def test_values_that_cannot_be(tiny_path):
@@ -353,7 +385,8 @@ def test_a_full_disk(tiny_path, table):
     assert (done.returncode, done.stderr) == (1, b"longheads: [Errno 28] No space left on device\n")
 
 
-def test_ctrl_c(tiny_path):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal(tiny_path, how):
     process = subprocess.Popen(
         [*COMMAND, str(tiny_path), "-p", "The king", "-n", "-1", "--ctx", "100k", "--logit-bias", "77=1000"],
         stdin=subprocess.DEVNULL,
@@ -362,10 +395,21 @@ def test_ctrl_c(tiny_path):
     )
     assert process.stdout and process.stderr
     process.stdout.read(1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(how)
     process.stdout.read()
     assert process.stderr.read() == b""
-    assert process.wait(60) == 130
+    assert process.wait(60) == -how  # of which a shell's loop hears
+
+
+def test_a_session_that_cannot_be_saved(tiny_path, tmp_path):
+    """The answer comes all the same. A limit on the size of files stands in for a full disk."""
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 12, 1 << 12))  # noqa: E731
+    (tmp_path / "document").write_text("The castle stood on a hill. ")
+    asked = [tiny_path, "-f", tmp_path / "document", "-p", "Who?", "-n", 4, *GREEDY]
+    done = subprocess.run([*COMMAND, *map(str, asked), "--session", tmp_path / "kept"], preexec_fn=limit,
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0 and done.stdout == run(*asked).stdout
+    assert "could not be written: is the disk full?" in done.stderr and not (tmp_path / "kept").exists()
 
 
 # --- on a terminal -----------------------------------------------------------------------------------------------
@@ -517,4 +561,4 @@ def test_progress_bar_on_a_terminal(tiny_path, tmp_path):
         terminal.wait_for("reading:")
         terminal.wait_for("tokens/s")
         terminal.type("\x03")
-        assert terminal.status() == 130
+        assert terminal.status() == -signal.SIGINT

@@ -644,9 +644,20 @@ def test_sampling_is_refused_before_anything_is_read(model, bad):
         model.stream([1, 2, 3], **bad)  # not even asked for a piece
 
 
+@pytest.mark.parametrize("name, value", [("top_k", 40.0), ("seed", 1.5), ("max_tokens", "3"), ("temperature", "hot")])
+def test_another_type_is_named(model, name, value):
+    with pytest.raises(TypeError, match=f"{name} is {value!r}"):
+        model.stream("x", **{name: value})
+
+
+def test_an_option_of_another_type_is_named(model):
+    with pytest.raises(TypeError, match="budget is '64', expected a positive number of tokens"):
+        model.session(budget="64")
+
+
 def test_none_is_the_default(model):
     settings = {"max_tokens": 4, "temperature": 0}
-    nothing = dict.fromkeys(["stop", "logprobs", "logit_bias", "seed"])
+    nothing = dict.fromkeys(longheads.Sampling.__annotations__.keys() - settings.keys())
     assert model.generate("The king", **settings, **nothing) == model.generate("The king", **settings)
 
 

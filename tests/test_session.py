@@ -264,9 +264,12 @@ def test_a_fork_while_the_model_computes(model, ids):
 def test_stream_goes_on_from_the_session(model, session):
     ids = model.tokenize("Near the castle there was")
     session.feed(ids)
-    pieces = list(session.stream(temperature=0, max_tokens=6))
+    pieces = [*session.stream(temperature=0, max_tokens=2), *session.stream(temperature=0, max_tokens=4)]
     assert "".join(p.text for p in pieces) == model.generate(ids, temperature=0, max_tokens=6)
-    assert session.position == len(ids) + len(pieces) - 1
+    assert session.ids.tolist() == [*ids, *(p.token for p in pieces)]
+    session.rewind(1)
+    assert len(list(session.stream(stop=pieces[-1].text, temperature=0))) == 1
+    assert session.position == len(ids) + 5  # what ends a text is no part of it
     with pytest.raises(longheads.ContextError):
         session.stream(max_tokens=2000)
 

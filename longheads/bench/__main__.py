@@ -1,5 +1,4 @@
-import sys
-
 from longheads.bench.command import main
+from longheads.command import leave
 
-sys.exit(main())
+leave(main())

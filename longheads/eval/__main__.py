@@ -1,5 +1,4 @@
-import sys
-
+from longheads.command import leave
 from longheads.eval.command import main
 
-sys.exit(main())
+leave(main())

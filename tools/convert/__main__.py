@@ -5,8 +5,8 @@ from pathlib import Path
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    from convert.command import main
+    from convert.command import command
 else:
-    from .command import main
+    from .command import command
 
-sys.exit(main())
+command()

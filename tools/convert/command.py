@@ -12,14 +12,14 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from longheads.command import exit_status, tell
+from longheads.command import exit_status, leave, tell
 from longheads.errors import ArgumentError, FileError
 from longheads.find import find_model
 from longheads.options import count
@@ -159,14 +159,10 @@ def run(options: argparse.Namespace) -> None:
             print(f"{digest}  {path}")
 
 
-def _stop(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    before = signal.signal(signal.SIGTERM, _stop)  # a polite kill clears up as Ctrl-C does
-    try:
-        return exit_status(lambda: run(options))
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return exit_status(lambda: run(options))
+
+
+def command() -> NoReturn:
+    leave(main())
