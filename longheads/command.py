@@ -53,6 +53,8 @@ def check_writable(path: Path, *, replaced: bool = False) -> None:
 class Stopped(SystemExit):
     """SIGTERM or SIGHUP: like Ctrl-C, but for a chat, which goes on after that."""
 
+    code: int
+
 
 def _stop(number: int, _frame: object) -> NoReturn:
     raise Stopped(128 + number)

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,11 +102,12 @@ def with_defaults(sampling: Sampling) -> Sampling:
     """All settings; TypeError for a name that is none, ArgumentError for a value that cannot be."""
     if unknown := sampling.keys() - DEFAULTS.keys():
         raise TypeError(f"unknown keyword {min(unknown)!r}; known are {', '.join(DEFAULTS)}")
-    settings = DEFAULTS | {name: value for name, value in sampling.items() if value is not None}
-    for name in ("max_tokens", "logprobs"):
-        if not isinstance(settings[name], Integral | None):
-            raise TypeError(f"{name} is {settings[name]!r}, expected a whole number")
-    stop = settings["stop"]
+    settings = cast(Sampling, DEFAULTS | {name: value for name, value in sampling.items() if value is not None})
+    for name, value in (("max_tokens", settings["max_tokens"]), ("logprobs", settings["logprobs"])):
+        if not isinstance(value, Integral | None):
+            raise TypeError(f"{name} is {value!r}, expected a whole number")
+    settings["logprobs"] = settings["logprobs"] or 0
+    stop = settings["stop"] or ()
     if settings["max_tokens"] == 0:
         raise ArgumentError("max_tokens is 0: ask for at least one token, or None for the default")
     if settings["logprobs"] < 0:

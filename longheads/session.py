@@ -34,7 +34,7 @@ LEAST_SLICE = 128  # tokens; with fewer, unpacking the weights costs more than u
 
 
 class SessionOptions(TypedDict, total=False):
-    """The keywords of Model that each of its sessions may set anew; see Model."""
+    """The keywords of Model that each of its sessions may set anew; see Model. None is the default of Model there."""
 
     ctx: int | None
     chunk: int | None
@@ -46,12 +46,12 @@ class SessionOptions(TypedDict, total=False):
     far_heads: int | None
     far_bias: float | None
     batch: int | None
-    scheme: Literal["peak", "bounds", "paper"]
-    select_per: Literal["head", "kv_head"]
-    attention: Literal["longheads", "dense"]
-    kv_type: KVType
-    keep_all: bool
-    kv_offload: bool
+    scheme: Literal["peak", "bounds", "paper"] | None
+    select_per: Literal["head", "kv_head"] | None
+    attention: Literal["longheads", "dense"] | None
+    kv_type: KVType | None
+    keep_all: bool | None
+    kv_offload: bool | None
     rope_scaling: RopeScaling | None
     rope_scale: float | None
 
@@ -71,9 +71,6 @@ _NAMED: dict[str, dict[str, int]] = {
 
 
 _RANGES = {"rope_scale": "1 to 65536", "far_bias": "0 to 100"}
-
-# Words that have a default of their own, not one of the model's.
-ALWAYS_SAID = ("scheme", "select_per", "attention", "kv_type")
 
 
 def resolved_values(resolved: Any) -> dict[str, Any]:
@@ -95,8 +92,8 @@ def resolve_options(model_handle: Any, options: SessionOptions) -> Any:
     for name, value in cast(dict[str, Any], options).items():
         if name not in SessionOptions.__annotations__:
             raise TypeError(f"unknown keyword {name!r}; known are {', '.join(SessionOptions.__annotations__)}")
-        if value is None and name not in ALWAYS_SAID:
-            continue  # from the model
+        if value is None:
+            continue  # the core's default, or from the model
         if name in _NAMED:
             if value not in _NAMED[name]:
                 raise ArgumentError(f"{name} is {value!r}, expected {' or '.join(map(repr, _NAMED[name]))}")
@@ -110,7 +107,7 @@ def resolve_options(model_handle: Any, options: SessionOptions) -> Any:
                 raise TypeError(f"{name} is {value!r}, expected {_expected(name)}")
             if value < (0 if name == "far_bias" else 1):
                 raise ArgumentError(f"{name} is {value}, expected {_expected(name)}")
-            set_number(out, name, value)
+            set_number(out, name, cast(float, value))
     notes = ffi.new("char[]", 2048)
     check(lib.lh_session_options_resolve(model_handle, out, notes, len(notes)))
     for note in ffi.string(notes).decode("utf-8", "replace").splitlines():

@@ -644,6 +644,14 @@ def test_sampling_is_refused_before_anything_is_read(model, bad):
         model.stream([1, 2, 3], **bad)  # not even asked for a piece
 
 
+def test_an_option_that_is_none_is_the_default(tiny_path):
+    names = inspect.signature(Model).parameters.keys() - {"path", "threads", "device", "mmap"}
+    with Model(tiny_path, **dict.fromkeys(names)) as model, Model(tiny_path) as other:
+        assert model.options == other.options
+    with Model(tiny_path, scheme="bounds") as model, model.session(scheme=None) as session:
+        assert session.options["scheme"] == "peak"
+
+
 @pytest.mark.parametrize("name, value", [("top_k", 40.0), ("seed", 1.5), ("max_tokens", "3"), ("temperature", "hot")])
 def test_another_type_is_named(model, name, value):
     with pytest.raises(TypeError, match=f"{name} is {value!r}"):

@@ -25,7 +25,7 @@ from longheads.errors import ArgumentError, LongHeadsWarning
 from longheads.find import find_model
 from longheads.model import Model
 from longheads.options import add_machine, add_reading, count, machine_options, session_options
-from longheads.writer import memory_of
+from longheads.stats import memory_of
 
 TYPE = "Q4_0"
 VS_DEPTH = 8192

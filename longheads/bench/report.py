@@ -15,8 +15,8 @@ import longheads
 from longheads.bench.cost import Ceilings
 from longheads.bench.measure import Plan, Row, Speed
 from longheads.model import Model
+from longheads.stats import memory_text
 from longheads.table import table
-from longheads.writer import memory_text
 
 BUSY = 0.2  # processors kept busy by others, from which on speeds are not to be trusted
 

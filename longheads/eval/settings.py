@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import re
 import warnings
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
-from longheads.model import Model
 from longheads.session import Session, SessionOptions
 
 # Options that change no result, and one that is of the machine.
@@ -77,8 +75,7 @@ def said_settings(arguments: argparse.Namespace, usage: argparse.ArgumentParser)
 
 def follow(session: Session, setting: Setting) -> None:
     """Let a session go on under a setting; what that leaves open comes from the model, as in a new session."""
-    words = {name: inspect.signature(Model).parameters[name].default for name in WORDS}
-    opened: dict[str, Any] = dict.fromkeys((*NUMBERS, *FRACTIONS)) | words | setting.options
+    opened: dict[str, Any] = dict.fromkeys(OF_A_SETTING) | setting.options
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # caps were told when the setting was first met
         session.set_options(**opened)
