@@ -100,10 +100,10 @@ def test_piped_document(tiny_path, chat):
 def test_in_a_loop(tiny_path, tmp_path):
     """A shell's `while read` shares its list with what it runs, which leaves it alone; a whole file is a document."""
     (tmp_path / "names").write_text("Anna\nBruno\nClara\n")
-    command = shlex.join([*COMMAND, str(tiny_path), "-n", "1", "-p"])
-    for script, n in ((f'while read name; do {command} "$name"; echo .; done < names', 3), (f"{command} x < names", 0)):
+    command = shlex.join([*COMMAND, str(tiny_path), "-n", "1", *GREEDY, "-p"])
+    for script, n in ((f'while read name; do {command} "$name"; echo one more; done < names', 3), (f"{command} x < names", 0)):
         done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True)
-        assert done.stdout.count(".\n") == n and ("characters" in done.stderr) == (n == 0)
+        assert done.stdout.count("one more\n") == n and ("characters" in done.stderr) == (n == 0)
 
 
 def test_a_file_s_last_newline_is_not_continued(plain_path):
