@@ -88,37 +88,4 @@ void lh_free(void *p) {
     free(b.start);
 }
 
-// The first integer after `key` in a small text file; UINT64_MAX if there is none.
-static uint64_t read_number(const char *path, const char *key) {
-    FILE *f = fopen(path, "re");
-    if (!f) return UINT64_MAX;
-    char line[256];
-    uint64_t value = UINT64_MAX;
-    while (fgets(line, sizeof line, f)) {
-        unsigned long long v;
-        if (strncmp(line, key, strlen(key)) == 0 && sscanf(line + strlen(key), "%llu", &v) == 1) {
-            value = v;
-            break;
-        }
-    }
-    fclose(f);
-    return value;
-}
-
-uint64_t lh_memory_available(void) {
-    uint64_t free_kb = read_number("/proc/meminfo", "MemAvailable:"), total_kb = read_number("/proc/meminfo", "MemTotal:");
-    uint64_t available = free_kb == UINT64_MAX ? UINT64_MAX : free_kb * 1024;
-    uint64_t total = total_kb == UINT64_MAX ? UINT64_MAX : total_kb * 1024;
-    uint64_t limit = read_number("/sys/fs/cgroup/memory.max", ""),
-             used = read_number("/sys/fs/cgroup/memory.current", "");
-    if (limit != UINT64_MAX && used != UINT64_MAX) {
-        // Cached file pages (a mapped model, most of all) count as used but give way.
-        uint64_t cached = read_number("/sys/fs/cgroup/memory.stat", "inactive_file ");
-        if (cached != UINT64_MAX) used -= LH_MIN(used, cached);
-        available = LH_MIN(available, limit > used ? limit - used : 0);
-        total = LH_MIN(total, limit);
-    }
-    // What other sessions have asked for and not yet touched counts as free there.
-    uint64_t promised = atomic_load_explicit(&allocated, memory_order_relaxed);
-    return LH_MIN(available, total > promised ? total - promised : 0);
-}
+uint64_t lh_allocated(void) { return atomic_load_explicit(&allocated, memory_order_relaxed); }

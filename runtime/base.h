@@ -31,9 +31,7 @@ void *lh_alloc(size_t count, size_t size);
 bool lh_huge_pages(void);  // does it?
 void lh_free(void *p);
 
-// Bytes this process can still get (MemAvailable, lowered by a container's limit and by what it has allocated and not
-// touched); UINT64_MAX if unknown.
-uint64_t lh_memory_available(void);
+uint64_t lh_allocated(void);  // bytes that lh_alloc gave and lh_free did not take
 
 #define LH_MIN(a, b) ((a) < (b) ? (a) : (b))
 #define LH_MAX(a, b) ((a) > (b) ? (a) : (b))

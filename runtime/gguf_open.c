@@ -12,6 +12,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "resources.h"
+
 static lh_status map_fd(int fd, void **map, size_t *size) {
     struct stat st;
     if (fstat(fd, &st) != 0) return lh_error(LH_ERR_IO, "cannot be examined: %s", strerror(errno));

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "resources.h"
+
 // A chunk's keys.
 static size_t chunk_bytes(const lh_kv_shape *s) { return (size_t)s->chunk * lh_kv_row_size(s->type, s->head_dim); }
 

@@ -40,8 +40,9 @@ lh_status lh_session_new(const lh_model *m, const lh_session_options *options, l
     lh_status status = s->ids && s->logits && s->kept_logits ? LH_OK : LH_ERR_MEMORY;
     m->backend->ops->begin(m->backend);
     if (status == LH_OK) status = init_longheads(m, &o, &s->longheads);
-    if (status == LH_OK) status = init_kv(s);
     if (status == LH_OK) status = lh_forward_init(&s->forward, m->backend, &m->config, &m->weights, o.batch);
+    // Last: it asks whether what is left is enough.
+    if (status == LH_OK) status = init_kv(s);
     m->backend->ops->end(m->backend);
     if (status != LH_OK) lh_session_free(s);
     else *out = s;

@@ -34,8 +34,8 @@ OPTIMISED = ["-O2", "-g"]
 SANITIZED = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
 
 # Sources of the loader and what it stands on.
-GGUF = ["runtime/base.c", "runtime/quant.c", "runtime/gguf.c", "runtime/gguf_open.c", "runtime/gguf_values.c",
-        "runtime/config.c", "runtime/weights.c"]
+GGUF = ["runtime/base.c", "runtime/resources.c", "runtime/quant.c", "runtime/gguf.c", "runtime/gguf_open.c",
+        "runtime/gguf_values.c", "runtime/config.c", "runtime/weights.c"]
 # What turns text into tokens; needs GGUF.
 TOKENIZER = [str(p.relative_to(ROOT)) for name in ("tokenizer*.c", "unicode*.c") for p in ROOT.glob(f"runtime/{name}")]
 

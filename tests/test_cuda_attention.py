@@ -12,7 +12,7 @@ import pytest
 
 PROGRAM = "tests/c/test_cuda_attention.c"
 CPU = [path for path in native.runtime_sources() if path.startswith("runtime/cpu/")]
-CORE = ["runtime/base.c", "runtime/quant.c", "runtime/rope.c", *CPU]
+CORE = ["runtime/base.c", "runtime/quant.c", "runtime/resources.c", "runtime/rope.c", *CPU]
 
 
 @pytest.fixture(scope="module", params=["emulated", "real"])

@@ -10,7 +10,7 @@ import pytest
 
 def _sources() -> list[str]:
     cpu = [path for path in native.runtime_sources() if path.startswith("runtime/cpu/")]
-    return ["tests/c/test_matmul.c", "runtime/base.c", "runtime/quant.c", *cpu]
+    return ["tests/c/test_matmul.c", "runtime/base.c", "runtime/quant.c", "runtime/resources.c", *cpu]
 
 
 @pytest.mark.parametrize("sanitized", [False, True], ids=["optimised", "sanitized"])

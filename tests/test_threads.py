@@ -15,7 +15,8 @@ def test_every_piece_runs_once_without_a_race() -> None:
         pytest.skip(f"{native.compiler()} cannot build or run a program with {' '.join(FLAGS)}")
     if subprocess.run(["setarch", "-R", "true"], capture_output=True).returncode != 0:
         pytest.skip("setarch -R is not allowed here, and ThreadSanitizer may not run without it")
-    program = native.build("test_threads", ["tests/c/test_threads.c", "runtime/base.c", "runtime/cpu/threads.c"], FLAGS)
+    sources = ["tests/c/test_threads.c", "runtime/base.c", "runtime/resources.c", "runtime/cpu/threads.c"]
+    program = native.build("test_threads", sources, FLAGS)
     # The sanitizer wants memory where the kernel would put it without randomisation.
     result = subprocess.run(["setarch", "-R", program], capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr

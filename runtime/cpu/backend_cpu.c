@@ -3,6 +3,7 @@
 
 #include "cpu.h"
 #include "features.h"
+#include "resources.h"
 
 static void *scratch_slot(lh_cpu *c, int slot, size_t bytes) {
     struct lh_scratch *s = &c->scratch[slot];

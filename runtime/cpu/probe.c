@@ -8,6 +8,7 @@
 #include "cpu.h"
 #include "features.h"
 #include "probe_kernels.h"
+#include "resources.h"
 
 #define ROUNDS 40000               // of a piece of arithmetic
 #define PIECES 32                  // of a pass, for every thread

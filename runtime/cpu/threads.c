@@ -4,8 +4,9 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <unistd.h>
+
+#include "resources.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -183,12 +184,5 @@ void lh_threads_free(lh_threads *t) {
 int lh_threads_usable(void) {
     cpu_set_t set;
     int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : (int)sysconf(_SC_NPROCESSORS_ONLN);
-    FILE *f = fopen("/sys/fs/cgroup/cpu.max", "re");
-    if (f) {
-        long long quota, period;
-        if (fscanf(f, "%lld %lld", &quota, &period) == 2 && quota > 0 && period > 0)
-            n = (int)LH_MIN((long long)n, LH_MAX((quota + period - 1) / period, 1));
-        fclose(f);
-    }
-    return LH_MAX(n, 1);
+    return (int)LH_MIN((uint64_t)LH_MAX(n, 1), lh_limits_of_process().processors);
 }
