@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Generator, Sequence
 from functools import cached_property
 from typing import Any, Literal, Unpack, overload
@@ -10,7 +11,7 @@ from typing import Any, Literal, Unpack, overload
 from longheads._core import Ids, StrPath, ffi, ids_array, lib, path_bytes, set_number, text_bytes
 from longheads._handle import Handle, Shared
 from longheads.chat import ChatTemplate, Message
-from longheads.errors import BackendError, OutOfMemoryError, TemplateError, check
+from longheads.errors import BackendError, LongHeadsWarning, OutOfMemoryError, TemplateError, check
 from longheads.find import find_model
 from longheads.generate import Piece, Sampler, Sampling, check_room, with_defaults, write
 from longheads.metadata import Metadata
@@ -85,7 +86,7 @@ class Model(Handle):
     threads: None: as many as the process may use (affinity and container quota).
     device: "auto", "cpu", "cuda" or "cuda:N".
 
-    What is capped gives a LongHeadsWarning that says so. Raises FileError, FormatError or UnsupportedError for the
+    What is capped gives a LongHeadsWarning that says so, as does a GPU that "auto" found and could not use. Raises FileError, FormatError or UnsupportedError for the
     file, ArgumentError for a value, OutOfMemoryError.
 
     A model is safe to use from many threads. Calls to generate, stream and chat share a session: a prompt that begins
@@ -154,6 +155,8 @@ class Model(Handle):
         self._info = ffi.new("lh_model_info *")
         lib.lh_model_get_info(handle, self._info)
         self._device = ffi.string(self._info.device).decode()  # the core's text goes with the model
+        if note := ffi.string(self._info.device_note).decode():
+            warnings.warn(f"the GPU is not used: {note}", LongHeadsWarning, stacklevel=2)
         self._resolved = resolve_options(handle, options)
         self._options = options
         self._handle = handle

@@ -87,6 +87,7 @@ void lh_model_get_info(const lh_model *m, lh_model_info *out) {
         .head_dim = c->head_dim, .n_embd = c->n_embd, .n_ff = c->n_ff, .trained_ctx = c->trained_ctx,
         .weight_bytes = w->bytes, .active_bytes = w->bytes - idle_rows * (int64_t)w->embd.row_size,
         .n_params = w->n_params, .n_threads = m->backend->n_threads, .device = m->backend->name,
+        .device_note = m->backend->note,
     };
 }
 

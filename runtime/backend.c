@@ -1,5 +1,6 @@
 #include "backend.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,11 +25,21 @@ static int32_t cuda_index(const char *device) {
     return n && !digits[n] ? atoi(digits) : -1;
 }
 
+static lh_status open_best(int32_t n_threads, lh_backend **out) {
+    lh_status status = lh_backend_open_cuda(0, out);
+    if (status == LH_OK) return LH_OK;
+    char note[sizeof(*out)->note];
+    // That there is no GPU is nothing to tell; that one fails is.
+    snprintf(note, sizeof note, "%s", status == LH_ERR_UNSUPPORTED ? "" : lh_last_error());
+    LH_TRY(lh_backend_open_cpu(n_threads, out));
+    memcpy((*out)->note, note, sizeof note);
+    return LH_OK;
+}
+
 lh_status lh_backend_open(const char *device, int32_t n_threads, lh_backend **out) {
     if (n_threads < 0 || n_threads > 1024)
         return lh_error(LH_ERR_ARGUMENT, "threads is %d, expected 1 to 1024", n_threads);
-    if (!device || strcmp(device, "auto") == 0)
-        return lh_backend_open_cuda(0, out) == LH_OK ? LH_OK : lh_backend_open_cpu(n_threads, out);
+    if (!device || strcmp(device, "auto") == 0) return open_best(n_threads, out);
     if (strcmp(device, "cpu") == 0) return lh_backend_open_cpu(n_threads, out);
     int32_t index = cuda_index(device);
     if (index >= 0) return lh_backend_open_cuda(index, out);

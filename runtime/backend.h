@@ -178,6 +178,7 @@ typedef struct lh_backend_ops {
 struct lh_backend {
     const lh_backend_ops *ops;
     char name[64];           // "cpu (avx512+vnni, 2 threads)"
+    char note[512];          // why "auto" took no GPU although there is one; mostly empty
     int32_t n_threads;
 };
 

@@ -6,8 +6,10 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import re
 import subprocess
 import threading
+import warnings
 
 import cuda_builds
 import native
@@ -371,15 +373,20 @@ def test_a_lost_device(gives_back, emulated, tiny_path, ids):
 NO_GPU = 'no GPU that can be used .*: use "cpu"'
 
 
-@pytest.mark.parametrize(("count", "why"), [
-    (0, NO_GPU), (-1, NO_GPU), (-2, r'the driver knows CUDA 11\.8 and this build needs 12\.4: .* use "cpu"'),
+@pytest.mark.parametrize(("count", "why", "told"), [
+    (0, NO_GPU, False), (-1, NO_GPU, False),
+    (-2, r'the driver knows CUDA 11\.8 and this build needs 12\.4: .* use "cpu"', True),
 ], ids=["no device", "no driver", "an old driver"])  # fmt: skip
-def test_without_a_gpu(emulated, tiny_path, count, why):
+def test_without_a_gpu(emulated, tiny_path, count, why, told):
+    """A machine without one is nothing to tell of; one that cannot be used is."""
     emulated.emulator.lh_emulator_devices(count)
     try:
-        with emulated.Model(tiny_path) as model:
-            assert model.device.startswith("cpu")
-        with pytest.raises(emulated.BackendError, match=why):
+        with warnings.catch_warnings(record=True) as notes:
+            warnings.simplefilter("always")
+            with emulated.Model(tiny_path) as model:
+                assert model.device.startswith("cpu")
+        assert [bool(re.search(f"^the GPU is not used: {why}", str(note.message))) for note in notes] == [True] * told
+        with pytest.raises(emulated.BackendError if told else emulated.UnsupportedError, match=why):
             emulated.Model(tiny_path, device="cuda")
     finally:
         emulated.emulator.lh_emulator_devices(1)

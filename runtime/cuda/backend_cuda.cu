@@ -286,11 +286,11 @@ static lh_status find_device(int32_t index) {
     // The same error where there is no driver at all, whose version is 0.
     if (error == cudaErrorInsufficientDriver && cudaDriverGetVersion(&driver) == cudaSuccess && driver > 0)
         return lh_error(LH_ERR_BACKEND,
-                        "device \"cuda\" was asked for, but the driver knows CUDA %d.%d and this build needs %d.%d: update "
-                        "the driver, or use \"cpu\"",
+                        "the driver knows CUDA %d.%d and this build needs %d.%d: update the driver, or use \"cpu\"",
                         driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
-    if (error != cudaSuccess || !count)
-        return lh_error(LH_ERR_BACKEND,
+    bool none = error == cudaErrorNoDevice || error == cudaErrorInsufficientDriver || (error == cudaSuccess && !count);
+    if (error != cudaSuccess || none)
+        return lh_error(none ? LH_ERR_UNSUPPORTED : LH_ERR_BACKEND,
                         "device \"cuda\" was asked for, but there is no GPU that can be used (%s): use \"cpu\"",
                         cudaGetErrorString(error == cudaSuccess ? cudaErrorNoDevice : error));
     if (index < 0 || index >= count)

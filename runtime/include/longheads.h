@@ -60,6 +60,7 @@ typedef struct lh_model_info {
     int64_t n_params;
     int32_t n_threads;
     const char *device;      // lives as long as the model
+    const char *device_note; // why "auto" took no GPU although there is one, a sentence; "" where there is nothing to tell
 } lh_model_info;
 
 // A metadata entry as the file holds it; pointers live as long as the model.
