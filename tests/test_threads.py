@@ -1,4 +1,4 @@
-"""The thread pool under ThreadSanitizer: every piece once, nothing seen too early or too late."""
+"""The thread pool: under ThreadSanitizer every piece once, nothing seen too early or too late; and after a fork."""
 
 from __future__ import annotations
 
@@ -19,4 +19,12 @@ def test_every_piece_runs_once_without_a_race() -> None:
     program = native.build("test_threads", sources, FLAGS)
     # The sanitizer wants memory where the kernel would put it without randomisation.
     result = subprocess.run(["setarch", "-R", program], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_threads_of_a_forked_child_that_compute_at_once() -> None:
+    """The first to find the fork renews the locks, and none of the others may hold one of them by then."""
+    cpu = [path for path in native.runtime_sources() if path.startswith("runtime/cpu/")]
+    program = native.build("test_fork", ["tests/c/test_fork.c", "runtime/base.c", "runtime/quant.c", *cpu])
+    result = subprocess.run([program], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -95,8 +95,7 @@ static void cpu_unload(lh_backend *b, lh_tensor *t) {
 
 static void cpu_begin(lh_backend *b) {
     lh_cpu *c = (lh_cpu *)b;
-    // The parent's thread that had the turn as this process was made is not here to end it.
-    if (lh_threads_check_fork(c->threads)) pthread_mutex_init(&c->turn, NULL);
+    lh_threads_check_fork(c->threads, &c->turn);
     pthread_mutex_lock(&c->turn);
 }
 

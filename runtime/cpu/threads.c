@@ -1,7 +1,6 @@
 #define _GNU_SOURCE
 #include "threads.h"
 
-#include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <unistd.h>
@@ -44,7 +43,7 @@ struct lh_threads {
     pthread_cond_t wake;
     int n_workers;                         // started
     worker *workers;
-    pid_t owner;                           // a fork has the pool, but not its threads
+    atomic_int owner;                      // a fork has the pool, but not its threads; -pid while that one renews it
 };
 
 static uint32_t round_of(unsigned long long ticket) { return (uint32_t)(ticket >> 32); }
@@ -128,15 +127,26 @@ void lh_threads_for(lh_threads *t, int64_t n_pieces, lh_task task, void *arg) {
     }
 }
 
-bool lh_threads_check_fork(lh_threads *t) {
-    if (t->owner == getpid()) return false;
-    t->owner = getpid();
+static void renew(lh_threads *t, pthread_mutex_t *turn) {
     t->n = 1;
     t->n_workers = 0;
-    // The parent's sleepers are in these.
+    // The parent's sleepers are in these, and its thread that had the turn is not here to end it.
     pthread_mutex_init(&t->mutex, NULL);
     pthread_cond_init(&t->wake, NULL);
-    return true;
+    if (turn) pthread_mutex_init(turn, NULL);
+}
+
+void lh_threads_check_fork(lh_threads *t, pthread_mutex_t *turn) {
+    int self = getpid(), owner;
+    while ((owner = atomic_load_explicit(&t->owner, memory_order_acquire)) != self) {
+        // Threads of the child may come here together: one renews, the others must not take a turn that it throws away.
+        if (owner == -self) {
+            sched_yield();
+        } else if (atomic_compare_exchange_strong(&t->owner, &owner, -self)) {
+            renew(t, turn);
+            atomic_store_explicit(&t->owner, self, memory_order_release);
+        }
+    }
 }
 
 int lh_threads_count(const lh_threads *t) { return t->n; }
@@ -150,7 +160,7 @@ lh_status lh_threads_new(int n, lh_threads **out) {
         return LH_ERR_MEMORY;
     }
     t->n = n;
-    t->owner = getpid();
+    atomic_init(&t->owner, getpid());
     t->workers = workers;
     pthread_mutex_init(&t->mutex, NULL);
     pthread_cond_init(&t->wake, NULL);
@@ -169,7 +179,7 @@ lh_status lh_threads_new(int n, lh_threads **out) {
 
 void lh_threads_free(lh_threads *t) {
     if (!t) return;
-    lh_threads_check_fork(t);
+    lh_threads_check_fork(t, NULL);
     atomic_store(&t->stop, true);
     // Those that spin see a new round, those that sleep are woken.
     close_round(t);

@@ -4,6 +4,8 @@
 #ifndef LH_THREADS_H
 #define LH_THREADS_H
 
+#include <pthread.h>
+
 #include "base.h"
 
 typedef struct lh_threads lh_threads;
@@ -16,8 +18,9 @@ int lh_threads_usable(void);
 lh_status lh_threads_new(int n, lh_threads **out);
 void lh_threads_free(lh_threads *t);
 int lh_threads_count(const lh_threads *t);
-// After a fork the child has the pool but not its threads: it goes on with one. True where this call has found that.
-bool lh_threads_check_fork(lh_threads *t);
+// After a fork the child has the pool but not its threads: it goes on with one. turn (may be NULL), the lock that callers
+// take next, is made anew with it. Any number of threads may call this at once.
+void lh_threads_check_fork(lh_threads *t, pthread_mutex_t *turn);
 // Run task(arg, piece, thread) for piece = 0 .. n_pieces - 1 < 2^31 and return when all are done. Pieces begin in
 // order. Not reentrant: the backend's begin and end serialise callers.
 void lh_threads_for(lh_threads *t, int64_t n_pieces, lh_task task, void *arg);
