@@ -27,7 +27,7 @@ typedef struct header {
 } header;
 _Static_assert(sizeof(header) == 112, "on-disk layout");
 
-static const char magic[8] = "LHSESS8";  // a name, then the version
+static const char magic[8] = "LHSESS9";  // a name, then the version
 #define MAGIC_NAME 6
 
 // FNV-1a over 8-byte words, the last one padded with zeros.
@@ -45,7 +45,9 @@ static uint64_t hash(uint64_t h, const void *data, size_t bytes) {
     return h;
 }
 
-// Names, types and shapes of all tensors and some bytes of each: enough to tell two models apart without reading them.
+// Names, types and shapes of all tensors, some bytes of each, and the numbers that say how they are used: enough to tell
+// two models apart without reading them.
+_Static_assert(sizeof(lh_config) == 88, "fingerprint takes its numbers one by one: padding is no part of a model");
 static uint64_t fingerprint(const lh_model *m) {
     uint64_t h = 0xcbf29ce484222325u;
     for (int64_t i = 0; i < lh_gguf_n_tensors(m->gguf); i++) {
@@ -58,8 +60,15 @@ static uint64_t fingerprint(const lh_model *m) {
         h = hash(h, (const char *)t->data + (t->size - sample) / 2, sample);
     }
     const lh_config *c = &m->config;
-    float rope[] = {c->rope_base, c->rope_factor, (float)c->rope_scaling, (float)c->trained_ctx, c->norm_eps};
-    return hash(h, rope, sizeof rope);
+    const int64_t counts[] = {
+        c->n_vocab, c->n_layer, c->n_head, c->n_head_kv, c->head_dim, c->n_embd, c->n_ff, c->trained_ctx, c->rope_dim,
+        c->rope_scaling, c->rope_original_ctx,
+    };
+    const float factors[] = {
+        c->norm_eps, c->rope_base, c->rope_factor, c->rope_attn_factor, c->yarn_ext_factor, c->yarn_beta_fast,
+        c->yarn_beta_slow,
+    };
+    return hash(hash(h, counts, sizeof counts), factors, sizeof factors);
 }
 
 static header header_of(const lh_session *s, int64_t position, bool has_logits) {

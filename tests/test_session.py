@@ -18,6 +18,7 @@ import pytest
 
 longheads = pytest.importorskip("longheads", reason="longheads is not installed")
 
+from gguf_files import Value, write_model  # noqa: E402
 from helpers import make_model  # noqa: E402
 
 from longheads import Model  # noqa: E402
@@ -538,6 +539,42 @@ def test_load_refuses_the_text_of_a_model_of_the_same_shape(tmp_path):
             session.save(tmp_path / "kept")
         with other.session() as session, pytest.raises(longheads.ArgumentError, match="was saved from another model"):
             session.load(tmp_path / "kept")
+
+
+PLAIN = {}
+YARN = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}
+
+
+@pytest.mark.parametrize("common, change", [
+    (PLAIN, {"rope.dimension_count": 4}),
+    (PLAIN, {"attention.head_count": 2, "attention.head_count_kv": 1}),
+    (PLAIN, {"attention.layer_norm_rms_epsilon": 1e-3}),
+    (PLAIN, {"rope.freq_base": 20000.0}),
+    (YARN, {"rope.scaling.original_context_length": 64}),
+    (YARN, {"rope.scaling.attn_factor": 2.0}),
+    (YARN, {"rope.scaling.yarn_ext_factor": 0.5}),
+    (YARN, {"rope.scaling.yarn_beta_fast": 16.0}),
+    (YARN, {"rope.scaling.yarn_beta_slow": 2.0}),
+], ids=lambda keys: " ".join(keys))  # fmt: skip
+def test_load_refuses_the_text_of_equal_tensors_under_other_numbers(tmp_path, common, change):
+    def with_session_of(name, keys, use) -> None:
+        kinds = {str: Value.STRING, int: Value.UINT32, float: Value.FLOAT32}
+        typed = {f"llama.{key}": (value, kinds[type(value)]) for key, value in keys.items()}
+        path = write_model(tmp_path / name, change=typed)
+        with Model(path, ctx=128, keep_all=True) as model, model.session() as session:
+            use(session)
+
+    def save(session) -> None:
+        session.feed([5, 6, 7])
+        session.save(tmp_path / "kept")
+
+    def refuse(session) -> None:
+        with pytest.raises(longheads.ArgumentError, match="was saved from another model"):
+            session.load(tmp_path / "kept")
+
+    with_session_of("one.gguf", common, save)
+    with_session_of("same.gguf", common, lambda session: session.load(tmp_path / "kept"))
+    with_session_of("other.gguf", common | change, refuse)
 
 
 @pytest.mark.parametrize("option, value", [
