@@ -42,6 +42,9 @@ lh_status lh_session_check_room(const lh_session *s, int64_t n);
 // Keeps the logits, which are there, for whoever comes back to this position.
 void lh_session_keep_logits(lh_session *s);
 
+// A batch of n tokens failed on its way: the session goes back to where it can go on from.
+void lh_session_give_up(lh_session *s, int32_t n);
+
 // The state as it is after reading nothing.
 void lh_session_clear(lh_session *s);
 

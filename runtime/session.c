@@ -85,6 +85,18 @@ void lh_session_clear(lh_session *s) {
     s->longheads.last_position = -1;
 }
 
+void lh_session_give_up(lh_session *s, int32_t n) {
+    int32_t chunk = s->options.chunk;
+    int64_t position = s->kv.position;
+    s->has_logits = false;
+    s->longheads.last_position = -1;  // layers that came through chose for tokens that were not read
+    if (!s->kv.shape.keep_queries || lh_chunk_of(position + n - 1, chunk) == lh_chunk_of(position, chunk)) return;
+    // Queries of a later chunk have taken the place of those of the unfinished one, which must be read again.
+    s->kv.position -= lh_offset_of(position, chunk);
+    if (s->kept_at > s->kv.position) s->kept_at = 0;
+    if (s->kv.position < lh_session_oldest(s)) lh_session_clear(s);
+}
+
 void lh_session_keep_logits(lh_session *s) {
     memcpy(s->kept_logits, s->logits, (size_t)s->model->config.n_vocab * sizeof *s->logits);
     s->kept_at = s->kv.position;
@@ -196,9 +208,11 @@ static lh_status check_ids(const lh_session *s, const int32_t *ids, int64_t n) {
 static lh_status run_batch(lh_session *s, const int32_t *ids, int32_t n, bool want_logits, float *logprobs) {
     int32_t n_vocab = s->model->config.n_vocab;
     float before = logprobs && s->has_logits ? lh_log_softmax(s->logits, n_vocab, ids[0]) : NAN;
-    memcpy(s->ids + s->kv.position, ids, (size_t)n * sizeof *ids);
+    memmove(s->ids + s->kv.position, ids, (size_t)n * sizeof *ids);  // what is read again lies there already
     s->has_logits = false;
-    LH_TRY(lh_forward_layers(&s->forward, &s->longheads, &s->kv, ids, n, logprobs ? 0 : n - 1));
+    lh_status status = lh_forward_layers(&s->forward, &s->longheads, &s->kv, ids, n, logprobs ? 0 : n - 1);
+    if (status != LH_OK) lh_session_give_up(s, n);
+    LH_TRY(status);
     if (logprobs) {
         logprobs[0] = before;
         for (int32_t row = 0; row < n - 1; row += LH_LOGITS_ROWS) {

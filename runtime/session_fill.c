@@ -27,7 +27,7 @@ typedef struct column {
 } column;
 
 // n <= options.batch tokens; host: room for one column of them.
-static lh_status fill_batch(lh_session *s, int32_t n, uint64_t seed, float *host) {
+static lh_status fill_layers(lh_session *s, int32_t n, uint64_t seed, float *host) {
     const lh_kv_shape *shape = &s->kv.shape;
     lh_backend *b = s->model->backend;
     size_t q_row = (size_t)shape->n_head * shape->head_dim, kv_row = (size_t)shape->n_head_kv * shape->head_dim;
@@ -43,6 +43,13 @@ static lh_status fill_batch(lh_session *s, int32_t n, uint64_t seed, float *host
         }
         LH_TRY(lh_longheads_store(&s->longheads, &s->kv, layer, n, s->forward.q, s->forward.k, s->forward.v));
     }
+    return LH_OK;
+}
+
+static lh_status fill_batch(lh_session *s, int32_t n, uint64_t seed, float *host) {
+    lh_status status = fill_layers(s, n, seed, host);
+    if (status != LH_OK) lh_session_give_up(s, n);
+    LH_TRY(status);
     memset(s->ids + s->kv.position, 0, (size_t)n * sizeof *s->ids);
     s->kv.position += n;
     return LH_OK;

@@ -13,6 +13,7 @@ import time
 import warnings
 import weakref
 
+import native
 import numpy as np
 import pytest
 
@@ -220,6 +221,12 @@ def test_a_signal_while_the_core_computes(tiny_path, ids):
         position = session.position
         session.feed(ids[:3])
         assert session.position == position + 3
+
+
+def test_operations_that_fail(tiny_path):
+    program = native.build("test_failures", ["tests/c/test_failures.c", *native.runtime_sources()])
+    done = subprocess.run([program, tiny_path], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_context_that_memory_cannot_hold(tiny_path):

@@ -158,7 +158,9 @@ LH_API lh_status lh_session_set_options(lh_session *s, const lh_session_options 
 LH_API void lh_session_get_stats(const lh_session *s, lh_session_stats *out);
 
 // Read n ids at the current position. All are checked before the first is computed. Afterwards logits are those that
-// follow the last id. n may be any size; slices keep the caller responsive.
+// follow the last id. n may be any size; slices keep the caller responsive. Where the device or memory fails on the way,
+// position tells where to go on from: the end of the last batch that was read, or with LH_SCHEME_PAPER the start of the
+// chunk that it ends in; 0 where that cannot be gone on from.
 LH_API lh_status lh_session_feed(lh_session *s, const int32_t *ids, int64_t n);
 // As feed; logprobs[i] becomes ln p(ids[i] | everything before it), NaN for the first id of an empty session.
 LH_API lh_status lh_session_score(lh_session *s, const int32_t *ids, int64_t n, float *logprobs);
