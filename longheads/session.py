@@ -276,7 +276,8 @@ class Session(Handle):
         """Read token ids at the current position.
 
         progress: called as progress(done, total), first with 0, then about every second; it may raise to stop reading.
-        After Ctrl-C, or an exception of progress, the session is valid: `position` tells how far it got.
+        After Ctrl-C, an exception of progress or a failure on the way, the session is valid: `position` tells how far
+        it got.
         Raises ContextError where they do not fit, ArgumentError for an id outside the vocabulary; nothing is read then.
         """
         array_ = ids_array(ids)
