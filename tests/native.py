@@ -53,6 +53,12 @@ def runtime_sources() -> list[str]:
     return [str(p.relative_to(ROOT)) for p in paths if not p.stem.endswith(others)]
 
 
+def cpu_sources() -> list[str]:
+    """The CPU backend alone, and what it stands on."""
+    own = [path for path in runtime_sources() if path.startswith("runtime/cpu/")]
+    return ["runtime/base.c", "runtime/quant.c", "runtime/resources.c", *own]
+
+
 def cuda_sources() -> list[str]:
     """The CUDA backend."""
     return sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("runtime/cuda/*.cu"))

@@ -11,8 +11,7 @@ import native
 import pytest
 
 PROGRAM = "tests/c/test_cuda_attention.c"
-CPU = [path for path in native.runtime_sources() if path.startswith("runtime/cpu/")]
-CORE = ["runtime/base.c", "runtime/quant.c", "runtime/resources.c", "runtime/rope.c", *CPU]
+CORE = ["runtime/rope.c", *native.cpu_sources()]
 
 
 @pytest.fixture(scope="module", params=["emulated", "real"])

@@ -8,16 +8,14 @@ import native
 import pytest
 
 
-def _sources() -> list[str]:
-    cpu = [path for path in native.runtime_sources() if path.startswith("runtime/cpu/")]
-    return ["tests/c/test_matmul.c", "runtime/base.c", "runtime/quant.c", "runtime/resources.c", *cpu]
+SOURCES = ["tests/c/test_matmul.c", *native.cpuSOURCES]
 
 
 @pytest.mark.parametrize("sanitized", [False, True], ids=["optimised", "sanitized"])
 def test_project_and_embed(sanitized):
     """Every kernel table of this machine against double (tolerances: tests/c/test_matmul.c)."""
     build = native.build_sanitized if sanitized else native.build
-    program = build("test_matmul", _sources())
+    program = build("test_matmul", SOURCES)
     done = subprocess.run([program, "few" if sanitized else "all"], env={}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "tested generic" in done.stdout

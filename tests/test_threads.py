@@ -24,7 +24,6 @@ def test_every_piece_runs_once_without_a_race() -> None:
 
 def test_threads_of_a_forked_child_that_compute_at_once() -> None:
     """The first to find the fork renews the locks, and none of the others may hold one of them by then."""
-    cpu = [path for path in native.runtime_sources() if path.startswith("runtime/cpu/")]
-    program = native.build("test_fork", ["tests/c/test_fork.c", "runtime/base.c", "runtime/quant.c", *cpu])
+    program = native.build("test_fork", ["tests/c/test_fork.c", *native.cpu_sources()])
     result = subprocess.run([program], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stdout + result.stderr
