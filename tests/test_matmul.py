@@ -7,8 +7,7 @@ import subprocess
 import native
 import pytest
 
-
-SOURCES = ["tests/c/test_matmul.c", *native.cpuSOURCES]
+SOURCES = ["tests/c/test_matmul.c", *native.cpu_sources()]
 
 
 @pytest.mark.parametrize("sanitized", [False, True], ids=["optimised", "sanitized"])
