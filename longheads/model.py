@@ -86,8 +86,8 @@ class Model(Handle):
     threads: None: as many as the process may use (affinity and container quota).
     device: "auto", "cpu", "cuda" or "cuda:N".
 
-    What is capped gives a LongHeadsWarning that says so, as does a GPU that "auto" found and could not use. Raises FileError, FormatError or UnsupportedError for the
-    file, ArgumentError for a value, OutOfMemoryError.
+    What is capped gives a LongHeadsWarning that says so, as does a GPU that "auto" found and could not use. Raises
+    FileError, FormatError or UnsupportedError for the file, ArgumentError for a value, OutOfMemoryError.
 
     A model is safe to use from many threads. Calls to generate, stream and chat share a session: a prompt that begins
     like the last one reads only what is new, if it keeps all of it but its last 4096 tokens or keep_all is set. A call

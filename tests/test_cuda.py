@@ -376,7 +376,9 @@ NO_GPU = 'no GPU that can be used .*: use "cpu"'
 @pytest.mark.parametrize(("count", "why", "told"), [
     (0, NO_GPU, False), (-1, NO_GPU, False),
     (-2, r'the driver knows CUDA 11\.8 and this build needs 12\.4: .* use "cpu"', True),
-], ids=["no device", "no driver", "an old driver"])  # fmt: skip
+    (-4, r'there is no GPU that can be used \(.*\): use "cpu"', True),
+    (-3, r'GPU 0 .* has compute capability 7\.0, expected 8\.0 or later: use "cpu"', True),
+], ids=["no device", "no driver", "an old driver", "a broken device", "an old device"])  # fmt: skip
 def test_without_a_gpu(emulated, tiny_path, count, why, told):
     """A machine without one is nothing to tell of; one that cannot be used is."""
     emulated.emulator.lh_emulator_devices(count)

@@ -291,7 +291,7 @@ static lh_status find_device(int32_t index) {
     bool none = error == cudaErrorNoDevice || error == cudaErrorInsufficientDriver || (error == cudaSuccess && !count);
     if (error != cudaSuccess || none)
         return lh_error(none ? LH_ERR_UNSUPPORTED : LH_ERR_BACKEND,
-                        "device \"cuda\" was asked for, but there is no GPU that can be used (%s): use \"cpu\"",
+                        "there is no GPU that can be used (%s): use \"cpu\"",
                         cudaGetErrorString(error == cudaSuccess ? cudaErrorNoDevice : error));
     if (index < 0 || index >= count)
         return lh_error(LH_ERR_ARGUMENT, "device \"cuda:%d\" was asked for, but there %s: use %s", index,
@@ -305,7 +305,7 @@ static lh_status open_device(lh_cuda *c) {
     LH_CUDA_TRY(c, "asking for its properties", cudaGetDeviceProperties(&prop, c->index));
     c->capability = prop.major * 10 + prop.minor;
     if (c->capability < OLDEST_CAPABILITY)
-        return lh_error(LH_ERR_UNSUPPORTED,
+        return lh_error(LH_ERR_BACKEND,
                         "GPU %d (%.64s) has compute capability %d.%d, expected 8.0 or later: use \"cpu\"",
                         c->index, prop.name, prop.major, prop.minor);
     int shared = 0, n_sm = 0;

@@ -138,7 +138,7 @@ LH_EMULATOR_API void lh_emulator_order(int order);
 LH_EMULATOR_API void lh_emulator_limit(size_t bytes);   // of device memory
 LH_EMULATOR_API size_t lh_emulator_allocated();         // device memory in use
 LH_EMULATOR_API void lh_emulator_break(int launches);   // the device is lost after so many; -1: never
-LH_EMULATOR_API void lh_emulator_devices(int count);    // -1: no driver, -2: an old one
+LH_EMULATOR_API void lh_emulator_devices(int count);    // -1: no driver, -2: an old one, -3: an old GPU, -4: a broken one
 LH_EMULATOR_API void lh_emulator_refuse(int yes);       // to capture
 LH_EMULATOR_API int64_t lh_emulator_launches();         // kernels that ran
 LH_EMULATOR_API int64_t lh_emulator_replays();          // graphs that were launched

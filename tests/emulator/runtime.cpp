@@ -37,6 +37,7 @@ std::map<char *, region> device, pinned;
 std::map<const void *, size_t> shared_of;
 size_t limit = (size_t)8 << 30, allocated;
 int devices = 1, launches_left = -1;
+bool old, broken;  // that device
 int64_t launches, replays;
 bool refuses;
 cudaError_t sticky = cudaSuccess, last = cudaSuccess;
@@ -115,7 +116,8 @@ cudaError_t cudaDriverGetVersion(int *version) {
     return cudaSuccess;
 }
 cudaError_t cudaGetDeviceCount(int *count) {
-    *count = devices < 0 ? 0 : devices;
+    *count = devices < 0 || broken ? 0 : devices;
+    if (broken) return cudaErrorInitializationError;
     return devices < 0 ? cudaErrorInsufficientDriver : devices == 0 ? cudaErrorNoDevice : cudaSuccess;
 }
 cudaError_t cudaSetDevice(int d) {
@@ -123,7 +125,7 @@ cudaError_t cudaSetDevice(int d) {
     return sticky;
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int) {
-    *prop = {"Emulator", limit, 8, 0};
+    *prop = {"Emulator", limit, old ? 7 : 8, 0};
     return cudaSuccess;
 }
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int) {
@@ -279,7 +281,11 @@ cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t, cudaEvent_t) {
 
 void lh_emulator_limit(size_t bytes) { limit = bytes; }
 size_t lh_emulator_allocated() { return allocated; }
-void lh_emulator_devices(int count) { devices = count; }
+void lh_emulator_devices(int count) {
+    old = count == -3;
+    broken = count == -4;
+    devices = old || broken ? 1 : count;
+}
 int64_t lh_emulator_launches() { return launches; }
 void lh_emulator_refuse(int yes) { refuses = yes; }
 int64_t lh_emulator_replays() { return replays; }
