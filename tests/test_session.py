@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -244,6 +245,23 @@ def test_sessions_that_memory_cannot_hold_together(tiny_path):
         with pytest.raises(longheads.OutOfMemoryError, match="GiB are free"):
             sessions = [model.session() for _ in range(6)]
         assert model.session().position == 0  # these are gone, and their memory with them
+
+
+def test_buffers_are_taken_off_what_a_cache_may_have(tmp_path):
+    """They would be missing from memory that the cache was given whole."""
+    path = make_model(tmp_path / "wide.gguf", n_ff=16384, n_layer=1)
+
+    def free(batch: int) -> float:
+        with Model(path, ctx=2**28, chunk=1, kv_type="f32", keep_all=True, batch=batch, device="cpu") as model:
+            with pytest.raises(longheads.OutOfMemoryError) as caught:
+                model.session()
+        return float(re.search(r"([\d.]+) GiB are free", str(caught.value))[1])
+
+    buffers = 8192 * 2 * 16384 * 4 / 2**30
+    before = free(batch=1)
+    if before < 2 * buffers:
+        pytest.skip("there is too little free memory")
+    assert before - free(batch=8192) > buffers / 2
 
 
 def test_a_fork_while_the_model_computes(model, ids):
