@@ -8,7 +8,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,8 +17,9 @@ from longheads.plot import check_plot
 
 
 def tell(message: str) -> None:
-    """A line for the person, not for the pipe."""
-    print(f"longheads: {message}", file=sys.stderr, flush=True)
+    """A line for the person, not for the pipe; whose terminal may have gone."""
+    with suppress(OSError):
+        print(f"longheads: {message}", file=sys.stderr, flush=True)
 
 
 @contextmanager

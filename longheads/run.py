@@ -140,11 +140,21 @@ def heads_drawer(path: Path) -> Callable[[Session], None]:
     return draw
 
 
+def save(session: Session, path: Path) -> bool:
+    """Has it been saved? What was asked for is worth more than its session."""
+    try:
+        session.save(path)
+    except FileError as error:
+        tell(f"note: {error}")
+        return False
+    return True
+
+
 def read_kept(writer: Writer, conversation: Conversation, path: Path) -> None:
     """Read the document, or load the session that has read it; what had to be read is saved, after Ctrl-C, too."""
     session, start = writer.session, shared_start(conversation)
     other = False
-    if path.exists() and path.stat().st_size:
+    if path.exists() and not (path.is_file() and path.stat().st_size == 0):
         session.load(path)
         shared = common_prefix(session.ids, start)
         if shared == len(start):
@@ -157,14 +167,10 @@ def read_kept(writer: Writer, conversation: Conversation, path: Path) -> None:
     except (KeyboardInterrupt, Stopped):
         if other:  # and perhaps the wrong document was named
             tell(f"{path} is as it was")
-        else:
-            session.save(path)
+        elif save(session, path):
             tell(f"{path} holds the first {session.position} of {len(start)} tokens: the same command goes on from there")
         raise
-    try:
-        session.save(path)
-    except FileError as error:  # the answer is worth more than its session
-        tell(f"note: {error}")
+    save(session, path)
 
 
 def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:

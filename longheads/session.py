@@ -262,7 +262,7 @@ class Session(Handle):
                 f"{n} tokens at position {position} exceed the context of {self.ctx} by {position + n - self.ctx}: "
                 "shorten the text or raise ctx"
             )
-        if progress:
+        if progress and n:
             progress(0, n)
         end = 0
         while end < n:

@@ -63,7 +63,7 @@ class Writer:
             began = time.monotonic()
 
     def _tell_why_cut(self) -> None:
-        if self.session.position + 1 >= self.session.ctx:
+        if self.session.position >= self.session.ctx:
             tell(f"note: the context of {self.session.ctx} tokens is full: --ctx can be raised")
         elif self._sampling["max_tokens"] is None:
             tell(f"note: the answer was cut after {DEFAULT_MAX_TOKENS} tokens: -n says how many it may have")

@@ -42,8 +42,8 @@ static lh_status check_room(const char *what, uint64_t need, uint64_t have, cons
                     s->type == LH_KV_Q8_0 ? "" : " or use kv_type q8_0");
 }
 
-// Of what the device has left beside summaries and last chunks the copies of chunks take three quarters: buffers come
-// after them.
+// Of what the device has left beside summaries and last chunks the copies of chunks take three quarters: other sessions
+// and scratch come after them.
 static lh_status count_slots(lh_kv *kv, uint64_t have) {
     const lh_kv_shape *s = &kv->shape;
     uint64_t others = (uint64_t)(lh_summary_bytes(s) + near_bytes(s)), of_slot = (uint64_t)chunks_bytes(s, s->n_whole);

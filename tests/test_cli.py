@@ -224,6 +224,13 @@ def test_a_full_context_is_told(tiny_path):
     assert done.stderr == "longheads: note: the context of 20 tokens is full: --ctx can be raised\n"
 
 
+def test_a_context_with_room_is_not_full(plain_path):
+    done = run(plain_path, "-p", "The king", "-n", 3, "--stats", *GREEDY)
+    n = int(re.search(r"prompt +(\d+) tokens", done.stderr)[1])
+    assert run(plain_path, "-p", "The king", "-n", 3, "--ctx", n + 4, *GREEDY).stderr == ""
+    assert "is full" in run(plain_path, "-p", "The king", "-n", 3, "--ctx", n + 3, *GREEDY).stderr
+
+
 def test_an_answer_that_is_cut_without_being_asked_is_told(tiny_path):
     done = run(tiny_path, "-p", "The king", "-c", 700, "--no-chat", "--logit-bias", "77=1000")
     assert done.stderr == "longheads: note: the answer was cut after 512 tokens: -n says how many it may have\n"

@@ -446,8 +446,9 @@ def test_a_common_beginning_is_not_read_again(tiny_path):
         options = dict(temperature=0, max_tokens=4, progress=lambda done, total: read.append(total))
         first = list(model.stream(ids, **options))
         assert read[-1] == len(ids)
+        read.clear()
         assert list(model.stream(ids, **options)) == first  # log-probabilities, too, to the last bit
-        assert read[-1] == 0
+        assert not read
         other = ids + model.tokenize(" and the youngest")
         answer = model.generate(other, **options)
         assert read[-1] <= len(other) - len(ids) + 1
@@ -490,7 +491,7 @@ def test_a_prompt_that_is_refused_forgets_nothing(tiny_path, bad):
             model.generate(bad)
         read = []
         model.generate(PROMPT, max_tokens=1, progress=lambda done, total: read.append(total))
-        assert read[-1] == 0
+        assert not read
 
 
 def test_streams_side_by_side(model):
@@ -530,7 +531,7 @@ def test_ctrl_c_while_reading(tiny_path):
             model.generate(ids, progress=interrupt)
         read = []
         text = model.generate(ids, temperature=0, max_tokens=4, progress=lambda done, total: read.append(total))
-        assert read[-1] < len(ids)  # what was read before it counts
+        assert not any(n == len(ids) for n in read)  # what was read before it counts
         with Model(tiny_path) as fresh:
             assert text == fresh.generate(ids, temperature=0, max_tokens=4)
 

@@ -13,7 +13,10 @@ NONE_V1 = 9223372036854771712
 
 def ask(*arguments) -> list[int | None]:
     program = native.build("print_resources", ["tests/c/print_resources.c", "runtime/base.c", "runtime/resources.c"])
-    done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, check=True)
+    done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True)
+    if done.returncode == 3:
+        pytest.skip("the system lets nobody allocate what is not there at once")
+    assert done.returncode == 0
     return [None if word == "-" else int(word) for word in done.stdout.split()]
 
 

@@ -249,6 +249,8 @@ def test_sessions_that_memory_cannot_hold_together(tiny_path):
 
 def test_buffers_are_taken_off_what_a_cache_may_have(tmp_path):
     """They would be missing from memory that the cache was given whole."""
+    if os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") > 2**38:
+        pytest.skip("this machine may have room for the cache, which is to be refused")
     path = make_model(tmp_path / "wide.gguf", n_ff=16384, n_layer=1)
 
     def free(batch: int) -> float:
@@ -258,10 +260,10 @@ def test_buffers_are_taken_off_what_a_cache_may_have(tmp_path):
         return float(re.search(r"([\d.]+) GiB are free", str(caught.value))[1])
 
     buffers = 8192 * 2 * 16384 * 4 / 2**30
-    before = free(batch=1)
-    if before < 2 * buffers:
+    if free(batch=1) < 2 * buffers:
         pytest.skip("there is too little free memory")
-    assert before - free(batch=8192) > buffers / 2
+    # Others may give some back in between.
+    assert any(free(batch=1) - free(batch=8192) > buffers / 2 for _ in range(3))
 
 
 def test_a_fork_while_the_model_computes(model, ids):

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from longheads import trace
 from longheads.chat import ChatTemplate
-from longheads.command import check_outputs, exit_status, tell
+from longheads.command import Stopped, check_outputs, exit_status, tell
 from longheads.errors import ArgumentError, TemplateError
 from longheads.eval import heads, kv, lines, needles, passkey, perplexity, picture
 from longheads.eval.prompts import Encoder
@@ -166,7 +166,7 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
         arguments.model_id = f"{path.name} {model_digest(path)}"
         try:
             work(arguments, model, settings, results)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Stopped):
             kept = f": what was measured is in {arguments.json}, and the same command goes on" if arguments.json else ""
             tell(f"interrupted{kept}")
             raise

@@ -19,8 +19,7 @@ from longheads.trace import Trace, chunks_with
 def add_options(p: argparse.ArgumentParser) -> None:
     # fmt: off
     p.add_argument("-f", "--file", metavar="FILE", action="append", default=[], required=True,
-                   help="a document (UTF-8); may be repeated; - is standard input, which is read before the others "
-                        "without being named where it is a pipe or a file")
+                   help="a document (UTF-8); may be repeated; - is standard input")
     p.add_argument("-p", "--prompt", metavar="TEXT", required=True, help="the question about it")
     p.add_argument("--answer", metavar="TEXT", help="mark the chunks that hold this text")
     # fmt: on

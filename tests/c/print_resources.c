@@ -26,7 +26,7 @@ int main(int argc, char **argv) {
     if (argc != 3) return 2;
     print(lh_memory_available());
     void *p = lh_alloc(strtoull(argv[2], NULL, 10), 1);
-    if (!p) return 1;
+    if (!p) return 3;
     print(lh_memory_available());
     lh_free(p);
     return 0;
