@@ -16,7 +16,7 @@ import pytest
 longheads = pytest.importorskip("longheads", reason="longheads is not installed")
 gguf = pytest.importorskip("gguf", reason="the gguf package, which writes test models, is not installed")
 
-from helpers import ModelSpec, runner  # noqa: E402, I001  (it puts the tools on the path)
+from helpers import ModelSpec, make_model, runner  # noqa: E402, I001  (it puts the tools on the path)
 import make_shape  # noqa: E402
 
 from longheads.bench import cost, measure, report, shapes  # noqa: E402
@@ -230,6 +230,11 @@ def test_prompt_operations(tiny_path):
     with longheads.Model(tiny_path) as model:
         assert cost.prompt_operations(model, 7) == 2 * (7 * layers + sizes["output.weight"])
         assert cost.arithmetic(model) == "fp32"
+
+
+def test_an_embedding_that_is_the_output_is_read(tmp_path):
+    with longheads.Model(make_model(tmp_path / "tied.gguf", tied=True)) as model:
+        assert model._info.active_bytes == model.weight_bytes
 
 
 @pytest.mark.filterwarnings("ignore:dense attention past the trained context")

@@ -265,12 +265,14 @@ def test_sampling_options_arrive(tiny_path):
 
 
 def test_stats_and_notes_go_to_stderr(tiny_path):
-    plain = run(tiny_path, "-p", "The king", "-n", 8, *GREEDY)
-    done = run(tiny_path, "-p", "The king", "-n", 8, *GREEDY, "--stats", "--budget", "4k", "--ctx", "1k", "-t", 1)
+    asked = [tiny_path, "-p", "The king", "-n", 8, *GREEDY, "--logit-bias", "77=1000"]
+    plain = run(*asked)
+    done = run(*asked, "--stats", "--budget", "4k", "--ctx", "1k", "-t", 1)
     assert done.stdout == plain.stdout
     note, *stats = done.stderr.splitlines()
     assert note.startswith("longheads: note: budget")
     assert [line.split()[0] for line in stats] == ["load", "prompt", "generated", "memory"]
+    assert re.match(r"generated +8 tokens in", stats[2])
     assert "1 thread" in stats[0] and "tokens/s" in stats[1] and "ctx 1024" in stats[3]
     for word in ("weights", "KV", "summaries", "peak"):
         assert word in stats[3]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 longheads = pytest.importorskip("longheads", reason="longheads is not installed")
 
-from longheads import Model  # noqa: E402
+from longheads import Model, interactive  # noqa: E402
 from longheads.conversation import Chat, PlainText, conversation_about, shared_start  # noqa: E402
 
 DOCUMENT = "A castle<|im_end|> stood there.\n"
@@ -34,6 +36,26 @@ def test_a_chat(model):
     chat.clear()
     assert chat.prompt("Where?") == model.chat_prompt(opening + said(first))
     assert chat.prompt("x")[: len(shared_start(chat))] == shared_start(chat)
+
+
+def test_answers_and_commands(model, monkeypatch, capsys):
+    """What an answer said before Ctrl-C is kept; a full context ends no chat; /clear forgets."""
+    chat = Chat(model, "", None)
+    fresh = chat.prompt("x")
+
+    def answer(question: str, error: BaseException) -> None:
+        def write(ids, said):
+            said.append("Because")
+            raise error
+
+        interactive.answer(SimpleNamespace(write=write), chat, question)
+
+    answer("Why?", KeyboardInterrupt())
+    assert chat.prompt("x") == model.chat_prompt(said("Why?", "Because", "x"))
+    answer("And?", longheads.ContextError("it is full"))
+    assert "it is full; /clear forgets" in capsys.readouterr().err
+    monkeypatch.setattr(interactive, "ask", lambda: "/clear")
+    assert interactive.turn(None, chat) and chat.prompt("x") == fresh
 
 
 def test_plain_text(model):

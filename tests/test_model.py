@@ -23,6 +23,7 @@ longheads = pytest.importorskip("longheads", reason="longheads is not installed"
 from helpers import make_model  # noqa: E402
 
 from longheads import Model, Tokenizer  # noqa: E402
+from longheads._core import ffi, lib  # noqa: E402
 from longheads.chat import ChatTemplate  # noqa: E402
 from longheads.generate import StopFilter  # noqa: E402
 from longheads.prompt import Part, encode_parts  # noqa: E402
@@ -95,6 +96,13 @@ def test_defaults_come_from_the_file_and_say_nothing(tiny_path):
             with model.session(scheme="paper") as session:
                 assert (session.options["far_heads"], session.options["far_bias"]) == (4, 0)
             assert (model.n_layer, model.n_head, model.n_head_kv, model.n_vocab) == (2, 4, 2, 600)
+
+
+def test_defaults_of_larger_models(tmp_path):
+    names = ("chunk", "budget", "near_budget", "window", "local", "dense_until", "batch", "far_heads")
+    for trained, values in (8192, (64, 2048, 1024, 6144, 28, 2048, 1024, 2)), (2048, (64, 1024, 512, 1536, 12, 1024, 1024, 2)):
+        with Model(make_model(tmp_path / "model.gguf", trained_ctx=trained, n_layer=3, n_head_kv=2)) as model:
+            assert tuple(model.options[name] for name in names) == values
 
 
 def test_capped_options_say_so(tiny_path):
@@ -343,11 +351,44 @@ def test_end_token(model):
     assert [(p.token, p.text, p.finish_reason) for p in pieces] == [(2, "", "stop")]
 
 
-def test_penalty_sees_the_prompt(model):
+def test_every_setting_reaches_the_core(monkeypatch):
+    """The defaults are llama.cpp's."""
+    from longheads import generate
+
+    seen = {}
+
+    class Spy:
+        def __getattr__(self, name):
+            return getattr(lib, name)
+
+        def lh_sampler_new(self, options, n_vocab, out):
+            seen.update({name: getattr(options, name) for name, _ in ffi.typeof("lh_sampler_options").fields})
+            return lib.lh_sampler_new(options, n_vocab, out)
+
+    monkeypatch.setattr(generate, "lib", Spy())
+    defaults = dict(temperature=0.8, top_k=40, top_p=0.95, min_p=0.05, typical_p=1.0, repeat_penalty=1.0,
+                    frequency_penalty=0.0, presence_penalty=0.0, penalty_last_n=64)  # fmt: skip
+    said = dict(temperature=0.5, top_k=7, top_p=0.25, min_p=0.125, typical_p=0.75, repeat_penalty=1.5,
+                frequency_penalty=2.5, presence_penalty=3.5, penalty_last_n=9, seed=11)  # fmt: skip
+    for given, expected in ({}, defaults), (said, said):
+        generate.Sampler(generate.with_defaults(given), 10)
+        assert {name: seen[name] for name in expected} == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("name, value", [("presence_penalty", 100.0), ("frequency_penalty", 100.0), ("repeat_penalty", 1e6)])
+def test_penalty_sees_the_prompt(model, name, value):
     token = model.tokenize(PROMPT)[-1]
     bias = {token: 50.0}
     assert next(model.stream(PROMPT, temperature=0, logit_bias=bias)).token == token
-    assert next(model.stream(PROMPT, temperature=0, logit_bias=bias, presence_penalty=100.0)).token != token
+    assert next(model.stream(PROMPT, temperature=0, logit_bias=bias, **{name: value})).token != token
+
+
+@pytest.mark.parametrize("path", ["tiny_path", "plain_path"])
+def test_what_is_written_goes_on_with_the_prompt(request, path):
+    """Its first word has its space, with vocabularies of both kinds."""
+    with Model(request.getfixturevalue(path)) as model:
+        word = next(id_ for id_ in range(model.n_vocab) if model.tokenizer.token_bytes(id_) == b" the")
+        assert model.generate("The king", logit_bias={word: 1000.0}, max_tokens=2) == " the the"
 
 
 def test_penalty_sees_what_was_written(model):

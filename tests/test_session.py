@@ -13,6 +13,7 @@ import threading
 import time
 import warnings
 import weakref
+from types import SimpleNamespace
 
 import native
 import numpy as np
@@ -24,6 +25,8 @@ from gguf_files import Value, write_model  # noqa: E402
 from helpers import make_model  # noqa: E402
 
 from longheads import Model  # noqa: E402
+from longheads._core import ffi, lib  # noqa: E402
+from longheads.session import _slice  # noqa: E402
 
 # Logits after the same tokens fed in other pieces; logits spread over a few units.
 ROUNDING = 2e-4
@@ -300,6 +303,49 @@ def test_stream_goes_on_from_the_session(model, session):
     assert session.position == len(ids) + 5  # what ends a text is no part of it
     with pytest.raises(longheads.ContextError):
         session.stream(max_tokens=2000)
+
+
+def test_slices_are_about_a_second(model):
+    """Whatever the model's size, within what a batch holds and what is worth unpacking weights for."""
+
+    def of(n_params: float) -> int:
+        return _slice(SimpleNamespace(device="cpu (avx2)", threads=2, n_params=n_params), 1024)
+
+    assert [of(n) for n in (8.03e9, 1.1e9, 360e6, 135e6)] == [128, 128, 512, 1024]
+
+
+def test_the_core_refuses_a_session_in_use(tiny_path):
+    """For whoever calls it from C; Python has a lock of its own."""
+    ids = ffi.new("int32_t[]", [5] * 30000)
+    with Model(tiny_path, ctx=2**16) as model, model.session() as session:
+
+        def feed() -> None:
+            while lib.lh_session_feed(session._pointer, ids, len(ids)) == lib.LH_ERR_BUSY:
+                pass
+
+        thread = threading.Thread(target=feed)
+        thread.start()
+        status = lib.LH_OK
+        while status == lib.LH_OK and thread.is_alive():
+            status = lib.lh_session_rewind(session._pointer, 0)
+        thread.join()
+        assert status == lib.LH_ERR_BUSY and session.position == len(ids)
+
+
+def test_each_thread_has_its_own_last_error():
+    out = ffi.new("lh_model **")
+    lib.lh_model_open(b"mine.gguf", ffi.NULL, out)
+    thread = threading.Thread(target=lib.lh_model_open, args=(b"other.gguf", ffi.NULL, ffi.new("lh_model **")))
+    thread.start()
+    thread.join()
+    assert b"mine.gguf" in ffi.string(lib.lh_last_error())
+
+
+def test_room_for_selected_chunks(session, ids):
+    session.feed(ids[:40])
+    k, out = ffi.new("int32_t *"), ffi.new("int32_t[1]", [77])
+    assert lib.lh_session_selected(session._pointer, out, 1, k) == lib.LH_ERR_ARGUMENT
+    assert out[0] == 77 and b"do not fit" in ffi.string(lib.lh_last_error())
 
 
 def test_stream_notices_interference(session, ids):

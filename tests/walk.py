@@ -32,9 +32,10 @@ def main(request_path: str, out_path: str) -> None:
         if "load" in request:
             session.load(request["load"])
         logits, selected = walk(session, request["ids"])
+        device = model.device
     width = max(s.shape[-1] for s in selected)
     padded = [np.pad(s, ((0, 0), (0, 0), (0, width - s.shape[-1])), constant_values=-1) for s in selected]
-    np.savez(out_path, logits=logits, selected=np.array(padded))
+    np.savez(out_path, logits=logits, selected=np.array(padded), device=device)
 
 
 if __name__ == "__main__":
