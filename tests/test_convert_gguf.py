@@ -1,13 +1,19 @@
-"""python tools/convert on GGUF files: types of tensors, splits, what is exact, and what stops it half way."""
+"""python tools/convert on GGUF files: types of tensors, splits, what is exact, and what stops it half way.
+
+    python tests/test_convert_gguf.py     # records anew which types llama.cpp gives
+"""
 
 import ctypes
 import hashlib
+import json
 import os
 import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +31,12 @@ from longheads import Model  # noqa: E402
 
 Type = gguf.GGMLQuantizationType
 CONVERT = [sys.executable, str(ROOT / "tools" / "convert")]
+RECORD = Path(__file__).with_name("types_llama_cpp.json")
+# Rows of `wide` are divided by blocks of 256, except those of ffn_down; with so many layers the rules differ.
+MODELS = {
+    "wide": dict(n_layer=16, n_embd=256, n_ff=288, n_head=4, n_head_kv=1, type="f32"),
+    "tied": dict(n_layer=10, n_embd=256, n_ff=512, n_head=4, n_head_kv=2, type="f32", tied=True),
+}
 
 
 def convert(*arguments) -> int:
@@ -45,34 +57,50 @@ def left_behind(folder) -> list[str]:
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory):
-    """A model whose rows blocks of 256 divide, except those of ffn_down; sixteen layers, where rules differ."""
-    path = tmp_path_factory.mktemp("convert") / "wide.gguf"
-    return make_model(path, n_layer=16, n_embd=256, n_ff=288, n_head=4, n_head_kv=1, type="f32")
+    return make_model(tmp_path_factory.mktemp("convert") / "wide.gguf", **MODELS["wide"])
 
 
 @pytest.fixture(scope="module")
 def tied(tmp_path_factory):
-    path = tmp_path_factory.mktemp("convert") / "tied.gguf"
-    return make_model(path, n_layer=10, n_embd=256, n_ff=512, n_head=4, n_head_kv=2, type="f32", tied=True)
+    return make_model(tmp_path_factory.mktemp("convert") / "tied.gguf", **MODELS["tied"])
 
 
 # --- types ---------------------------------------------------------------------------------------------------------
 
 
+def by_type(path) -> dict[str, list[str] | int]:
+    """The matrices of each type; of the most common one their number."""
+    groups: dict[str, list[str] | int] = {}
+    for name, type_ in sorted(types_of(path).items()):
+        if "norm" not in name:
+            groups.setdefault(type_.name, []).append(name)
+    most = max(groups, key=lambda type_: len(groups[type_]))
+    return groups | {most: len(groups[most])}
+
+
 def quantize_with_llama_cpp(source, out, file_type):
-    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python, whose rules these are, is not installed")
+    import llama_cpp
+
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype, params.nthread = file_type, 1
     assert llama_cpp.llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.byref(params)) == 0
 
 
-@pytest.mark.parametrize("model", ["wide", "tied"])
+def ask_llama_cpp(source, folder, name) -> dict[str, list[str] | int]:
+    quantize_with_llama_cpp(source, folder / "theirs.gguf", recipes.RECIPES[name].file_type)
+    return by_type(folder / "theirs.gguf")
+
+
+@pytest.mark.parametrize("peer", ["recorded", "installed"])
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("name", recipes.RECIPES)
-def test_types_are_llama_cpp_s(request, tmp_path, name, model):
+def test_types_are_llama_cpp_s(request, tmp_path, name, model, peer):
+    if peer == "installed":
+        pytest.importorskip("llama_cpp", reason="llama-cpp-python, whose rules these are, is not installed")
     source = request.getfixturevalue(model)
-    quantize_with_llama_cpp(source, tmp_path / "theirs.gguf", recipes.RECIPES[name].file_type)
     assert convert(source, "-o", tmp_path / "ours.gguf", "--type", name) == 0
-    assert types_of(tmp_path / "ours.gguf") == types_of(tmp_path / "theirs.gguf")
+    theirs = json.loads(RECORD.read_text())[model][name] if peer == "recorded" else ask_llama_cpp(source, tmp_path, name)
+    assert by_type(tmp_path / "ours.gguf") == theirs
 
 
 def test_mixed_types(wide, tmp_path, capsys):
@@ -327,3 +355,16 @@ def test_memory(large, tmp_path):
     largest = max(int(np.prod(t.shape)) * 4 for t in gguf.GGUFReader(tmp_path / "out.gguf").tensors)
     assert (tmp_path / "out.gguf").stat().st_size > 10 * largest
     assert int(done.stdout) < max(2 * largest, 64 << 20)
+
+
+def record() -> None:
+    with tempfile.TemporaryDirectory() as name_of_folder:
+        folder = Path(name_of_folder)
+        sources = {model: make_model(folder / f"{model}.gguf", **spec) for model, spec in MODELS.items()}
+        told = {model: {name: ask_llama_cpp(source, folder, name) for name in recipes.RECIPES}
+                for model, source in sources.items()}  # fmt: skip
+    RECORD.write_text(json.dumps(told, indent=0, separators=(",", ":")).replace(',\n"blk', ',"blk') + "\n")
+
+
+if __name__ == "__main__":
+    record()
