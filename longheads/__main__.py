@@ -1,6 +1,5 @@
 """`python -m longheads` is the command, too."""
 
-from longheads.command import leave
-from longheads.run import main
+from longheads.run import command
 
-leave(main())
+command()
