@@ -48,7 +48,7 @@ CXX = {".cu", ".cpp"}
 
 def runtime_sources() -> list[str]:
     """The C core with its CPU backend, without the files of other processors."""
-    others = ("_neon", "_dotprod") if platform.machine() in ("x86_64", "AMD64") else ("_avx2", "_avx512", "_avx512vnni")
+    others = ("_neon", "_dotprod") if platform.machine() in ("x86_64", "AMD64") else ("_avx2", "_avx512", "_avx512vnni", "_amx")
     paths = sorted([*ROOT.glob("runtime/*.c"), *ROOT.glob("runtime/cpu/*.c")])
     return [str(p.relative_to(ROOT)) for p in paths if not p.stem.endswith(others)]
 
@@ -70,6 +70,7 @@ ISA_FLAGS = {
     "_avx2": ["-mavx2", "-mfma", "-mf16c"],
     "_avx512": _AVX512,
     "_avx512vnni": [*_AVX512, "-mavx512vnni"],
+    "_amx": [*_AVX512, "-mavx512vnni", "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
 }
 
 
@@ -201,6 +202,7 @@ FLAGS_OF: dict[str, set[str]] = {
     "avx2": {"avx2", "fma", "f16c"},
     "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
     "avx512vnni": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
+    "amx": {"avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16"},
     "neon": {"asimd"},
 }
 

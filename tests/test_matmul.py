@@ -20,4 +20,4 @@ def test_project_and_embed(sanitized):
     assert "tested generic" in done.stdout
     for level in native.FLAGS_OF:
         if native.FLAGS_OF[level] <= native.cpu_flags():
-            assert f"tested {level.replace('avx512vnni', 'avx512+vnni')}" in done.stdout
+            assert f"tested {level}" in done.stdout

@@ -1,3 +1,4 @@
+#define _DEFAULT_SOURCE  // syscall
 #include "features.h"
 
 #include <stdbool.h>
@@ -6,12 +7,21 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 // The operating system must save the registers too: XCR0 tells which state it switches.
 static unsigned long long xcr0(void) {
     unsigned lo, hi;
     __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
     return (unsigned long long)hi << 32 | lo;
+}
+
+// Tiles are for processes that have asked for them; threads and children have what their process has. It is refused
+// where a signal stack is too small for what a signal would save.
+static bool may_use_tiles(void) {
+    const long ask = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM
+    return (xcr0() & 0x60000) == 0x60000 && syscall(SYS_arch_prctl, ask, tile_data) == 0;
 }
 
 static unsigned detect(void) {
@@ -27,6 +37,10 @@ static unsigned detect(void) {
     if (features && (b & (f | dq | bw | vl)) == (f | dq | bw | vl) && (state & 0xe0) == 0xe0) {
         features |= LH_CPU_AVX512;
         if (c >> 11 & 1) features |= LH_CPU_AVX512_VNNI;
+        const unsigned tiles = 1u << 24 | 1u << 22, bf16 = 1u << 5;  // and of bfloat16
+        if (c >> 11 & 1 && (d & tiles) == tiles && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & bf16) &&
+            may_use_tiles())
+            features |= LH_CPU_AMX;
     }
     return features;
 }
@@ -49,6 +63,7 @@ static const struct {
     {"avx2", LH_CPU_AVX2},
     {"avx512", LH_CPU_AVX2 | LH_CPU_AVX512},
     {"avx512vnni", LH_CPU_AVX2 | LH_CPU_AVX512 | LH_CPU_AVX512_VNNI},
+    {"amx", LH_CPU_AVX2 | LH_CPU_AVX512 | LH_CPU_AVX512_VNNI | LH_CPU_AMX},
     {"neon", LH_CPU_NEON},
 };
 
@@ -71,11 +86,12 @@ lh_status lh_cpu_features_check(void) {
     bool known;
     allowed(&known);
     if (known) return LH_OK;
-    return lh_error(LH_ERR_ARGUMENT, "the environment's LH_CPU is %.40s: expected generic, avx2, avx512, avx512vnni or "
-                    "neon, or none", getenv("LH_CPU"));
+    return lh_error(LH_ERR_ARGUMENT, "the environment's LH_CPU is %.40s: expected generic, avx2, avx512, avx512vnni, amx "
+                    "or neon, or none", getenv("LH_CPU"));
 }
 
 const char *lh_cpu_features_text(unsigned features) {
+    if (features & LH_CPU_AMX) return "amx";
     if (features & LH_CPU_AVX512) return features & LH_CPU_AVX512_VNNI ? "avx512+vnni" : "avx512";
     if (features & LH_CPU_AVX2) return "avx2";
     if (features & LH_CPU_NEON) return features & LH_CPU_DOTPROD ? "neon+dotprod" : "neon";

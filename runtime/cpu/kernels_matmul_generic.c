@@ -205,6 +205,12 @@ void lh_matmul_kernels_generic(lh_matmul_kernels *k) {
         const lh_type_traits *traits = lh_type_get(type);
         if (traits) k->dot[type] = traits->scale_len ? dot_quantised : dot_real;
     }
-    k->real = (lh_panel_kernels){ROWS, TOKENS, sizeof(float), pack_real, pack_tokens_real, multiply_real};
-    k->integer = (lh_panel_kernels){ROWS, TOKENS, 1, pack_quantised, pack_tokens_quantised, multiply_quantised};
+    k->real = (lh_panel_kernels){
+        .rows = ROWS, .tokens = TOKENS, .weight_size = sizeof(float),
+        .pack = pack_real, .pack_tokens = pack_tokens_real, .multiply = multiply_real,
+    };
+    k->integer = (lh_panel_kernels){
+        .rows = ROWS, .tokens = TOKENS, .weight_size = 1,
+        .pack = pack_quantised, .pack_tokens = pack_tokens_quantised, .multiply = multiply_quantised,
+    };
 }

@@ -195,7 +195,7 @@ static void prepare_tile(const panel_job *job, const side *s, bool integer, int6
     for (int32_t t = 0; t < s->kernels->tokens; t++) {
         int64_t token = tile * s->kernels->tokens + t;
         if (token < job->p->n) {
-            lh_act_row row = prepare_row(&job->cpu->matmul, job->p, (int32_t)token, integer, memory);
+            lh_act_row row = prepare_row(&job->cpu->matmul, job->p, (int32_t)token, integer && !s->kernels->plain, memory);
             s->kernels->pack_tokens(&row, job->p->n_cols, t, out);
         } else {
             s->kernels->pack_tokens(NULL, job->p->n_cols, t, out);
@@ -221,12 +221,14 @@ static void multiply_panel(const panel_job *job, int i, int64_t panel, int64_t s
             .bias = p->bias[i] && col == 0 ? p->bias[i] + row : NULL,
             .add = p->add || col > 0,
         };
+        if (k->begin) k->begin();
         for (int64_t tile = first; tile < end; tile++) {
             int64_t token = tile * k->tokens;
             out.y = p->y[i] + token * out.stride + row;
             out.n_tokens = (int32_t)LH_MIN(k->tokens, p->n - token);
             k->multiply(traits, memory, s->tiles + (size_t)tile * s->tile_size, col, n_cols, &out);
         }
+        if (k->end) k->end();
     }
 }
 

@@ -45,6 +45,10 @@ typedef struct lh_panel_kernels {
     // panel . tile over the panel's columns [col, col + n_cols); the tile holds all columns. traits: of the weights.
     void (*multiply)(const lh_type_traits *traits, const void *panel, const void *tile, int64_t col, int64_t n_cols,
                      const lh_tile_out *out);
+    bool plain;           // tokens are packed from floats, whatever the weights are
+    // Around calls of multiply, on their thread; NULL: nothing.
+    void (*begin)(void);
+    void (*end)(void);
 } lh_panel_kernels;
 
 // out[r] = row r . act for n_rows rows of n_cols weights, row_size bytes apart. traits: of the weights.
@@ -70,6 +74,7 @@ void lh_matmul_kernels_generic(lh_matmul_kernels *k);
 void lh_matmul_kernels_avx2(lh_matmul_kernels *k);
 void lh_matmul_kernels_avx512(lh_matmul_kernels *k);
 void lh_matmul_kernels_avx512vnni(lh_matmul_kernels *k);
+void lh_matmul_kernels_amx(lh_matmul_kernels *k);
 void lh_dot_kernels_avx2(lh_dot_fn dot[LH_TYPE_COUNT]);
 void lh_dot_kernels_avx512vnni(lh_dot_fn dot[LH_TYPE_COUNT]);
 void lh_matmul_kernels_neon(lh_matmul_kernels *k);

@@ -5,12 +5,16 @@
 #include "cpu/cpu.h"
 #include "cpu/features.h"
 #include "matmul_cases.h"
+#include "quant_blocks.h"
 
 // Against the same quantised activations, relative to the sum of the terms' magnitudes: rounding of float sums.
 #define TIGHT 2e-6
 // Against activations that were not quantised, relative to |w| |x| / sqrt(columns): a block's rounding is 1/254 of its
 // largest value, some 3 standard deviations, so that this is about ten of the error's.
 #define LOOSE 0.07
+// The same where activations and weights are rounded to bfloat16, by 1/256 of each at most: relative to the sum of
+// the terms' magnitudes.
+#define LOOSE_BFLOAT 0x1.01p-7
 // Norm and silu, relative to the value.
 #define PROLOGUE 2e-6
 
@@ -55,21 +59,30 @@ static void kernel_prologue(const lh_matmul_kernels *k, const lh_matmul_kernels 
     if (n % LH_ACT_BLOCK == 0) compare_quantised(k, generic, n, plain, label, quantised);
 }
 
+static double as_bfloat(float x) {
+    uint32_t bits = (uint32_t)lh_bfloat(x) << 16;
+    float rounded;
+    memcpy(&rounded, &bits, 4);
+    return rounded;
+}
+
 static void check_token(const test_case *c, int i, int32_t t, const char *label, const float *plain,
-                        const float *quantised) {
+                        const float *quantised, bool bfloat) {
     const lh_project *p = &c->p;
     bool integer = lh_type_get(c->w[i].type)->scale_len != 0;
-    const float *x = integer ? quantised : plain;
+    bfloat = bfloat && integer;
+    const float *x = integer && !bfloat ? quantised : plain;
     int64_t n_cols = p->n_cols, n_rows = c->w[i].n_rows;
     double norm_x = 0;
     for (int64_t j = 0; j < n_cols; j++) norm_x += (double)plain[j] * plain[j];
     for (int64_t r = 0; r < n_rows; r++) {
         const float *w = c->decoded[i] + r * n_cols, *m = c->magnitude[i] + r * n_cols;
-        double sum = 0, magnitude = 0, exact = 0, norm_w = 0;
+        double sum = 0, magnitude = 0, exact = 0, exact_magnitude = 0, norm_w = 0;
         for (int64_t j = 0; j < n_cols; j++) {
-            sum += (double)w[j] * x[j];
+            sum += bfloat ? as_bfloat(w[j]) * as_bfloat(x[j]) : (double)w[j] * x[j];
             magnitude += (double)m[j] * fabsf(x[j]);
             exact += (double)w[j] * plain[j];
+            exact_magnitude += fabs((double)w[j] * plain[j]);
             norm_w += (double)w[j] * w[j];
         }
         double extra = (p->bias[i] ? p->bias[i][r] : 0) + (p->add ? (double)c->before[t * n_rows + r] : 0);
@@ -77,7 +90,8 @@ static void check_token(const test_case *c, int i, int32_t t, const char *label,
         if (!(fabs(got - sum - extra) <= TIGHT * (magnitude + fabs(extra) + 1)))
             FAIL("%s: output %d, token %d, row %lld: %.9g, not %.9g (terms %.3g)", label, i, t, (long long)r, got,
                  sum + extra, magnitude);
-        if (!(fabs(got - exact - extra) <= LOOSE * sqrt(norm_w * norm_x / (double)n_cols) + 1e-4))
+        double loose = bfloat ? LOOSE_BFLOAT * exact_magnitude : LOOSE * sqrt(norm_w * norm_x / (double)n_cols);
+        if (!(fabs(got - exact - extra) <= loose + 1e-4))
             FAIL("%s: output %d, token %d, row %lld: %.9g, far from %.9g", label, i, t, (long long)r, got,
                  exact + extra);
     }
@@ -96,10 +110,11 @@ static void run_case(test_case *c, lh_backend *b, unsigned features) {
         else memset(c->p.y[i], 0xff, size);  // NaN: what is not written is seen
     }
     if (lh_cpu_project(b, &c->p) != LH_OK) FAIL("%s: %s", label, lh_last_error());
+    bool bfloat = k->integer.plain && c->p.n >= 4;  // fewer tokens meet the weights as they lie
     float *plain = malloc((size_t)c->p.n_cols * 2 * sizeof(float)), *quantised = plain + c->p.n_cols;
     for (int32_t t = 0; t < c->p.n; t++) {
         kernel_prologue(k, &generic, c, t, label, plain, quantised);
-        for (int i = 0; i < c->p.n_out; i++) check_token(c, i, t, label, plain, quantised);
+        for (int i = 0; i < c->p.n_out; i++) check_token(c, i, t, label, plain, quantised, bfloat);
     }
     free(plain);
 }
@@ -117,7 +132,7 @@ static int n_tables;
 static void find_tables(void) {
     const unsigned levels[] = {
         0, LH_CPU_AVX2, LH_CPU_AVX2 | LH_CPU_AVX512, LH_CPU_AVX2 | LH_CPU_AVX512 | LH_CPU_AVX512_VNNI,
-        LH_CPU_NEON, LH_CPU_NEON | LH_CPU_DOTPROD,
+        LH_CPU_AVX2 | LH_CPU_AVX512 | LH_CPU_AVX512_VNNI | LH_CPU_AMX, LH_CPU_NEON, LH_CPU_NEON | LH_CPU_DOTPROD,
     };
     unsigned have = lh_cpu_features();
     for (size_t i = 0; i < sizeof levels / sizeof *levels; i++)

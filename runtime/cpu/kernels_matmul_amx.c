@@ -1,0 +1,163 @@
+// AMX: products of bfloat16 tiles, for panels of quantised weights.
+//
+// A scale for every 32 weights would interrupt products of whole numbers after half a tile's depth. Weights and
+// activations are rounded to bfloat16 instead, scales applied, and sums stay in a tile from the first column to the
+// last: that is faster, and nearer to the truth than activations of 8 bits are.
+//
+// A panel: for every pair of 16 rows and every 32 columns two tiles of weights, whose line i holds columns 2 i and
+// 2 i + 1 of 16 rows. A tile of tokens: for every 32 columns two tiles of 16 tokens.
+#include "simd_avx512.h"
+// The vectors come first.
+#include "matmul_unpack_simd.h"
+
+#define T_SIDE 16                   // rows, tokens, and words of two columns, of a tile
+#define T_COLS (2 * T_SIDE)
+#define T_BYTES (T_SIDE * 64)
+#define PAIR (2 * T_SIDE)           // rows or tokens that are multiplied at once
+#define PAIRS 4                     // of rows, of a panel
+
+// --- weights ---------------------------------------------------------------------------------------------------
+
+// Two columns of 16 rows as words.
+LH_INLINE __m512i pair_columns(vf low, vf high) {
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                                           21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+}
+
+// The lower two bytes of each word, of the value q + 128, as floats: put under the exponent of a number whose last bits
+// they are.
+LH_INLINE __m512i low_bytes(__m512i words, __m512 scale, __m512 min, bool has_min) {
+    const int masked_or = 0xea;  // (a & b) | c
+    __m512 v[2];
+    v[0] = _mm512_castsi512_ps(_mm512_ternarylogic_epi32(words, _mm512_set1_epi32(0xff),
+                                                         _mm512_castps_si512(_mm512_set1_ps(0x1p23f)), masked_or));
+    v[1] = _mm512_castsi512_ps(_mm512_ternarylogic_epi32(words, _mm512_set1_epi32(0xff00),
+                                                         _mm512_castps_si512(_mm512_set1_ps(0x1p15f)), masked_or));
+    v[0] = _mm512_sub_ps(v[0], _mm512_set1_ps(0x1p23f + 128));
+    v[1] = _mm512_sub_ps(v[1], _mm512_set1_ps(0x1p15f + 128));
+    for (int i = 0; i < 2; i++) v[i] = has_min ? _mm512_fmadd_ps(v[i], scale, min) : _mm512_mul_ps(v[i], scale);
+    return pair_columns(v[0], v[1]);
+}
+
+LH_INLINE vf column_of(const float (*values)[PIECE / 16], int64_t s) {
+    float column[VN];
+    for (int r = 0; r < VN; r++) column[r] = values[r][s];
+    return vf_load(column);
+}
+
+// 16 rows of a piece into the tiles of a panel, n columns.
+LH_INLINE void pack_piece(const piece *p, int64_t n, int scale_len, bool has_min, char *to) {
+    for (int64_t c = 0; c < n; c += 64) {
+        vf words[VN];
+        for (int r = 0; r < VN; r++) words[r] = vf_load((const float *)(const void *)(p->q[r] + c));
+        vf_transpose(words);
+        vf scale = vf_set1(0), min = vf_set1(0);
+        LH_UNROLL for (int i = 0; i < VN; i++) {
+            int64_t at = c + 4 * i;
+            if (at >= n) return;
+            if (at % scale_len == 0) {
+                scale = column_of(p->scale, at / scale_len);
+                if (has_min) min = column_of(p->min, at / scale_len);
+            }
+            __m512i q = _mm512_xor_si512(_mm512_castps_si512(words[i]), _mm512_set1_epi8((char)0x80));
+            char *line = to + at / T_COLS * 2 * T_BYTES + at % T_COLS / 2 * 64;
+            _mm512_storeu_si512(line, low_bytes(q, scale, min, has_min));
+            _mm512_storeu_si512(line + 64, low_bytes(_mm512_srli_epi32(q, 16), scale, min, has_min));
+        }
+    }
+}
+
+static void pack_quant_amx(const lh_tensor *w, int64_t row, int64_t col, int64_t n_cols, void *panel) {
+    const lh_type_traits *traits = lh_type_get(w->type);
+    piece p = {0};
+    for (int b = 0; b < 2 * PAIRS && row + b * T_SIDE < w->n_rows; b++) {
+        char *to = (char *)panel + (size_t)(b / 2) * (size_t)n_cols / T_COLS * 2 * T_BYTES + b % 2 * T_BYTES;
+        for (int64_t c = 0; c < n_cols; c += PIECE, to += PIECE / T_COLS * 2 * T_BYTES) {
+            int64_t n = LH_MIN(n_cols - c, PIECE);
+            unpack_piece(traits, w, row + b * T_SIDE, col + c, n, &p);
+            if (traits->scale_len == 32 && !traits->has_min) pack_piece(&p, n, 32, false, to);
+            else if (traits->scale_len == 32) pack_piece(&p, n, 32, true, to);
+            else if (!traits->has_min) pack_piece(&p, n, 16, false, to);
+            else pack_piece(&p, n, 16, true, to);
+        }
+    }
+}
+
+// --- tokens ----------------------------------------------------------------------------------------------------
+
+static void pack_tokens_amx(const lh_act_row *row, int64_t n_cols, int32_t t, void *tile) {
+    char *to = (char *)tile + t / T_SIDE * T_BYTES + t % T_SIDE * 64;
+    for (int64_t i = 0; i < n_cols; i += T_COLS, to += 2 * T_BYTES) {
+        __m512i words = _mm512_setzero_si512();
+        if (row) words = (__m512i)_mm512_cvtne2ps_pbh(vf_load(row->x + i + VN), vf_load(row->x + i));
+        _mm512_storeu_si512(to, words);
+    }
+}
+
+// --- products --------------------------------------------------------------------------------------------------
+
+// All eight tiles have 16 lines of 64 bytes. Constant: compilers take it that only its first bytes are read.
+static const struct {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t line_bytes[16];
+    uint8_t lines[16];
+} config = {.palette = 1,
+            .line_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
+            .lines = {16, 16, 16, 16, 16, 16, 16, 16}};
+
+static void begin_amx(void) { _tile_loadconfig(&config); }
+static void end_amx(void) { _tile_release(); }
+
+// Results of a tile from memory into place.
+static void put_tile(const lh_tile_out *out, int32_t token, int32_t row, const float (*result)[T_SIDE]) {
+    lh_tile_out part = *out;
+    part.y += token * out->stride + row;
+    part.n_rows = LH_MIN(out->n_rows - row, T_SIDE);
+    if (out->bias) part.bias += row;
+    for (int t = 0; t < LH_MIN(out->n_tokens - token, T_SIDE); t++) {
+        vf value = vf_load(result[t]);
+        put_rows(&part, t, 1, &value);
+    }
+}
+
+static void multiply_amx(const lh_type_traits *traits, const void *panel, const void *tile, int64_t col, int64_t n_cols,
+                         const lh_tile_out *out) {
+    (void)traits;
+    const char *w = panel;
+    int64_t n = n_cols / T_COLS;
+    for (int32_t row = 0; row < out->n_rows; row += PAIR) {
+        const char *act = (const char *)tile + col / T_COLS * 2 * T_BYTES;
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        for (int64_t i = 0; i < n; i++, w += 2 * T_BYTES, act += 2 * T_BYTES) {
+            _tile_loadd(4, act, 64);
+            _tile_loadd(6, w, 64);
+            _tile_loadd(7, w + T_BYTES, 64);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_loadd(5, act + T_BYTES, 64);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        _Alignas(64) float result[4][T_SIDE][T_SIDE];
+        _tile_stored(0, result[0], 64);
+        _tile_stored(1, result[1], 64);
+        _tile_stored(2, result[2], 64);
+        _tile_stored(3, result[3], 64);
+        for (int i = 0; i < 4; i++)
+            if (i / 2 * T_SIDE < out->n_tokens && row + i % 2 * T_SIDE < out->n_rows)
+                put_tile(out, i / 2 * T_SIDE, row + i % 2 * T_SIDE, result[i]);
+    }
+}
+
+void lh_matmul_kernels_amx(lh_matmul_kernels *k) {
+    k->name = "amx";
+    k->integer = (lh_panel_kernels){
+        .rows = PAIRS * PAIR, .tokens = PAIR, .weight_size = 2,
+        .pack = pack_quant_amx, .pack_tokens = pack_tokens_amx, .multiply = multiply_amx,
+        .plain = true, .begin = begin_amx, .end = end_amx,
+    };
+}
