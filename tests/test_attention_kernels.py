@@ -9,7 +9,7 @@ import native
 
 SOURCES = ["tests/c/test_attention_kernels.c", "runtime/base.c", "runtime/quant.c", "runtime/cpu/features.c",
            "runtime/cpu/kernels_attention_generic.c"]
-OWN = {"x86_64": ["avx2", "avx512"], "aarch64": ["neon"]}
+OWN = {"x86_64": ["avx2", "avx512", "amx"], "aarch64": ["neon"]}
 
 
 def test_every_table_agrees_with_its_generic_twin() -> None:

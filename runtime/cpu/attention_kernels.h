@@ -29,9 +29,10 @@ typedef struct lh_tile {
     float *acc;               // (states, stride): sum of exp(score - top) * v
 } lh_tile;
 
-// Floats of scratch for one tile.
+// Floats of scratch for one tile, LH_ALIGN-aligned: as much as the greediest table takes.
 static inline size_t lh_tile_scratch(int32_t rows, int32_t stride) {
-    return (size_t)LH_TILE_KEYS * (2 * (size_t)stride + (size_t)rows) + (size_t)rows;
+    size_t wide = LH_ROUND_UP((size_t)stride, (size_t)32), n = LH_ROUND_UP((size_t)rows, (size_t)16);
+    return LH_TILE_KEYS * (2 * wide + n) + n * (1 + wide / 2);
 }
 
 // The codes of a head's keys (peak.h), from its chunk 0 on.
@@ -65,5 +66,7 @@ void lh_attention_kernels_select(unsigned features, lh_attention_kernels *out);
 // The tables, by file; the build has those of its architecture.
 extern const lh_attention_kernels lh_attention_kernels_generic, lh_attention_kernels_avx2, lh_attention_kernels_avx512,
     lh_attention_kernels_neon;
+// Lays its entries over AVX-512's.
+void lh_attention_kernels_amx(lh_attention_kernels *k);
 
 #endif

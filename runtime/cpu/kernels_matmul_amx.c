@@ -9,21 +9,12 @@
 #include "simd_avx512.h"
 // The vectors come first.
 #include "matmul_unpack_simd.h"
+#include "simd_amx.h"
 
-#define T_SIDE 16                   // rows, tokens, and words of two columns, of a tile
-#define T_COLS (2 * T_SIDE)
-#define T_BYTES (T_SIDE * 64)
 #define PAIR (2 * T_SIDE)           // rows or tokens that are multiplied at once
 #define PAIRS 4                     // of rows, of a panel
 
 // --- weights ---------------------------------------------------------------------------------------------------
-
-// Two columns of 16 rows as words.
-LH_INLINE __m512i pair_columns(vf low, vf high) {
-    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
-                                           21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-    return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(high, low));
-}
 
 // The lower two bytes of each word, of the value q + 128, as floats: put under the exponent of a number whose last bits
 // they are.
@@ -37,7 +28,7 @@ LH_INLINE __m512i low_bytes(__m512i words, __m512 scale, __m512 min, bool has_mi
     v[0] = _mm512_sub_ps(v[0], _mm512_set1_ps(0x1p23f + 128));
     v[1] = _mm512_sub_ps(v[1], _mm512_set1_ps(0x1p15f + 128));
     for (int i = 0; i < 2; i++) v[i] = has_min ? _mm512_fmadd_ps(v[i], scale, min) : _mm512_mul_ps(v[i], scale);
-    return pair_columns(v[0], v[1]);
+    return pair_words(v[0], v[1]);
 }
 
 LH_INLINE vf column_of(const float (*values)[PIECE / 16], int64_t s) {
@@ -97,17 +88,9 @@ static void pack_tokens_amx(const lh_act_row *row, int64_t n_cols, int32_t t, vo
 
 // --- products --------------------------------------------------------------------------------------------------
 
-// All eight tiles have 16 lines of 64 bytes. Constant: compilers take it that only its first bytes are read.
-static const struct {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t line_bytes[16];
-    uint8_t lines[16];
-} config = {.palette = 1,
-            .line_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
-            .lines = {16, 16, 16, 16, 16, 16, 16, 16}};
-
-static void begin_amx(void) { _tile_loadconfig(&config); }
-static void end_amx(void) { _tile_release(); }
+_Static_assert(sizeof(tile_config) == LH_PANEL_STATE, "what begin and end are given");
+static void begin_amx(void *before) { begin_tiles(before); }
+static void end_amx(const void *before) { end_tiles(before); }
 
 // Results of a tile from memory into place.
 static void put_tile(const lh_tile_out *out, int32_t token, int32_t row, const float (*result)[T_SIDE]) {

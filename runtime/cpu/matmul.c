@@ -221,14 +221,15 @@ static void multiply_panel(const panel_job *job, int i, int64_t panel, int64_t s
             .bias = p->bias[i] && col == 0 ? p->bias[i] + row : NULL,
             .add = p->add || col > 0,
         };
-        if (k->begin) k->begin();
+        char state[LH_PANEL_STATE];
+        if (k->begin) k->begin(state);
         for (int64_t tile = first; tile < end; tile++) {
             int64_t token = tile * k->tokens;
             out.y = p->y[i] + token * out.stride + row;
             out.n_tokens = (int32_t)LH_MIN(k->tokens, p->n - token);
             k->multiply(traits, memory, s->tiles + (size_t)tile * s->tile_size, col, n_cols, &out);
         }
-        if (k->end) k->end();
+        if (k->end) k->end(state);
     }
 }
 

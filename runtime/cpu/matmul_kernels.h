@@ -33,6 +33,8 @@ typedef struct lh_tile_out {
     bool add;
 } lh_tile_out;
 
+#define LH_PANEL_STATE 64
+
 typedef struct lh_panel_kernels {
     int32_t rows;         // of a panel
     int32_t tokens;       // of a tile
@@ -46,9 +48,9 @@ typedef struct lh_panel_kernels {
     void (*multiply)(const lh_type_traits *traits, const void *panel, const void *tile, int64_t col, int64_t n_cols,
                      const lh_tile_out *out);
     bool plain;           // tokens are packed from floats, whatever the weights are
-    // Around calls of multiply, on their thread; NULL: nothing.
-    void (*begin)(void);
-    void (*end)(void);
+    // Around calls of multiply, on their thread; NULL: nothing. state: LH_PANEL_STATE bytes.
+    void (*begin)(void *state);
+    void (*end)(const void *state);
 } lh_panel_kernels;
 
 // out[r] = row r . act for n_rows rows of n_cols weights, row_size bytes apart. traits: of the weights.

@@ -11,9 +11,12 @@
 #include "kv_type.h"
 #include "peak.h"
 #include "quant.h"
+#include "quant_blocks.h"
 
 // Float against double over a few hundred terms of size 1.
 #define TOLERANCE 3e-5
+// Weights and values of size 1 rounded to bfloat16, by 1/256 each at most.
+#define BFLOAT_TOLERANCE 0x1.1p-7
 
 static int failures;
 static uint64_t state = 1;
@@ -173,6 +176,9 @@ static void test_attend(const char *name, const lh_attention_kernels *k, int32_t
                      .acc = acc};
         k->attend(&t, scratch);
     }
+    // Scores of factors that are rounded as there; their powers of two and the values are rounded, too.
+    bool bfloat = strcmp(name, "amx") == 0 && rows > 3 && type != LH_KV_F32;
+    double unit = bfloat ? 0x1.62e42fefa39efp-1 : 1, tolerance = bfloat ? BFLOAT_TOLERANCE / TOLERANCE : 1 + size * dim / 20;
     for (int32_t i = 0; i < rows; i++) {
         double most = -INFINITY, total = 0, *weight = lh_alloc(2 * (size_t)n_keys, sizeof *weight);
         for (int32_t j = 0; j < 2 * n_keys; j++) {
@@ -180,8 +186,12 @@ static void test_attend(const char *name, const lh_attention_kernels *k, int32_t
             weight[j] = -INFINITY;
             if (at >= limit[i]) continue;
             weight[j] = tile == 1 ? bias[i] : 0;
-            for (int32_t x = 0; x < dim; x++)
-                weight[j] += (double)q[i * stride + x] * kv[2 * tile * keys + at * dim + x];
+            for (int32_t x = 0; x < dim; x++) {
+                float of_query = q[i * stride + x], of_key = kv[2 * tile * keys + at * dim + x];
+                if (bfloat) of_query = lh_bf16_to_f32(lh_bfloat(of_query * 0x1.715476p+0f));
+                if (bfloat) of_key = lh_bf16_to_f32(lh_bfloat(of_key));
+                weight[j] += unit * of_query * of_key;
+            }
             most = fmax(most, weight[j]);
         }
         for (int32_t j = 0; j < 2 * n_keys; j++) total += weight[j] = exp(weight[j] - most);
@@ -189,7 +199,7 @@ static void test_attend(const char *name, const lh_attention_kernels *k, int32_t
             double out = 0;
             for (int32_t j = 0; j < 2 * n_keys; j++)
                 out += weight[j] / total * kv[(2 * (j / n_keys) + 1) * keys + (j % n_keys) * dim + x];
-            expect_near(name, "attend", acc[row[i] * stride + x] / sum[row[i]], out, 1 + size * dim / 20);
+            expect_near(name, "attend", acc[row[i] * stride + x] / sum[row[i]], out, tolerance);
         }
         lh_free(weight);
     }
@@ -284,7 +294,8 @@ int main(void) {
         const char *name;
         unsigned features;
     } tables[] = {
-        {"generic", 0}, {"avx2", LH_CPU_AVX2}, {"avx512", LH_CPU_AVX2 | LH_CPU_AVX512}, {"neon", LH_CPU_NEON},
+        {"generic", 0}, {"avx2", LH_CPU_AVX2}, {"avx512", LH_CPU_AVX2 | LH_CPU_AVX512},
+        {"amx", LH_CPU_AVX2 | LH_CPU_AVX512 | LH_CPU_AVX512_VNNI | LH_CPU_AMX}, {"neon", LH_CPU_NEON},
     };
     static const int32_t dims[] = {2, 8, 16, 20, 32, 64, 80, 96, 100, 128, 256};
     static const int32_t row_counts[] = {1, 2, 3, 4, 5, 6, 7, 12, 13, 64, 96};
