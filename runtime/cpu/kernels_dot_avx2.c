@@ -57,7 +57,7 @@ LH_INLINE __m256i halve(__m256i a, __m256i b, bool is_signed) {
 
 // Memory is asked for in its order, while `rows` rows are read at once: what the last of them begins with comes before
 // they do.
-LH_INLINE size_t ahead_of(int rows, size_t row_size) { return LH_MAX((size_t)LH_AHEAD, (size_t)(rows - 1) * row_size); }
+LH_INLINE size_t ahead_of(int rows, size_t row_size) { return LH_MAX((size_t)FETCH_AHEAD, (size_t)(rows - 1) * row_size); }
 
 // --- legacy formats: 32 weights a block, one scale -------------------------------------------------------------
 

@@ -20,16 +20,17 @@ LH_INLINE void dot_rows(values_fn values, scales_fn scales, int run, int64_t spa
                         float *out) {
     const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     const __m512i zero = _mm512_setzero_si512();
+    const size_t step = span_size * 64 / (size_t)span_cols;
     for (int64_t r = 0; r < n_rows; r++) {
         const char *span = (const char *)rows + (size_t)r * row_size;
         __m512 total = _mm512_setzero_ps(), fix = _mm512_setzero_ps();
         for (int64_t col = 0; col < n_cols; col += span_cols, span += span_size) {
             int n = span_cols == 256 ? 256 : (int)LH_MIN(n_cols - col, span_cols), i = 0;
-            fetch_ahead(span, span_size);
             __m512 scale = scales(span, n / run, act, col, &fix);
             // The run of each lane's four weights.
             __m512i at = _mm512_srli_epi32(lane, run == 32 ? 3 : 2);
             for (; i < n / 64; i++) {
+                fetch_ahead(span + (size_t)i * step, 1);  // bit by bit: many lines at once would wait for each other
                 __m512i q = _mm512_loadu_si512(act->q + col + 64 * i);
                 __m512i sum = _mm512_dpbusd_epi32(zero, values(span, i, false), q);
                 total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_permutexvar_ps(at, scale), total);
@@ -50,38 +51,27 @@ LH_INLINE void dot_rows(values_fn values, scales_fn scales, int run, int64_t spa
 LH_INLINE __m256i load_256(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
 LH_INLINE __m128i load_128(const void *p) { return _mm_loadu_si128((const __m128i *)p); }
 
-// The halves at `at` in each of n blocks, 1 to 16, as floats. Inserted one by one: stored, and loaded again as a
-// vector, they would have to reach the cache first.
+// The halves at `at` in each of n blocks, 1 to 16, as floats. Put together four by four: stored, and loaded again as a
+// vector, they would have to reach the cache first, and inserting them one by one keeps a port busy.
+LH_INLINE uint64_t four_halves(const char *p, size_t size, int n) {
+    uint64_t four = 0;
+    for (int i = 3; i >= 0; i--) {
+        uint16_t h;
+        if (i >= n) continue;
+        memcpy(&h, p + (size_t)i * size, 2);
+        four = four << 16 | h;
+    }
+    return four;
+}
+
 LH_INLINE __m512 halves(const char *blocks, size_t size, size_t at, int n) {
     const char *p = blocks + at;
-    __m128i low = _mm_setzero_si128(), high = low;
-#define INSERT(v, i, lane)                                               \
-    __attribute__((fallthrough));                                        \
-    case i + 1: {                                                        \
-        int16_t h;                                                       \
-        memcpy(&h, p + (i) * size, 2);                                   \
-        v = _mm_insert_epi16(v, h, lane);                                \
-    }
-    switch (n) {
-        default:
-        INSERT(high, 15, 7)
-        INSERT(high, 14, 6)
-        INSERT(high, 13, 5)
-        INSERT(high, 12, 4)
-        INSERT(high, 11, 3)
-        INSERT(high, 10, 2)
-        INSERT(high, 9, 1)
-        INSERT(high, 8, 0)
-        INSERT(low, 7, 7)
-        INSERT(low, 6, 6)
-        INSERT(low, 5, 5)
-        INSERT(low, 4, 4)
-        INSERT(low, 3, 3)
-        INSERT(low, 2, 2)
-        INSERT(low, 1, 1)
-        INSERT(low, 0, 0)
-    }
-#undef INSERT
+    uint64_t v[4] = {0};
+    if (n == 16)
+        LH_UNROLL for (int i = 0; i < 4; i++) v[i] = four_halves(p + (size_t)(4 * i) * size, size, 4);
+    else
+        for (int i = 0; 4 * i < n; i++) v[i] = four_halves(p + (size_t)(4 * i) * size, size, n - 4 * i);
+    __m128i low = _mm_set_epi64x((int64_t)v[1], (int64_t)v[0]), high = _mm_set_epi64x((int64_t)v[3], (int64_t)v[2]);
     return _mm512_cvtph_ps(_mm256_set_m128i(high, low));
 }
 
@@ -104,34 +94,6 @@ LH_INLINE __m512i nibbles(const void *a, const void *b, bool only_32) {
     return _mm512_and_si512(v, _mm512_set1_epi8(15));
 }
 
-// The fifth bits of one or two blocks.
-LH_INLINE __m512i with_fifth_bits(__m512i v, const void *a, const void *b, bool only_32) {
-    uint32_t low, high = 0;
-    memcpy(&low, a, 4);
-    if (!only_32) memcpy(&high, b, 4);
-    return _mm512_or_si512(v, _mm512_maskz_set1_epi8((uint64_t)high << 32 | low, 16));
-}
-
-LH_INLINE __m512i values_q4_0(const char *span, int i, bool only_32) {
-    const lh_block_q4_0 *b = (const lh_block_q4_0 *)span + 2 * i;
-    return nibbles(b[0].qs, b[1].qs, only_32);
-}
-
-LH_INLINE __m512i values_q4_1(const char *span, int i, bool only_32) {
-    const lh_block_q4_1 *b = (const lh_block_q4_1 *)span + 2 * i;
-    return nibbles(b[0].qs, b[1].qs, only_32);
-}
-
-LH_INLINE __m512i values_q5_0(const char *span, int i, bool only_32) {
-    const lh_block_q5_0 *b = (const lh_block_q5_0 *)span + 2 * i;
-    return with_fifth_bits(nibbles(b[0].qs, b[1].qs, only_32), b[0].qh, b[1].qh, only_32);
-}
-
-LH_INLINE __m512i values_q5_1(const char *span, int i, bool only_32) {
-    const lh_block_q5_1 *b = (const lh_block_q5_1 *)span + 2 * i;
-    return with_fifth_bits(nibbles(b[0].qs, b[1].qs, only_32), b[0].qh, b[1].qh, only_32);
-}
-
 LH_INLINE __m512i values_q8_0(const char *span, int i, bool only_32) {
     const lh_block_q8_0 *b = (const lh_block_q8_0 *)span + 2 * i;
     __m512i v = _mm512_zextsi256_si512(load_256(b[0].qs));
@@ -145,9 +107,92 @@ LH_INLINE __m512i iq4_values(__m512i index) {
     return _mm512_shuffle_epi8(_mm512_xor_si512(table, _mm512_set1_epi8(-128)), index);
 }
 
-LH_INLINE __m512i values_iq4_nl(const char *span, int i, bool only_32) {
-    const lh_block_iq4_nl *b = (const lh_block_iq4_nl *)span + 2 * i;
-    return iq4_values(nibbles(b[0].qs, b[1].qs, only_32));
+// --- the same with nibbles, four blocks at a time ---------------------------------------------------------------
+
+// Of four blocks the first 16 weights, and the other 16: a quarter of a vector is of one block.
+typedef struct four_blocks {
+    __m512i low, high;
+} four_blocks;
+
+// n of the four are there, 1 to 4; the others are zeros.
+typedef four_blocks (*four_fn)(const char *blocks, int n);
+
+LH_INLINE __m512i four_of(const char *at, size_t size, int n) {
+    __m512i v = _mm512_zextsi128_si512(load_128(at));
+    if (n > 1) v = _mm512_inserti32x4(v, load_128(at + size), 1);
+    if (n > 2) v = _mm512_inserti32x4(v, load_128(at + 2 * size), 2);
+    if (n > 3) v = _mm512_inserti32x4(v, load_128(at + 3 * size), 3);
+    return v;
+}
+
+// size: of a block, at: of its nibbles.
+LH_INLINE four_blocks four_nibbles(const char *blocks, size_t size, size_t at, int n) {
+    const __m512i lowest = _mm512_set1_epi8(15);
+    __m512i v = four_of(blocks + at, size, n);
+    return (four_blocks){_mm512_and_si512(v, lowest), _mm512_and_si512(_mm512_srli_epi16(v, 4), lowest)};
+}
+
+// To nibbles the fifth bits of their blocks, 32 at `at`.
+LH_INLINE four_blocks with_fifth_bits(four_blocks v, const char *blocks, size_t size, size_t at, int n) {
+    uint64_t low = 0, high = 0;
+    for (int i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, blocks + (size_t)i * size + at, 4);
+        low |= (uint64_t)(bits & 0xffff) << (16 * i);
+        high |= (uint64_t)(bits >> 16) << (16 * i);
+    }
+    return (four_blocks){_mm512_or_si512(v.low, _mm512_maskz_set1_epi8(low, 16)),
+                         _mm512_or_si512(v.high, _mm512_maskz_set1_epi8(high, 16))};
+}
+
+#define NIBBLES_OF(suffix) \
+    four_nibbles(blocks, sizeof(lh_block_##suffix), offsetof(lh_block_##suffix, qs), n)
+#define FIFTH_BITS_OF(suffix) \
+    with_fifth_bits(NIBBLES_OF(suffix), blocks, sizeof(lh_block_##suffix), offsetof(lh_block_##suffix, qh), n)
+
+LH_INLINE four_blocks four_q4_0(const char *blocks, int n) { return NIBBLES_OF(q4_0); }
+LH_INLINE four_blocks four_q4_1(const char *blocks, int n) { return NIBBLES_OF(q4_1); }
+LH_INLINE four_blocks four_q5_0(const char *blocks, int n) { return FIFTH_BITS_OF(q5_0); }
+LH_INLINE four_blocks four_q5_1(const char *blocks, int n) { return FIFTH_BITS_OF(q5_1); }
+LH_INLINE four_blocks four_iq4_nl(const char *blocks, int n) {
+    four_blocks v = NIBBLES_OF(iq4_nl);
+    return (four_blocks){iq4_values(v.low), iq4_values(v.high)};
+}
+
+// Four blocks, the first of them the `first`-th of a span of 16.
+LH_INLINE __m512 add_four(four_fn four, int n, int first, const char *span, size_t size, const int8_t *q, __m512 scale,
+                          __m512 total) {
+    const __m512i quarter = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+    // Behind the last block of a row weights are zeros, whatever these are.
+    __m512i a = _mm512_loadu_si512(q + 32 * first), b = n > 2 ? _mm512_loadu_si512(q + 32 * first + 64) : a;
+    const char *blocks = span + (size_t)first * size;
+    fetch_ahead(blocks, (size_t)n * size);  // bit by bit: many lines at once would wait for each other
+    four_blocks w = four(blocks, n);
+    __m512i sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w.low, _mm512_shuffle_i64x2(a, b, 0x88));
+    sum = _mm512_dpbusd_epi32(sum, w.high, _mm512_shuffle_i64x2(a, b, 0xdd));
+    __m512i at = _mm512_add_epi32(quarter, _mm512_set1_epi32(first));
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_permutexvar_ps(at, scale), total);
+}
+
+LH_INLINE void dot_fours(four_fn four, scales_fn scales, size_t size, const void *rows, size_t row_size, int64_t n_rows,
+                         int64_t n_cols, const lh_act_row *act, float *out) {
+    for (int64_t r = 0; r < n_rows; r++) {
+        const char *span = (const char *)rows + (size_t)r * row_size;
+        __m512 total = _mm512_setzero_ps(), fix = total;
+        for (int64_t col = 0; col < n_cols; col += 512, span += 16 * size) {
+            const int8_t *q = act->q + col;
+            int n = (int)LH_MIN((n_cols - col) / 32, 16), i = 0;
+            __m512 scale = scales(span, n, act, col, &fix);
+            for (; i + 4 <= n; i += 4) total = add_four(four, 4, i, span, size, q, scale, total);
+            switch (n - i) {
+                case 3: total = add_four(four, 3, i, span, size, q, scale, total); break;
+                case 2: total = add_four(four, 2, i, span, size, q, scale, total); break;
+                case 1: total = add_four(four, 1, i, span, size, q, scale, total); break;
+                default: break;
+            }
+        }
+        out[r] = _mm512_reduce_add_ps(_mm512_add_ps(total, fix));
+    }
 }
 
 // --- K formats: 256 weights a block, runs of 32 or 16 ------------------------------------------------------------
@@ -294,18 +339,26 @@ LH_INLINE __m512i values_iq4_xs(const char *span, int i, bool only_32) {
                  row_size, n_rows, n_cols, act, out);                                                                  \
     }
 
-#define DEFINE_LEGACY_DOT(suffix, has_min, zero)                                                                       \
+#define DEFINE_LEGACY_SCALES(suffix, has_min, zero)                                                                    \
     LH_INLINE __m512 scales_##suffix(const char *span, int n, const lh_act_row *act, int64_t col, __m512 *fix) {       \
         return legacy_scales(span, sizeof(lh_block_##suffix), has_min, zero, n, act, col, fix);                        \
-    }                                                                                                                  \
-    DEFINE_DOT(suffix, 32, 512, 16)
+    }
 
-DEFINE_LEGACY_DOT(q4_0, false, 8)
-DEFINE_LEGACY_DOT(q4_1, true, 0)
-DEFINE_LEGACY_DOT(q5_0, false, 16)
-DEFINE_LEGACY_DOT(q5_1, true, 0)
-DEFINE_LEGACY_DOT(q8_0, false, 128)
-DEFINE_LEGACY_DOT(iq4_nl, false, 128)
+#define DEFINE_FOURS_DOT(suffix, has_min, zero)                                                                        \
+    DEFINE_LEGACY_SCALES(suffix, has_min, zero)                                                                        \
+    static void dot_##suffix(const lh_type_traits *traits, const void *rows, size_t row_size, int64_t n_rows,          \
+                             int64_t n_cols, const lh_act_row *act, float *out) {                                      \
+        (void)traits;                                                                                                  \
+        dot_fours(four_##suffix, scales_##suffix, sizeof(lh_block_##suffix), rows, row_size, n_rows, n_cols, act, out); \
+    }
+
+DEFINE_FOURS_DOT(q4_0, false, 8)
+DEFINE_FOURS_DOT(q4_1, true, 0)
+DEFINE_FOURS_DOT(q5_0, false, 16)
+DEFINE_FOURS_DOT(q5_1, true, 0)
+DEFINE_FOURS_DOT(iq4_nl, false, 128)
+DEFINE_LEGACY_SCALES(q8_0, false, 128)
+DEFINE_DOT(q8_0, 32, 512, 16)
 DEFINE_DOT(q2_k, 16, 256, 1)
 DEFINE_DOT(q3_k, 16, 256, 1)
 DEFINE_DOT(q4_k, 32, 256, 1)

@@ -10,6 +10,10 @@ typedef __m512 vf;
 #define BLOCK_ROWS 6  // a register tile: 6 x 4 accumulators and 5 operands of 32 registers
 #define BLOCK_VECS 4
 #define FEW_ROWS 3    // up to so many a panel costs attention more than it saves
+// Measured where two threads of a core share 16 lines on their way to the first-level cache: fetched into it, 4 KB
+// ahead, weights of 8 bits came at 60% of what they come at this way, weights of 4 bits at 75%.
+#define FETCH_AHEAD 3584
+#define FETCH_LEVEL 2
 
 static inline vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
 static inline void vf_store(float *p, vf a) { _mm512_storeu_ps(p, a); }

@@ -11,6 +11,9 @@ typedef float32x4_t vf;
 #define BLOCK_ROWS 6  // 6 x 4 accumulators and 5 operands of 32 registers
 #define BLOCK_VECS 4
 #define FEW_ROWS 3    // up to so many a panel costs attention more than it saves
+// As with AVX2; not measured.
+#define FETCH_AHEAD 4096
+#define FETCH_LEVEL 3
 
 static inline vf vf_load(const float *p) { return vld1q_f32(p); }
 static inline void vf_store(float *p, vf a) { vst1q_f32(p, a); }
