@@ -31,6 +31,7 @@ Progress: TypeAlias = Callable[[int, int], object]  #: called with (tokens done,
 # Prompts are read in slices, so that Ctrl-C is noticed in between.
 SLICE_WORK = 7e10  # weights times tokens: what a thread gets through in about a second
 LEAST_SLICE = 128  # tokens; with fewer, unpacking the weights costs more than using them
+AMX_WORK, AMX_SLICE = 4 * SLICE_WORK, 2 * LEAST_SLICE  # of processors that multiply tiles: unpacking is no faster there
 
 
 class SessionOptions(TypedDict, total=False):
@@ -129,8 +130,9 @@ def _slice(model: Model, batch: int) -> int:
     """
     if model.device.startswith("cuda"):
         return batch
-    tokens = SLICE_WORK * model.threads / model.n_params
-    return min(max(2 ** round(math.log2(tokens)), LEAST_SLICE), batch)
+    work, least = (AMX_WORK, AMX_SLICE) if model.device.startswith("cpu (amx") else (SLICE_WORK, LEAST_SLICE)
+    tokens = work * model.threads / model.n_params
+    return min(max(2 ** round(math.log2(tokens)), least), batch)
 
 
 class Session(Handle):

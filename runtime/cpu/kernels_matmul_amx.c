@@ -31,26 +31,21 @@ LH_INLINE __m512i low_bytes(__m512i words, __m512 scale, __m512 min, bool has_mi
     return pair_words(v[0], v[1]);
 }
 
-LH_INLINE vf column_of(const float (*values)[PIECE / 16], int64_t s) {
-    float column[VN];
-    for (int r = 0; r < VN; r++) column[r] = values[r][s];
-    return vf_load(column);
-}
-
 // 16 rows of a piece into the tiles of a panel, n columns.
 LH_INLINE void pack_piece(const piece *p, int64_t n, int scale_len, bool has_min, char *to) {
+    vf scales[VN], mins[VN];  // of a run, of all rows
+    for (int r = 0; r < VN; r++) scales[r] = vf_load(p->scale[r]);
+    vf_transpose(scales);
+    for (int r = 0; has_min && r < VN; r++) mins[r] = vf_load(p->min[r]);
+    if (has_min) vf_transpose(mins);
     for (int64_t c = 0; c < n; c += 64) {
         vf words[VN];
         for (int r = 0; r < VN; r++) words[r] = vf_load((const float *)(const void *)(p->q[r] + c));
         vf_transpose(words);
-        vf scale = vf_set1(0), min = vf_set1(0);
         LH_UNROLL for (int i = 0; i < VN; i++) {
             int64_t at = c + 4 * i;
             if (at >= n) return;
-            if (at % scale_len == 0) {
-                scale = column_of(p->scale, at / scale_len);
-                if (has_min) min = column_of(p->min, at / scale_len);
-            }
+            vf scale = scales[at / scale_len], min = has_min ? mins[at / scale_len] : vf_set1(0);
             __m512i q = _mm512_xor_si512(_mm512_castps_si512(words[i]), _mm512_set1_epi8((char)0x80));
             char *line = to + at / T_COLS * 2 * T_BYTES + at % T_COLS / 2 * 64;
             _mm512_storeu_si512(line, low_bytes(q, scale, min, has_min));
