@@ -203,7 +203,7 @@ def test_probe(gpu, models):
     core = gpu._core
     out = core.ffi.new("lh_ceilings *")
     assert core.lib.lh_model_probe(on_gpu._pointer, 0.002, out) == 0
-    assert min(out.fp32, out.int8, out.fp16, out.read) > 0
+    assert min(out.fp32, out.int8, out.float16, out.read) > 0
 
 
 # --- sessions ----------------------------------------------------------------------------------------------------

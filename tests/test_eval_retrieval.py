@@ -250,9 +250,8 @@ def test_read_with(evaluate, tiny_path, tmp_path, monkeypatch, scheme):
         assert all(result["n_fed"] < 70 for result in found.values())
         differences = [abs(found[key]["logprob"] - alone[key]["logprob"]) for key in found if key[0] == same]
         # Rounding differs between a chunk's beginning that is read again and one that is not. Scheme paper chooses by
-        # floats, and of four questions one has two chunks that are nearly as good.
-        near_ties = scheme == "paper" and name == "a"
-        assert sorted(differences)[2 if near_ties else 3] < 2e-3 and max(differences) < 0.05
+        # floats, and of four questions one may have two chunks that are nearly as good.
+        assert sorted(differences)[2 if scheme == "paper" else 3] < 2e-3 and max(differences) < 0.05
         assert max(abs(found[k]["logprob"] - alone[k]["logprob"]) for k in found if k[0] != same) > 0.01
     assert len([n for n in read if n > 100]) == 3 * 2  # a text for each seed
 

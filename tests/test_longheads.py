@@ -427,7 +427,7 @@ def walk_elsewhere(folder: Path, path: Path, case: Case, request: dict, **enviro
     return dict(np.load(folder / "out.npz"))
 
 
-@pytest.mark.parametrize("level", ["generic", "avx2", "avx512", "avx512vnni"])
+@pytest.mark.parametrize("level", ["generic", "avx2", "avx512", "avx512vnni", "amx"])
 @pytest.mark.parametrize("case", CASES[2:4], ids=lambda case: case.name)
 def test_every_instruction_set(case, level, folder, tmp_path):
     """LH_CPU lowers what the processor has."""
@@ -439,7 +439,7 @@ def test_every_instruction_set(case, level, folder, tmp_path):
     assert (as_chosen(list(there["selected"]), case.plan) == run.chosen).all()
 
 
-@pytest.mark.parametrize("level", ["generic", "avx2", "avx512", "avx512vnni"])
+@pytest.mark.parametrize("level", ["generic", "avx2", "avx512", "avx512vnni", "amx"])
 def test_every_instruction_set_with_quantised_weights(level, folder, tmp_path):
     skip_without(level)
     types = {"type": "q4_k", "embd_type": "q8_0", "output_type": "q6_k"}

@@ -21,21 +21,23 @@ class Ceilings:
 
     fp32: float
     int8: float
-    fp16: float
+    float16: float
     read: float
 
 
 def measure_ceilings(model: Model) -> Ceilings:
     out = ffi.new("lh_ceilings *")
     check(lib.lh_model_probe(model._pointer, PROBE_SECONDS, out))
-    return Ceilings(out.fp32, out.int8, out.fp16, out.read)
+    return Ceilings(out.fp32, out.int8, out.float16, out.read)
 
 
 def arithmetic(model: Model) -> str:
-    """Which of the Ceilings holds for the model's matrices. A GPU multiplies halves, whatever the weights are."""
-    if model.device.startswith("cuda"):
-        return "fp16"
-    return "int8" if 8 * model.weight_bytes < QUANTISED_BITS * model.n_params else "fp32"
+    """Which of the Ceilings holds for a prompt. A GPU multiplies halves, whatever the weights are; AMX bfloat16, where they
+    are quantised."""
+    quantised = 8 * model.weight_bytes < QUANTISED_BITS * model.n_params
+    if model.device.startswith("cuda") or (quantised and model.device.startswith("cpu (amx")):
+        return "float16"
+    return "int8" if quantised else "fp32"
 
 
 def prompt_operations(model: Model, n: int) -> int:

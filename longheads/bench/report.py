@@ -110,7 +110,7 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
     m, c = report.model, report.ceilings
     yield "model", f"{report.path.name}: {m.n_params / 1e6:.0f}M parameters, {m.weight_bytes / 1e6:.1f} MB of weights"
     yield "machine", f"{processor()}, {m.device}"
-    halves = f"fp16 {c.fp16 / 1e9:.0f} GFLOP/s, " if c.fp16 else ""
+    halves = f"float16 {c.float16 / 1e9:.0f} GFLOP/s, " if c.float16 else ""
     yield (
         "ceilings",
         f"fp32 {c.fp32 / 1e9:.0f} GFLOP/s, {halves}int8 {c.int8 / 1e9:.0f} GOP/s, read {c.read / 1e9:.1f} GB/s",
@@ -146,7 +146,7 @@ def _legend(report: Report) -> Iterator[str]:
         )
     n, ceilings = report.plan.repeat, {row.ceiling for row in report.rows}
     yield "Tokens a second" + (f", median of {n} (slowest..fastest)." if n > 1 else ".")
-    for name in ("int8", "fp32", "fp16"):
+    for name in ("int8", "fp32", "float16"):
         if name in ceilings:
             yield f"of {name}: two operations for every weight and token, without attention, of what registers alone do."
     yield "of read: the weights, summaries, chosen keys and values that a token needs, of what memory alone delivers."

@@ -47,11 +47,15 @@ static float read_generic(const float *x, int64_t n) {
 }
 
 static lh_probe_kernels select_kernels(unsigned features) {
-    lh_probe_kernels k = {2 * LANES, 2 * LANES, fma_generic, int8_generic, read_generic};
+    lh_probe_kernels k = {
+        .fma_ops = 2 * LANES, .int8_ops = 2 * LANES,
+        .fma = fma_generic, .int8 = int8_generic, .read = read_generic,
+    };
 #if defined(__x86_64__)
     if (features & LH_CPU_AVX2) lh_probe_kernels_avx2(&k);
     if (features & LH_CPU_AVX512) lh_probe_kernels_avx512(&k);
     if (features & LH_CPU_AVX512_VNNI) lh_probe_kernels_avx512vnni(&k);
+    if (features & LH_CPU_AMX) lh_probe_kernels_amx(&k);
 #elif defined(__aarch64__)
     if (features & LH_CPU_NEON) lh_probe_kernels_neon(&k);
     if (features & LH_CPU_DOTPROD) lh_probe_kernels_dotprod(&k);
@@ -80,6 +84,11 @@ static void fma_task(void *arg, int64_t piece, int thread) {
 static void int8_task(void *arg, int64_t piece, int thread) {
     (void)piece, (void)thread;
     ((const probe_job *)arg)->kernels.int8(ROUNDS);
+}
+
+static void tiles_task(void *arg, int64_t piece, int thread) {
+    (void)piece, (void)thread;
+    ((const probe_job *)arg)->kernels.tiles(ROUNDS / 8);  // a round takes longer
 }
 
 static void write_task(void *arg, int64_t piece, int thread) {
@@ -122,7 +131,8 @@ lh_status lh_cpu_probe(lh_backend *b, double seconds, lh_ceilings *out) {
     if (!j.memory) return LH_ERR_MEMORY;
     out->fp32 = best_rate(c, seconds, (double)ROUNDS * j.kernels.fma_ops, fma_task, &j);
     out->int8 = best_rate(c, seconds, (double)ROUNDS * j.kernels.int8_ops, int8_task, &j);
-    out->fp16 = 0;
+    out->float16 = 0;
+    if (j.kernels.tiles) out->float16 = best_rate(c, seconds, ROUNDS / 8.0 * j.kernels.tile_ops, tiles_task, &j);
     lh_threads_for(c->threads, j.n_memory, write_task, &j);
     out->read = best_rate(c, seconds, (double)READ_PIECE, read_task, &j);
     lh_free(j.memory);

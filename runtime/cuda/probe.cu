@@ -108,7 +108,7 @@ static lh_status measure(lh_cuda *c, cudaEvent_t events[2], double seconds, uint
         return LH_OK;
     };
     LH_TRY(best_rate(c, events, seconds, 2 * steps, floats, &out->fp32));
-    LH_TRY(best_rate(c, events, seconds, 2 * 16 * products, halves, &out->fp16));
+    LH_TRY(best_rate(c, events, seconds, 2 * 16 * products, halves, &out->float16));
     LH_TRY(best_rate(c, events, seconds, 2 * 32 * products, integers, &out->int8));
     return best_rate(c, events, seconds, (double)bytes, reading, &out->read);
 }

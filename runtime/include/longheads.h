@@ -86,7 +86,8 @@ LH_API const lh_tokenizer *lh_model_tokenizer(const lh_model *m);
 typedef struct lh_ceilings {
     double fp32;  // multiplications and additions of floats, a second
     double int8;  // the same of bytes, summed in 32 bits, by the best instruction that the kernels use
-    double fp16;  // the same of halves, summed as floats, on tensor cores; 0: the device has none that the kernels use
+    double float16;  // the same of halves on tensor cores, or of bfloat16 in tiles, summed as floats; 0: the device has
+                     // none that the kernels use
     double read;  // bytes a second
 } lh_ceilings;
 
