@@ -196,9 +196,10 @@ static void rotate_queries(const job *j, const unit *u, bench *b) {
     }
 }
 
-// Run some rows, already gathered, against all keys of a chunk. next: the chunk that comes after it, or -1.
+// Run some rows, already gathered, against all keys of a chunk. next: the chunk that comes after it, or -1. again: the last
+// call was about as many rows and the same chunk.
 static void attend_chunk(const job *j, const unit *u, const bench *b, int32_t chunk, int32_t next, int32_t rows,
-                         bool own) {
+                         bool own, bool again) {
     const lh_attention *a = j->a;
     size_t key = lh_kv_row_size(a->kv_type, a->head_dim);
     const char *keys = lh_cpu_keys(a, u->kv_head, chunk), *values = lh_cpu_values(a, u->kv_head, chunk);
@@ -206,6 +207,7 @@ static void attend_chunk(const job *j, const unit *u, const bench *b, int32_t ch
     lh_tile tile = {
         .dim = a->head_dim, .stride = j->stride, .type = a->kv_type, .acc = b->state,
         .top = b->state + n_rows * j->stride, .sum = b->state + n_rows * (j->stride + 1),
+        .again = again && a->plan.chunk <= LH_TILE_KEYS,
     };
     // Rows are in the order of their tokens: those that see nothing of a later tile come first.
     int32_t skip = 0;
@@ -244,6 +246,7 @@ static void run_unit(const job *j, const unit *u, bench *b) {
     for (int32_t i = 0; i < n_runs; i++) {
         int32_t begin = b->runs[i].begin, end = b->runs[i + 1].begin;
         if (begin < from || begin >= to) continue;
+        bool again = false;
         for (int32_t m = begin; m < end;) {
             // The rows whose own chunk this is see part of it; they are the first ones here or the last, never mixed.
             bool own = b->meetings[m].distance == 0;
@@ -263,7 +266,8 @@ static void run_unit(const job *j, const unit *u, bench *b) {
                 b->limit[n] = lh_offset_of(position, a->plan.chunk) + 1;
                 b->bias[n] = at.bias;
             }
-            attend_chunk(j, u, b, b->runs[i].chunk, end < to ? b->runs[i + 1].chunk : -1, n, own);
+            attend_chunk(j, u, b, b->runs[i].chunk, end < to ? b->runs[i + 1].chunk : -1, n, own, again);
+            again = n == TILE_ROWS;
         }
     }
 }

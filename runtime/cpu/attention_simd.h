@@ -265,15 +265,15 @@ static float softmax_step(float *scores, int32_t visible, int32_t cols, float bi
 static void attend_simd(const lh_tile *t, float *scratch) {
     int32_t cols = LH_ROUND_UP(t->n_keys, VN);
     size_t stride = (size_t)t->stride;
-    float *scores = scratch, *panel = scores + (size_t)t->rows * LH_TILE_KEYS;
-    float *values = panel + LH_TILE_KEYS * stride, *shrink = values + LH_TILE_KEYS * stride;
+    float *panel = scratch, *values = panel + LH_TILE_KEYS * stride;
+    float *scores = values + LH_TILE_KEYS * stride, *shrink = scores + (size_t)t->rows * LH_TILE_KEYS;
     bool few = t->rows <= FEW_ROWS;
     int32_t step = few ? AT_ONCE : BLOCK_ROWS;
     size_t row = lh_kv_row_size(t->type, t->dim);
 
     // Few rows do little with what they read: memory has to work meanwhile. It fetches the values while keys are met, and
     // the next keys while values are; all at once would only wait for its turn.
-    if (!few) transpose(t->k, t->n_keys, t->dim, t->type, panel);
+    if (!few && !t->again) transpose(t->k, t->n_keys, t->dim, t->type, panel);
     for (int32_t i = 0; i < t->rows; i += step) {
         int32_t some = LH_MIN(t->rows - i, step);
         const float *q = t->q + (size_t)i * stride;
@@ -288,7 +288,7 @@ static void attend_simd(const lh_tile *t, float *scratch) {
 
     // Values are read as they lie where a row is whole vectors; where it is not, or many rows read them, unpacked.
     bool as_they_lie = few && t->dim == t->stride;
-    for (int32_t j = 0; !as_they_lie && j < t->n_keys; j++) {
+    for (int32_t j = 0; !as_they_lie && !(t->again && !few) && j < t->n_keys; j++) {
         load_simd((const char *)t->v + (size_t)j * row, t->dim, t->type, values + j * stride);
         memset(values + j * stride + t->dim, 0, (stride - (size_t)t->dim) * sizeof *values);
     }

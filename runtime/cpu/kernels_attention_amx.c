@@ -263,7 +263,7 @@ static void attend_amx(const lh_tile *t, float *scratch) {
     bench b = lay_out(t, scratch);
     tile_config before;
     begin_tiles(&before);
-    pack(t, &b);
+    if (!t->again) pack(t, &b);
     pack_queries(t, &b);
     tiles_follow_stores();
     multiply_keys(&b);

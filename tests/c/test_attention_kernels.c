@@ -174,6 +174,16 @@ static void test_attend(const char *name, const lh_attention_kernels *k, int32_t
                      .top = top,
                      .sum = sum,
                      .acc = acc};
+        if (tile == 1 && rows > 7) {  // in two parts, many rows each
+            t.rows = (rows + 1) / 2;
+            k->attend(&t, scratch);
+            t.q += t.rows * stride;
+            t.row += t.rows;
+            if (t.limit) t.limit += t.rows;
+            if (t.bias) t.bias += t.rows;
+            t.rows = rows - t.rows;
+            t.again = true;
+        }
         k->attend(&t, scratch);
     }
     // Scores of factors that are rounded as there; their powers of two and the values are rounded, too.
