@@ -48,7 +48,10 @@ CXX = {".cu", ".cpp"}
 
 def runtime_sources() -> list[str]:
     """The C core with its CPU backend, without the files of other processors."""
-    others = ("_neon", "_dotprod") if platform.machine() in ("x86_64", "AMD64") else ("_avx2", "_avx512", "_avx512vnni", "_amx")
+    intel = ("_avx2", "_avx512", "_avx512vnni", "_amx")
+    others = ("_neon", "_dotprod") if platform.machine() in ("x86_64", "AMD64") else intel
+    if NO_AMX in definitions():
+        others += ("_amx",)
     paths = sorted([*ROOT.glob("runtime/*.c"), *ROOT.glob("runtime/cpu/*.c")])
     return [str(p.relative_to(ROOT)) for p in paths if not p.stem.endswith(others)]
 
@@ -70,8 +73,18 @@ ISA_FLAGS = {
     "_avx2": ["-mavx2", "-mfma", "-mf16c"],
     "_avx512": _AVX512,
     "_avx512vnni": [*_AVX512, "-mavx512vnni"],
-    "_amx": [*_AVX512, "-mavx512vnni", "-mavx512bf16", "-mamx-tile", "-mamx-int8", "-mamx-bf16"],
+    "_amx": [*_AVX512, "-mavx512vnni", "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
 }
+
+
+NO_AMX = "-DLH_NO_AMX"
+
+
+@functools.cache
+def definitions() -> list[str]:
+    """What CMake defines where the compiler is too old."""
+    old = platform.machine() in ("x86_64", "AMD64") and not supports(("-mamx-bf16",))
+    return [NO_AMX] if old else []
 
 
 @functools.cache
@@ -138,7 +151,7 @@ def _object(source: str, flags: Sequence[str]) -> Path:
         if path.suffix in CXX:  # CUDA runs on the emulator
             include += ["-Itests/emulator", "-iquote", "runtime/cuda"]
             language = [cxx_compiler(), "-std=c++17", "-x", "c++"]
-        _run([*language, "-ffp-contract=off", *flags, *include, "-c", source], output)
+        _run([*language, "-ffp-contract=off", *definitions(), *flags, *include, "-c", source], output)
     return output
 
 

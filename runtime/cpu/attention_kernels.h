@@ -67,7 +67,8 @@ void lh_attention_kernels_select(unsigned features, lh_attention_kernels *out);
 // The tables, by file; the build has those of its architecture.
 extern const lh_attention_kernels lh_attention_kernels_generic, lh_attention_kernels_avx2, lh_attention_kernels_avx512,
     lh_attention_kernels_neon;
-// Lays its entries over AVX-512's.
+// Each lays its entries over AVX-512's.
+void lh_attention_kernels_avx512vnni(lh_attention_kernels *k);
 void lh_attention_kernels_amx(lh_attention_kernels *k);
 
 #endif

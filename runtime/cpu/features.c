@@ -17,12 +17,14 @@ static unsigned long long xcr0(void) {
     return (unsigned long long)hi << 32 | lo;
 }
 
+#ifndef LH_NO_AMX
 // Tiles are for processes that have asked for them; threads and children have what their process has. It is refused
 // where a signal stack is too small for what a signal would save.
 static bool may_use_tiles(void) {
     const long ask = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM
     return (xcr0() & 0x60000) == 0x60000 && syscall(SYS_arch_prctl, ask, tile_data) == 0;
 }
+#endif
 
 static unsigned detect(void) {
     unsigned a, b, c, d, features = 0;
@@ -37,10 +39,12 @@ static unsigned detect(void) {
     if (features && (b & (f | dq | bw | vl)) == (f | dq | bw | vl) && (state & 0xe0) == 0xe0) {
         features |= LH_CPU_AVX512;
         if (c >> 11 & 1) features |= LH_CPU_AVX512_VNNI;
+#ifndef LH_NO_AMX
         const unsigned tiles = 1u << 24 | 1u << 22, bf16 = 1u << 5;  // and of bfloat16
         if (c >> 11 & 1 && (d & tiles) == tiles && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & bf16) &&
             may_use_tiles())
             features |= LH_CPU_AMX;
+#endif
     }
     return features;
 }

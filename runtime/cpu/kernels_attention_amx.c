@@ -1,4 +1,4 @@
-// AMX: attention of many rows, and the products of many queries with codes of keys.
+// AMX: attention of many rows.
 //
 // Queries, keys, weights and values are rounded to bfloat16; their products are summed up as floats. A cache of floats
 // asks for more than that, and few rows gain nothing: both go the way of AVX-512.
@@ -9,35 +9,10 @@
 // The vectors come first: the kernels are written in them.
 #include "attention_kernels.h"
 #include "kv_simd.h"
+#include "simd_across.h"
 #include "simd_amx.h"
 
 #define TILE_GROUPS (LH_TILE_KEYS / T_SIDE)
-
-// --- one number of each of 16 vectors ----------------------------------------------------------------------------
-
-#define MOST(a, b) _mm512_max_ps(a, b)
-#define SUM(a, b) _mm512_add_ps(a, b)
-#define MOST_WORD(a, b) \
-    _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)))
-
-// Lane i: all lanes of v[i], put together by `both`. Two vectors become one that has half of each, four times over.
-#define ACROSS(name, both)                                                                                         \
-    INLINE __m512 name(__m512 v[16]) {                                                                             \
-        for (int i = 0; i < 8; i++)                                                                                \
-            v[i] = both(_mm512_unpacklo_ps(v[2 * i], v[2 * i + 1]), _mm512_unpackhi_ps(v[2 * i], v[2 * i + 1]));   \
-        for (int i = 0; i < 4; i++) {                                                                              \
-            __m512d a = _mm512_castps_pd(v[2 * i]), b = _mm512_castps_pd(v[2 * i + 1]);                            \
-            v[i] = both(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));   \
-        }                                                                                                          \
-        for (int n = 2; n > 0; n /= 2)                                                                             \
-            for (int i = 0; i < n; i++)                                                                            \
-                v[i] = both(_mm512_shuffle_f32x4(v[2 * i], v[2 * i + 1], 0x88),                                    \
-                            _mm512_shuffle_f32x4(v[2 * i], v[2 * i + 1], 0xdd));                                   \
-        return v[0];                                                                                               \
-    }
-ACROSS(most_across, MOST)
-ACROSS(sum_across, SUM)
-ACROSS(most_word_across, MOST_WORD)
 
 // --- what a tile of keys is turned into --------------------------------------------------------------------------
 

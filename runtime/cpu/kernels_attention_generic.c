@@ -157,7 +157,10 @@ void lh_attention_kernels_select(unsigned features, lh_attention_kernels *out) {
 #if defined(__x86_64__)
     if (features & LH_CPU_AVX2) *out = lh_attention_kernels_avx2;
     if (features & LH_CPU_AVX512) *out = lh_attention_kernels_avx512;
+    if (features & LH_CPU_AVX512_VNNI) lh_attention_kernels_avx512vnni(out);
+#ifndef LH_NO_AMX
     if (features & LH_CPU_AMX) lh_attention_kernels_amx(out);
+#endif
 #elif defined(__aarch64__)
     if (features & LH_CPU_NEON) *out = lh_attention_kernels_neon;
 #endif

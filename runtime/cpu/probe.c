@@ -55,7 +55,9 @@ static lh_probe_kernels select_kernels(unsigned features) {
     if (features & LH_CPU_AVX2) lh_probe_kernels_avx2(&k);
     if (features & LH_CPU_AVX512) lh_probe_kernels_avx512(&k);
     if (features & LH_CPU_AVX512_VNNI) lh_probe_kernels_avx512vnni(&k);
+#ifndef LH_NO_AMX
     if (features & LH_CPU_AMX) lh_probe_kernels_amx(&k);
+#endif
 #elif defined(__aarch64__)
     if (features & LH_CPU_NEON) lh_probe_kernels_neon(&k);
     if (features & LH_CPU_DOTPROD) lh_probe_kernels_dotprod(&k);

@@ -305,6 +305,7 @@ int main(void) {
         unsigned features;
     } tables[] = {
         {"generic", 0}, {"avx2", LH_CPU_AVX2}, {"avx512", LH_CPU_AVX2 | LH_CPU_AVX512},
+        {"avx512vnni", LH_CPU_AVX2 | LH_CPU_AVX512 | LH_CPU_AVX512_VNNI},
         {"amx", LH_CPU_AVX2 | LH_CPU_AVX512 | LH_CPU_AVX512_VNNI | LH_CPU_AMX}, {"neon", LH_CPU_NEON},
     };
     static const int32_t dims[] = {2, 8, 16, 20, 32, 64, 80, 96, 100, 128, 256};
