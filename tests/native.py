@@ -83,7 +83,8 @@ NO_AMX = "-DLH_NO_AMX"
 @functools.cache
 def definitions() -> list[str]:
     """What CMake defines where the compiler is too old."""
-    old = platform.machine() in ("x86_64", "AMD64") and not supports(("-mamx-bf16",))
+    body = "#include <immintrin.h>\nint main(void) { if (0) _tile_dpbf16ps(0, 1, 2); return 0; }\n"
+    old = platform.machine() in ("x86_64", "AMD64") and not supports(("-mamx-tile", "-mamx-bf16"), body)
     return [NO_AMX] if old else []
 
 
@@ -191,11 +192,11 @@ def build_mixed(name: str, sources: Sequence[str], flags: Sequence[str], cxx_fla
 
 
 @functools.cache
-def supports(flags: tuple[str, ...]) -> bool:
+def supports(flags: tuple[str, ...], body: str = "int main(void) { return 0; }\n") -> bool:
     """Can a program be built with `flags` here, and does it run? Sanitizers need libraries that may be missing."""
     with tempfile.TemporaryDirectory() as folder:
         source, program = Path(folder, "empty.c"), Path(folder, "empty")
-        source.write_text("int main(void) { return 0; }\n")
+        source.write_text(body)
         command = [compiler(), *flags, str(source), "-o", str(program)]
         if subprocess.run(command, capture_output=True).returncode != 0:
             return False
@@ -224,7 +225,8 @@ def cpu_flags() -> set[str]:
     """What this processor can do, by those who do not detect it for the runtime."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     named = (line.partition(":")[2] for line in lines if line.startswith(("flags", "Features")))
-    return set(next(named, "").split())
+    flags = set(next(named, "").split())
+    return flags - {"amx_tile"} if NO_AMX in definitions() else flags
 
 
 def data(path: str) -> Path:

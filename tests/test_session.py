@@ -308,10 +308,11 @@ def test_stream_goes_on_from_the_session(model, session):
 def test_slices_are_about_a_second(model):
     """Whatever the model's size, within what a batch holds and what is worth unpacking weights for."""
 
-    def of(n_params: float) -> int:
-        return _slice(SimpleNamespace(device="cpu (avx2)", threads=2, n_params=n_params), 1024)
+    def of(n_params: float, device: str = "cpu (avx2, 2 threads)") -> int:
+        return _slice(SimpleNamespace(device=device, threads=2, n_params=n_params), 1024)
 
     assert [of(n) for n in (8.03e9, 1.1e9, 360e6, 135e6)] == [128, 128, 512, 1024]
+    assert [of(n, "cpu (amx, 2 threads)") for n in (8.03e9, 1.1e9, 360e6)] == [256, 512, 1024]
 
 
 def test_the_core_refuses_a_session_in_use(tiny_path):

@@ -197,7 +197,7 @@ static void rotate_queries(const job *j, const unit *u, bench *b) {
 }
 
 // Run some rows, already gathered, against all keys of a chunk. next: the chunk that comes after it, or -1. again: the last
-// call was about as many rows and the same chunk.
+// call was of this chunk and TILE_ROWS rows.
 static void attend_chunk(const job *j, const unit *u, const bench *b, int32_t chunk, int32_t next, int32_t rows,
                          bool own, bool again) {
     const lh_attention *a = j->a;

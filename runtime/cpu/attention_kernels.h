@@ -20,7 +20,7 @@ typedef struct lh_tile {
     int32_t dim, stride;      // stride = dim rounded up to LH_PAD
     lh_kv_type type;
     const char *k, *v;        // (n_keys) rows of dim values (kv_type.h)
-    bool again;               // these were those of the call before, with as many rows or more in the same scratch
+    bool again;               // k and v are those of the call before, which had as many rows or more, and this scratch
     const char *next_k;       // of the tile that comes after this one, or NULL: to be fetched meanwhile
     const float *q;           // (rows, stride): rotated for this chunk, scaled, zero beyond dim
     const int32_t *limit;     // (rows): keys a row may see, 1..n_keys; NULL: all

@@ -26,7 +26,8 @@ static bool may_use_tiles(void) {
 }
 #endif
 
-static unsigned detect(void) {
+// wanted: tiles are not asked for in vain, since afterwards the system refuses small signal stacks to the process.
+static unsigned detect(unsigned wanted) {
     unsigned a, b, c, d, features = 0;
     if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
     const unsigned fma = 1u << 12, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29;
@@ -42,7 +43,7 @@ static unsigned detect(void) {
 #ifndef LH_NO_AMX
         const unsigned tiles = 1u << 24 | 1u << 22, bf16 = 1u << 5;  // and of bfloat16
         if (c >> 11 & 1 && (d & tiles) == tiles && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & bf16) &&
-            may_use_tiles())
+            (wanted & LH_CPU_AMX) && may_use_tiles())
             features |= LH_CPU_AMX;
 #endif
     }
@@ -51,12 +52,13 @@ static unsigned detect(void) {
 #elif defined(__aarch64__)
 #include <sys/auxv.h>
 
-static unsigned detect(void) {
+static unsigned detect(unsigned wanted) {
+    (void)wanted;
     const unsigned long asimddp = 1ul << 20;  // HWCAP_ASIMDDP
     return LH_CPU_NEON | (getauxval(AT_HWCAP) & asimddp ? LH_CPU_DOTPROD : 0);
 }
 #else
-static unsigned detect(void) { return 0; }
+static unsigned detect(unsigned wanted) { return 0 & wanted; }
 #endif
 
 static const struct {
@@ -83,7 +85,8 @@ static unsigned allowed(bool *known) {
 
 unsigned lh_cpu_features(void) {
     bool known;
-    return detect() & allowed(&known);
+    unsigned wanted = allowed(&known);
+    return detect(wanted) & wanted;
 }
 
 lh_status lh_cpu_features_check(void) {

@@ -3,7 +3,6 @@
 // Queries, keys, weights and values are rounded to bfloat16; their products are summed up as floats. A cache of floats
 // asks for more than that, and few rows gain nothing: both go the way of AVX-512.
 #include <math.h>
-#include <string.h>
 
 #include "simd_avx512.h"
 // The vectors come first: the kernels are written in them.
@@ -11,6 +10,7 @@
 #include "kv_simd.h"
 #include "simd_across.h"
 #include "simd_amx.h"
+#include "simd_math.h"
 
 #define TILE_GROUPS (LH_TILE_KEYS / T_SIDE)
 
@@ -142,7 +142,8 @@ INLINE __mmask16 visible(const lh_tile *t, int32_t i, int v) {
     return (__mmask16)((1u << n) - 1);
 }
 
-// Scores of 16 rows become weights. shrink: what their accumulators are to be multiplied with.
+// Scores of 16 rows become weights. shrink: what their accumulators are to be multiplied with, over and over: exactly 1
+// where the top stays.
 INLINE void weigh_rows(const lh_tile *t, float *scores, int32_t first, int vecs, bool masked, float shrink[16]) {
     const float log2_e = 0x1.715476p+0f, ln_2 = 0x1.62e43p-1f;
     int32_t rows = LH_MIN(t->rows - first, T_SIDE);
@@ -163,11 +164,10 @@ INLINE void weigh_rows(const lh_tile *t, float *scores, int32_t first, int vecs,
         sum[i] = t->sum[t->row[first + i]];
         if (t->bias) bias[i] = t->bias[first + i];
     }
-    vf before = vf_mul(vf_load(top), vf_set1(log2_e)), more = vf_mul(vf_load(bias), vf_set1(log2_e));
-    vf now = vf_max(vf_add(here, more), before);
-    vf kept = power_of_two(vf_sub(before, now));
+    vf before = vf_load(top), now = vf_max(vf_fma(here, vf_set1(ln_2), vf_load(bias)), before);
+    vf kept = vf_exp(vf_sub(before, now));
     vf_store(shrink, kept);
-    vf_store(less, vf_sub(now, more));
+    vf_store(less, vf_mul(vf_sub(now, vf_load(bias)), vf_set1(log2_e)));
     for (int i = 0; i < 16; i++) {
         float *of = scores + i * LH_TILE_KEYS;
         vf p[4], minus = vf_set1(less[i]);
@@ -177,7 +177,7 @@ INLINE void weigh_rows(const lh_tile *t, float *scores, int32_t first, int vecs,
         if (vecs == 4) v[i] = vf_add(v[i], vf_add(p[2], p[3]));
     }
     vf_store(sum, vf_fma(vf_load(sum), kept, sum_across(v)));
-    vf_store(top, vf_mul(now, vf_set1(ln_2)));
+    vf_store(top, now);
     for (int i = 0; i < rows; i++) {
         t->top[t->row[first + i]] = top[i];
         t->sum[t->row[first + i]] = sum[i];

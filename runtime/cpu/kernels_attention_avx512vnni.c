@@ -1,5 +1,5 @@
-// AVX-512 with VNNI: the products of many queries with codes of keys. vpdpbusd adds four of them at once, which pairs of
-// components as other tables multiply them leave half of.
+// AVX-512 with VNNI: the products of many queries with codes of keys. vpdpbusd multiplies and adds four components at
+// once, where other tables multiply two and add their products.
 #include "simd_avx512.h"
 // The vectors come first.
 #include "attention_kernels.h"
@@ -22,9 +22,10 @@ static void pack_keys(const uint8_t *codes, int32_t n_keys, int32_t quads, int32
         }
 }
 
-// Pairs of components, each there twice, as they are once: four at a time.
-static void pack_queries(const int32_t *q, int32_t n, int16_t *out) {
-    for (int32_t i = 0; i < n; i++) out[i] = (int16_t)q[i];
+// Words of a pair of components, twice, become words of two pairs, n of them.
+static void pack_queries(const int32_t *q, int32_t n, int32_t *out) {
+    for (int32_t i = 0; i < n; i++)
+        out[i] = (int32_t)(((uint32_t)q[2 * i] & 0xffff) | (uint32_t)q[2 * i + 1] << 16);
 }
 
 // Of each of ROWS queries the largest product with the keys of all groups, in a lane.
@@ -65,7 +66,7 @@ static void peak_vnni(const uint8_t *codes, int32_t n_keys, int32_t dims, const 
         pack_keys(codes, n_keys, quads, first, groups, words);
         for (int32_t i = 0; i < many; i += ROWS) {
             int32_t some[ROWS * MOST_QUADS];
-            pack_queries(q + (size_t)i * (size_t)(dims / 2), ROWS * dims / 2, (int16_t *)some);
+            pack_queries(q + (size_t)i * (size_t)(dims / 2), ROWS * quads, some);
             __m512i most;  // the usual numbers as constants
             if (groups < GROUPS) most = most_of(some, quads, 2, words);
             else if (quads == 4) most = most_of(some, 4, GROUPS, words);

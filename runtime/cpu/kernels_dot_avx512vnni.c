@@ -107,7 +107,7 @@ LH_INLINE __m512i iq4_values(__m512i index) {
     return _mm512_shuffle_epi8(_mm512_xor_si512(table, _mm512_set1_epi8(-128)), index);
 }
 
-// --- the same with nibbles, four blocks at a time ---------------------------------------------------------------
+// --- legacy formats of nibbles: four blocks at a time ---------------------------------------------------------------
 
 // Of four blocks the first 16 weights, and the other 16: a quarter of a vector is of one block.
 typedef struct four_blocks {
@@ -163,7 +163,7 @@ LH_INLINE four_blocks four_iq4_nl(const char *blocks, int n) {
 LH_INLINE __m512 add_four(four_fn four, int n, int first, const char *span, size_t size, const int8_t *q, __m512 scale,
                           __m512 total) {
     const __m512i quarter = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-    // Behind the last block of a row weights are zeros, whatever these are.
+    // Behind the last block of a row scales are zeros, whatever these are.
     __m512i a = _mm512_loadu_si512(q + 32 * first), b = n > 2 ? _mm512_loadu_si512(q + 32 * first + 64) : a;
     const char *blocks = span + (size_t)first * size;
     fetch_ahead(blocks, (size_t)n * size);  // bit by bit: many lines at once would wait for each other

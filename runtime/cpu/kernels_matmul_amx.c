@@ -19,12 +19,12 @@
 // The lower two bytes of each word, of the value q + 128, as floats: put under the exponent of a number whose last bits
 // they are.
 LH_INLINE __m512i low_bytes(__m512i words, __m512 scale, __m512 min, bool has_min) {
-    const int masked_or = 0xea;  // (a & b) | c
+    enum { MASKED_OR = 0xea };  // (a & b) | c
     __m512 v[2];
     v[0] = _mm512_castsi512_ps(_mm512_ternarylogic_epi32(words, _mm512_set1_epi32(0xff),
-                                                         _mm512_castps_si512(_mm512_set1_ps(0x1p23f)), masked_or));
+                                                         _mm512_castps_si512(_mm512_set1_ps(0x1p23f)), MASKED_OR));
     v[1] = _mm512_castsi512_ps(_mm512_ternarylogic_epi32(words, _mm512_set1_epi32(0xff00),
-                                                         _mm512_castps_si512(_mm512_set1_ps(0x1p15f)), masked_or));
+                                                         _mm512_castps_si512(_mm512_set1_ps(0x1p15f)), MASKED_OR));
     v[0] = _mm512_sub_ps(v[0], _mm512_set1_ps(0x1p23f + 128));
     v[1] = _mm512_sub_ps(v[1], _mm512_set1_ps(0x1p15f + 128));
     for (int i = 0; i < 2; i++) v[i] = has_min ? _mm512_fmadd_ps(v[i], scale, min) : _mm512_mul_ps(v[i], scale);
@@ -117,6 +117,7 @@ static void multiply_amx(const lh_type_traits *traits, const void *panel, const 
                          const lh_tile_out *out) {
     (void)traits;
     const char *w = panel, *act = (const char *)tile + col / T_COLS * 2 * T_BYTES;
+    tiles_follow_stores();
     int64_t n = n_cols / T_COLS, line = out->stride * (int64_t)sizeof(float);
     for (int32_t row = 0; row < out->n_rows; row += PAIR, w += n * 2 * T_BYTES) {
         // Whole tiles lie where they belong; others, and those that want a bias, take a detour.

@@ -221,7 +221,7 @@ static void multiply_panel(const panel_job *job, int i, int64_t panel, int64_t s
             .bias = p->bias[i] && col == 0 ? p->bias[i] + row : NULL,
             .add = p->add || col > 0,
         };
-        char state[LH_PANEL_STATE];
+        _Alignas(LH_ALIGN) char state[LH_PANEL_STATE];
         if (k->begin) k->begin(state);
         for (int64_t tile = first; tile < end; tile++) {
             int64_t token = tile * k->tokens;

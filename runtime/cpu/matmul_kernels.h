@@ -1,7 +1,8 @@
 // The kernels under matmul.c: one table per instruction set, generic first, better entries laid over it.
 //
 // Against quantised weights activations are quantised too: int8 in blocks of 32, sums over a block exact in int32,
-// scales applied in float. Against float weights they stay float. Two shapes of work:
+// scales applied in float; many tokens may stay as they are where kernels want that. Against float weights they stay
+// float. Two shapes of work:
 //
 // - few tokens: `dot` streams rows of weights as they lie in the file;
 // - many tokens: `pack` unpacks a panel of rows, any format, into one layout that stays in cache, `pack_tokens` lays
@@ -48,7 +49,7 @@ typedef struct lh_panel_kernels {
     void (*multiply)(const lh_type_traits *traits, const void *panel, const void *tile, int64_t col, int64_t n_cols,
                      const lh_tile_out *out);
     bool plain;           // tokens are packed from floats, whatever the weights are
-    // Around calls of multiply, on their thread; NULL: nothing. state: LH_PANEL_STATE bytes.
+    // Around calls of multiply, on their thread; NULL: nothing. state: LH_PANEL_STATE bytes, LH_ALIGN-aligned.
     void (*begin)(void *state);
     void (*end)(const void *state);
 } lh_panel_kernels;

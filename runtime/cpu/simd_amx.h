@@ -19,7 +19,7 @@ static const tile_config whole_tiles = {
     .lines = {16, 16, 16, 16, 16, 16, 16, 16},
 };
 
-// Others in this process may have left tiles configured that they mean to find again. The intrinsics of GCC 12 tell the
+// Others in this process may have configured tiles on this thread, and count on that. The intrinsics of GCC 12 tell the
 // compiler of the first 8 bytes only.
 static inline void begin_tiles(tile_config *before) {
     __asm__ volatile("sttilecfg %0" : "=m"(*before));
@@ -31,7 +31,7 @@ static inline void end_tiles(const tile_config *before) {
     else __asm__ volatile("ldtilecfg %0" : : "m"(*before));
 }
 
-// Compilers do not know that products read memory: what was written before is written.
+// GCC does not know that loads of tiles read memory: what was written before is written.
 static inline void tiles_follow_stores(void) { __asm__ volatile("" : : : "memory"); }
 
 // Words of two bfloat16 each, as the second operand of a product has them.

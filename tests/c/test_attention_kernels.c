@@ -175,7 +175,7 @@ static void test_attend(const char *name, const lh_attention_kernels *k, int32_t
                      .sum = sum,
                      .acc = acc};
         if (tile == 1 && rows > 7) {  // in two parts, many rows each
-            t.rows = (rows + 1) / 2;
+            t.rows = (2 * rows + 2) / 3;
             k->attend(&t, scratch);
             t.q += t.rows * stride;
             t.row += t.rows;
@@ -224,6 +224,32 @@ static void test_attend(const char *name, const lh_attention_kernels *k, int32_t
     lh_free(acc);
     lh_free(kv);
     lh_free(q);
+}
+
+// Many tiles of one score: the first one's values, which are ones, weigh as much as all the others', which are zeros.
+static void test_attend_long(const char *name, const lh_attention_kernels *k, lh_kv_type type) {
+    enum { ROWS = 16, DIM = 32, TILES = 600 };
+    size_t row_size = lh_kv_row_size(type, DIM), side = LH_TILE_KEYS * row_size;
+    char *zeros = lh_alloc(side, 1), *ones = lh_alloc(side, 1);
+    float *q = lh_alloc(ROWS * DIM, 4), *acc = lh_alloc(ROWS * DIM, 4), *scratch = lh_alloc(lh_tile_scratch(ROWS, DIM), 4);
+    float one[DIM], top[ROWS], sum[ROWS] = {0};
+    int32_t row[ROWS];
+    fill(q, ROWS * DIM);
+    for (int x = 0; x < DIM; x++) one[x] = 1;
+    for (int j = 0; j < LH_TILE_KEYS; j++) k->store(one, DIM, type, ones + j * row_size);
+    for (int i = 0; i < ROWS; i++) row[i] = i, top[i] = -INFINITY;
+    for (int tile = 0; tile < TILES; tile++) {
+        lh_tile t = {.rows = ROWS, .n_keys = LH_TILE_KEYS, .dim = DIM, .stride = DIM, .type = type, .k = zeros,
+                     .v = tile == 0 ? ones : zeros, .q = q, .row = row, .top = top, .sum = sum, .acc = acc};
+        k->attend(&t, scratch);
+    }
+    for (int i = 0; i < ROWS * DIM; i++)
+        expect_near(name, "attend, many tiles", acc[i] / sum[i / DIM], 1.0 / TILES, 0.1);
+    lh_free(scratch);
+    lh_free(acc);
+    lh_free(q);
+    lh_free(ones);
+    lh_free(zeros);
 }
 
 // Exact, so every table says the same; codes and queries of any value within their range.
@@ -331,6 +357,7 @@ int main(void) {
                 }
             }
         }
+        for (lh_kv_type type = 0; type < LH_KV_TYPES; type++) test_attend_long(tables[i].name, &k, type);
         static const int32_t peak_dims[] = {2, 8, 16, 32, 64, 128};
         for (size_t d = 0; d < sizeof peak_dims / sizeof *peak_dims; d++)
             for (size_t r = 0; r < sizeof row_counts / sizeof *row_counts; r++)

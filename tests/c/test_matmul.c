@@ -246,6 +246,29 @@ static void hostile_blocks(void) {
     guarded_free_all();
 }
 
+// Tiles that someone else has configured on this thread are as they were afterwards; if nobody has, nobody has.
+static void tiles_of_others(void) {
+#if defined(__x86_64__) && !defined(LH_NO_AMX)
+    if (!(lh_cpu_features() & LH_CPU_AMX)) return;
+    const lh_type type = LH_TYPE_Q8_0;
+    const int64_t n_rows = 32;
+    for (int theirs = 0; theirs < 2; theirs++) {
+        // Palette; bytes of a line, and lines, of tiles 0 and 1.
+        uint8_t config[64] = {[0] = 1, [16] = 12, [18] = 64, [48] = 3, [49] = 16}, after[64];
+        test_case c = make_case(1, &type, &n_rows, 64, 32, 0, false, false, RANDOM);
+        c.p.w[0] = &c.w[0];
+        lh_matmul_kernels_select(lh_cpu_features(), &((lh_cpu *)backends[0])->matmul);
+        if (theirs) __asm__ volatile("ldtilecfg %0" : : "m"(config));
+        else memset(config, 0, sizeof config);
+        if (lh_cpu_project(backends[0], &c.p) != LH_OK) FAIL("tiles of others: %s", lh_last_error());
+        __asm__ volatile("sttilecfg %0" : "=m"(after));
+        if (memcmp(config, after, sizeof config) != 0) FAIL("tiles of others are configured otherwise");
+        __asm__ volatile("tilerelease");
+        free_case(&c);
+    }
+#endif
+}
+
 static void embed(lh_type type) {
     const int64_t n_cols = 512;
     lh_tensor table = make_weights(type, 5, n_cols, RANDOM);
@@ -275,6 +298,7 @@ int main(int argc, char **argv) {
     }
     several_matrices();
     hostile_blocks();
+    tiles_of_others();
     for (int i = 0; i < n_tables; i++) {
         lh_matmul_kernels k;
         lh_matmul_kernels_select(tables[i], &k);
