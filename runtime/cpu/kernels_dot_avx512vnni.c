@@ -30,7 +30,7 @@ LH_INLINE void dot_rows(values_fn values, scales_fn scales, int run, int64_t spa
             // The run of each lane's four weights.
             __m512i at = _mm512_srli_epi32(lane, run == 32 ? 3 : 2);
             for (; i < n / 64; i++) {
-                fetch_ahead(span + (size_t)i * step, 1);  // bit by bit: many lines at once would wait for each other
+                fetch_ahead(span + (size_t)i * step, 1);  // few at a time: many at once wait for each other
                 __m512i q = _mm512_loadu_si512(act->q + col + 64 * i);
                 __m512i sum = _mm512_dpbusd_epi32(zero, values(span, i, false), q);
                 total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_permutexvar_ps(at, scale), total);
@@ -166,7 +166,7 @@ LH_INLINE __m512 add_four(four_fn four, int n, int first, const char *span, size
     // Behind the last block of a row scales are zeros, whatever these are.
     __m512i a = _mm512_loadu_si512(q + 32 * first), b = n > 2 ? _mm512_loadu_si512(q + 32 * first + 64) : a;
     const char *blocks = span + (size_t)first * size;
-    fetch_ahead(blocks, (size_t)n * size);  // bit by bit: many lines at once would wait for each other
+    fetch_ahead(blocks, (size_t)n * size);  // few at a time: many at once wait for each other
     four_blocks w = four(blocks, n);
     __m512i sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w.low, _mm512_shuffle_i64x2(a, b, 0x88));
     sum = _mm512_dpbusd_epi32(sum, w.high, _mm512_shuffle_i64x2(a, b, 0xdd));
