@@ -81,8 +81,9 @@ class Model(Handle):
     kv_offload: on a GPU, keep the whole text's keys and values in memory of the host, pinned, and on the GPU only the
         chunks in use: for texts whose cache the GPU cannot hold.
     batch: most tokens computed at once. None: 1024.
-    mmap: on a CPU, leave weights in the file's pages, which processes share. Otherwise those of a model of up to 1 GiB are
-        copied into huge pages, which are read faster, where the system has these and half of the free memory holds it.
+    mmap: on a CPU, leave weights in the file's pages, which processes share. Otherwise those of a model of up to 16 GiB are
+        copied into huge pages, which are read faster, where the system has these and half of the free memory holds it;
+        that takes about a second for each GB.
     threads: None: as many as the process may use (affinity and container quota).
     device: "auto", "cpu", "cuda" or "cuda:N".
 

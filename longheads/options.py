@@ -75,8 +75,8 @@ def add_machine(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     g.add_argument("-t", "--threads", metavar="N", type=count, help="default: as many as the process may use")
     g.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     g.add_argument("--mmap", action="store_true",
-                   help="leave the weights of a small model in the file's pages, which processes share; they are read "
-                        "faster where they are copied")
+                   help="leave weights in the file's pages, which processes share; they are read faster where they are "
+                        "copied")
     g.add_argument("--kv-offload", action="store_true", default=None,
                    help="keep whole texts' keys and values in memory of the host, and on the GPU only the chunks in "
                         "use")  # fmt: skip

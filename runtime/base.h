@@ -33,6 +33,7 @@ void lh_free(void *p);
 
 uint64_t lh_allocated(void);  // bytes that lh_alloc gave and lh_free did not take
 
+#define LH_INLINE static inline __attribute__((always_inline))
 #define LH_MIN(a, b) ((a) < (b) ? (a) : (b))
 #define LH_MAX(a, b) ((a) > (b) ? (a) : (b))
 #define LH_ROUND_UP(a, b) (((a) + (b) - 1) / (b) * (b))

@@ -30,7 +30,7 @@ static void rotate_simd(const float *x, const float *table, float sign, float sc
     for (; j < dim; j++) y[j] = scale * (x[j] * cosines[j] + sign * x[j ^ 1] * sines[j]);
 }
 
-INLINE vf clamp(vf x, float most) { return vf_min(vf_max(x, vf_set1(-most)), vf_set1(most)); }
+LH_INLINE vf clamp(vf x, float most) { return vf_min(vf_max(x, vf_set1(-most)), vf_set1(most)); }
 
 static void store_f16(const float *x, int32_t n, uint16_t *out) {
     int32_t i = 0;
@@ -64,7 +64,7 @@ static void store_simd(const float *x, int32_t n, lh_kv_type type, void *out) {
     }
 }
 
-INLINE void load_row(const void *row, int32_t n, lh_kv_type type, float *out) {
+LH_INLINE void load_row(const void *row, int32_t n, lh_kv_type type, float *out) {
     int32_t i = 0;
     for (; i + VN <= n; i += VN) vf_store(out + i, load_vector(row, (size_t)i, type));
     for (; i < n; i++) out[i] = load_one(row, (size_t)i, type);
@@ -79,7 +79,7 @@ static void load_simd(const void *row, int32_t n, lh_kv_type type, float *out) {
 // c[i] (vecs vectors) = c[i] * scale[i] + sum_x a[i][x] * b[x]; scale NULL: c is not read. Rows of a are a_stride
 // floats apart, rows of b, of `type`, b_stride bytes. next: as many bytes to be fetched meanwhile, or NULL. rows, vecs and
 // type are constants where this is called.
-INLINE void block(int rows, int vecs, int32_t depth, const float *a, size_t a_stride, const void *b, size_t b_stride,
+LH_INLINE void block(int rows, int vecs, int32_t depth, const float *a, size_t a_stride, const void *b, size_t b_stride,
                   lh_kv_type type, const float *scale, float *const *c, size_t col, const char *next) {
     vf sum[BLOCK_ROWS][MOST_VECS];
     for (int i = 0; i < rows; i++)
@@ -101,7 +101,7 @@ INLINE void block(int rows, int vecs, int32_t depth, const float *a, size_t a_st
 
 #define BLOCK_ARGS depth, a, a_stride, b, b_stride, type, scale, c, col, next
 
-INLINE void block_vecs(int rows, int vecs, int32_t depth, const float *a, size_t a_stride, const void *b,
+LH_INLINE void block_vecs(int rows, int vecs, int32_t depth, const float *a, size_t a_stride, const void *b,
                        size_t b_stride, lh_kv_type type, const float *scale, float *const *c, size_t col,
                        const char *next) {
     switch (vecs) {
@@ -115,7 +115,7 @@ INLINE void block_vecs(int rows, int vecs, int32_t depth, const float *a, size_t
 }
 
 // The same for up to AT_ONCE rows and any number of columns: as many accumulators as hide how long each addition takes.
-INLINE void product_few(int rows, int32_t cols, int32_t depth, const float *a, size_t a_stride, const void *b,
+LH_INLINE void product_few(int rows, int32_t cols, int32_t depth, const float *a, size_t a_stride, const void *b,
                         size_t b_stride, lh_kv_type type, const float *scale, float *const *c, const char *next) {
     const int wide = rows == 1 ? MOST_VECS : rows == 2 ? MOST_VECS / 2 : BLOCK_VECS;
     size_t col = 0;
@@ -124,7 +124,7 @@ INLINE void product_few(int rows, int32_t cols, int32_t depth, const float *a, s
     for (; col < (size_t)cols; col += VN, next = NULL) block(rows, 1, BLOCK_ARGS);
 }
 
-INLINE void product_as_it_lies(int32_t rows, int32_t cols, int32_t depth, const float *a, size_t a_stride,
+LH_INLINE void product_as_it_lies(int32_t rows, int32_t cols, int32_t depth, const float *a, size_t a_stride,
                                const void *b, size_t b_stride, lh_kv_type type, const float *scale, float *const *c,
                                const char *next) {
     switch (rows) {
@@ -163,7 +163,7 @@ _Static_assert(BLOCK_ROWS == 6, "the switch in product_f32 counts the rows of a 
 // --- panels ------------------------------------------------------------------------------------------------------
 
 // out[x * LH_TILE_KEYS + j] = b[j][x], zero for j >= n, for the columns that are used: n rounded up to whole vectors.
-INLINE void transpose_rows(const char *b, int32_t n, int32_t dim, lh_kv_type type, float *out) {
+LH_INLINE void transpose_rows(const char *b, int32_t n, int32_t dim, lh_kv_type type, float *out) {
     size_t row = lh_kv_row_size(type, dim);
     for (int32_t j0 = 0; j0 < n; j0 += VN, b += VN * row) {
         int32_t x0 = 0;
@@ -185,7 +185,7 @@ static void transpose(const void *b, int32_t n, int32_t dim, lh_kv_type type, fl
 
 // out[r * LH_TILE_KEYS + j] = a[r] . b[j] for j < n <= VN, summed across by a transposition. Keys are unpacked once for all
 // rows, whose number is known to the compiler.
-INLINE void dots_vector(int rows, const float *a, size_t a_stride, const char *b, int32_t n, int32_t dim, lh_kv_type type,
+LH_INLINE void dots_vector(int rows, const float *a, size_t a_stride, const char *b, int32_t n, int32_t dim, lh_kv_type type,
                         float *out) {
     const int keys = rows == 1 ? VN : rows < 4 ? VN / 2 : VN / 4;  // at once: all sums have to stay in registers
     size_t row = lh_kv_row_size(type, dim);
@@ -219,7 +219,7 @@ INLINE void dots_vector(int rows, const float *a, size_t a_stride, const char *b
 }
 
 // next: as many bytes, but for the last vector of keys, to be fetched meanwhile, or NULL.
-INLINE void dots_rows(int rows, const float *a, size_t a_stride, const char *b, int32_t n, int32_t dim, lh_kv_type type,
+LH_INLINE void dots_rows(int rows, const float *a, size_t a_stride, const char *b, int32_t n, int32_t dim, lh_kv_type type,
                       float *out, const char *next) {
     size_t row = lh_kv_row_size(type, dim);
     int32_t j = 0;

@@ -39,14 +39,14 @@ static bench lay_out(const lh_tile *t, float *scratch) {
 }
 
 // Values x, x + 1, ... of a row of dim, zero from there on.
-INLINE vf load_some(const char *row, int32_t x, int32_t dim, lh_kv_type type) {
+LH_INLINE vf load_some(const char *row, int32_t x, int32_t dim, lh_kv_type type) {
     if (x + VN <= dim) return load_vector(row, (size_t)x, type);
     float some[VN] = {0};
     for (int32_t i = x; i < dim; i++) some[i - x] = load_one(row, (size_t)i, type);
     return vf_load(some);
 }
 
-INLINE void pack_keys(const lh_tile *t, const bench *b, lh_kv_type type) {
+LH_INLINE void pack_keys(const lh_tile *t, const bench *b, lh_kv_type type) {
     size_t row = lh_kv_row_size(type, t->dim);
     for (int32_t j = 0; j < b->key_blocks * T_COLS; j += T_SIDE)
         for (int32_t block = 0; block < b->blocks; block++) {
@@ -64,7 +64,7 @@ INLINE void pack_keys(const lh_tile *t, const bench *b, lh_kv_type type) {
         }
 }
 
-INLINE void pack_values(const lh_tile *t, const bench *b, lh_kv_type type) {
+LH_INLINE void pack_values(const lh_tile *t, const bench *b, lh_kv_type type) {
     size_t row = lh_kv_row_size(type, t->dim);
     for (int32_t j = 0; j < b->key_blocks * T_COLS; j += 2)
         for (int32_t group = 0; group < b->groups; group++) {
@@ -128,7 +128,7 @@ static void multiply_keys(const bench *b) {
 
 // 2^x for x <= 0, 0 for -infinity: to 8e-5, the relative error of a polynomial of degree 3 (Remez exchange); less than
 // what rounding to bfloat16 does.
-INLINE vf power_of_two(vf x) {
+LH_INLINE vf power_of_two(vf x) {
     x = vf_max(x, vf_set1(-150));
     vf n = vf_round(x), r = vf_sub(x, n);
     vf p = vf_fma(vf_set1(0x1.c3f760p-5f), r, vf_set1(0x1.f0de1ap-3f));
@@ -137,14 +137,14 @@ INLINE vf power_of_two(vf x) {
 }
 
 // Lanes of a vector of scores that row i may see.
-INLINE __mmask16 visible(const lh_tile *t, int32_t i, int v) {
+LH_INLINE __mmask16 visible(const lh_tile *t, int32_t i, int v) {
     int32_t n = LH_MIN(LH_MAX((t->limit ? t->limit[i] : t->n_keys) - v * VN, 0), VN);
     return (__mmask16)((1u << n) - 1);
 }
 
 // Scores of 16 rows become weights. shrink: what their accumulators are to be multiplied with, over and over: exactly 1
 // where the top stays.
-INLINE void weigh_rows(const lh_tile *t, float *scores, int32_t first, int vecs, bool masked, float shrink[16]) {
+LH_INLINE void weigh_rows(const lh_tile *t, float *scores, int32_t first, int vecs, bool masked, float shrink[16]) {
     const float log2_e = 0x1.715476p+0f, ln_2 = 0x1.62e43p-1f;
     int32_t rows = LH_MIN(t->rows - first, T_SIDE);
     vf v[16];

@@ -29,8 +29,7 @@ static void pack_queries(const int32_t *q, int32_t n, int32_t *out) {
 }
 
 // Of each of ROWS queries the largest product with the keys of all groups, in a lane.
-static inline __attribute__((always_inline)) __m512i most_of(const int32_t *q, int32_t quads, int groups,
-                                                             const __m512i *words) {
+LH_INLINE __m512i most_of(const int32_t *q, int32_t quads, int groups, const __m512i *words) {
     enum { AT_ONCE = 4 };
     __m512 best[ROWS];
     for (int first = 0; first < ROWS; first += AT_ONCE) {

@@ -5,10 +5,8 @@
 #include "kv_type.h"
 #include "quant_blocks.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
 // Values x, x + 1, ... of a row; x is a multiple of VN.
-INLINE vf load_vector(const void *row, size_t x, lh_kv_type type) {
+LH_INLINE vf load_vector(const void *row, size_t x, lh_kv_type type) {
     switch (type) {
         case LH_KV_F32: return vf_load((const float *)row + x);
         case LH_KV_BF16: return vf_load_bf16((const uint16_t *)row + x);
@@ -20,7 +18,7 @@ INLINE vf load_vector(const void *row, size_t x, lh_kv_type type) {
     }
 }
 
-INLINE float load_one(const void *row, size_t x, lh_kv_type type) {
+LH_INLINE float load_one(const void *row, size_t x, lh_kv_type type) {
     switch (type) {
         case LH_KV_F32: return ((const float *)row)[x];
         case LH_KV_BF16: return lh_bf16_to_f32(((const uint16_t *)row)[x]);
@@ -32,7 +30,7 @@ INLINE float load_one(const void *row, size_t x, lh_kv_type type) {
     }
 }
 
-// A call of INLINE functions in which TYPE, the value of `type`, is a constant.
+// A call of LH_INLINE functions in which TYPE, the value of `type`, is a constant.
 #define WITH_TYPE(name, call)            \
     case name: {                         \
         const lh_kv_type TYPE = name;    \

@@ -195,7 +195,8 @@ static void prepare_tile(const panel_job *job, const side *s, bool integer, int6
     for (int32_t t = 0; t < s->kernels->tokens; t++) {
         int64_t token = tile * s->kernels->tokens + t;
         if (token < job->p->n) {
-            lh_act_row row = prepare_row(&job->cpu->matmul, job->p, (int32_t)token, integer && !s->kernels->plain, memory);
+            bool quantised = integer && !s->kernels->plain;
+            lh_act_row row = prepare_row(&job->cpu->matmul, job->p, (int32_t)token, quantised, memory);
             s->kernels->pack_tokens(&row, job->p->n_cols, t, out);
         } else {
             s->kernels->pack_tokens(NULL, job->p->n_cols, t, out);

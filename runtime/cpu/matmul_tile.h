@@ -6,7 +6,6 @@
 #include "prefetch.h"
 #include "simd_pin.h"
 
-#define LH_INLINE static inline __attribute__((always_inline))
 // Register tiles live in registers only where every loop over them is unrolled.
 #if defined(__clang__)
 #define LH_UNROLL _Pragma("unroll")

@@ -21,7 +21,7 @@ static void peak_codes_simd(const uint8_t *restrict upper, const uint8_t *restri
 #define PEAK_VECS (LH_PEAK_KEYS * 2 / (int)sizeof(vs))
 #define PEAK_ROWS (8 / PEAK_VECS)  // with their maxima, what registers hold
 
-INLINE void peak_rows(const uint8_t *codes, int32_t n_keys, int32_t dims, const int32_t *q, int rows, int32_t *out) {
+LH_INLINE void peak_rows(const uint8_t *codes, int32_t n_keys, int32_t dims, const int32_t *q, int rows, int32_t *out) {
     vs best[PEAK_ROWS];
     for (int r = 0; r < rows; r++) best[r] = vs_set1(INT16_MIN);
     for (int32_t first = 0; first < n_keys; first += LH_PEAK_KEYS) {
@@ -56,7 +56,7 @@ static void peak_simd(const uint8_t *codes, int32_t n_keys, int32_t dims, const 
 }
 
 // A query's largest product with a chunk's codes. Whether there are lower bits is known to the compiler.
-INLINE int32_t peak_chunk(const uint8_t *upper, const uint8_t *lower, int32_t n_keys, int32_t dims, const int32_t *q) {
+LH_INLINE int32_t peak_chunk(const uint8_t *upper, const uint8_t *lower, int32_t n_keys, int32_t dims, const int32_t *q) {
     size_t row = 2 * (size_t)n_keys;
     vs best = vs_set1(INT16_MIN);
     for (size_t at = 0; at < row; at += sizeof(vs)) {
@@ -77,7 +77,7 @@ INLINE int32_t peak_chunk(const uint8_t *upper, const uint8_t *lower, int32_t n_
     return vs_top(best);
 }
 
-INLINE void peak_chunks(const lh_peak_planes *p, bool lower, const int32_t *chunks, int32_t n, const int32_t *q,
+LH_INLINE void peak_chunks(const lh_peak_planes *p, bool lower, const int32_t *chunks, int32_t n, const int32_t *q,
                         int32_t *out) {
     for (int32_t i = 0; i < n; i++) {
         size_t chunk = (size_t)chunks[i], next = (size_t)chunks[LH_MIN(i + LH_FETCH_CHUNKS, n - 1)];

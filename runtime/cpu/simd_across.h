@@ -9,7 +9,7 @@
 
 // Lane i: all lanes of v[i], put together by `both`. Two vectors become one that has half of each, four times over.
 #define ACROSS(name, both)                                                                                         \
-    static inline __m512 name(__m512 v[16]) {                                                                             \
+    static inline __m512 name(__m512 v[16]) {                                                                      \
         for (int i = 0; i < 8; i++)                                                                                \
             v[i] = both(_mm512_unpacklo_ps(v[2 * i], v[2 * i + 1]), _mm512_unpackhi_ps(v[2 * i], v[2 * i + 1]));   \
         for (int i = 0; i < 4; i++) {                                                                              \
@@ -25,5 +25,9 @@
 ACROSS(most_across, MOST)
 ACROSS(sum_across, SUM)
 ACROSS(most_word_across, MOST_WORD)
+#undef ACROSS
+#undef MOST_WORD
+#undef SUM
+#undef MOST
 
 #endif

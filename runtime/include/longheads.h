@@ -48,8 +48,8 @@ LH_API const char *lh_version(void);
 typedef struct lh_model_options {
     const char *device;  // "auto", "cpu", "cuda", "cuda:N"; NULL is "auto"
     int32_t n_threads;   // 0: as many as this process may use (affinity and container quota)
-    bool mmap;           // on a CPU: leave weights in the file's pages, which processes share. Otherwise up to 1 GiB of them
-                         // is copied into huge pages, which are read faster, if half of the free memory holds it
+    bool mmap;           // on a CPU: leave weights in the file's pages, which processes share. Otherwise up to 16 GiB of
+                         // them are copied into huge pages, which are read faster, if half of the free memory holds them
 } lh_model_options;
 
 typedef struct lh_model_info {
