@@ -29,6 +29,7 @@ static bool may_use_tiles(void) {
 // wanted: tiles are not asked for in vain, since afterwards the system refuses small signal stacks to the process.
 static unsigned detect(unsigned wanted) {
     unsigned a, b, c, d, features = 0;
+    (void)wanted;
     if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
     const unsigned fma = 1u << 12, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29;
     if ((c & (fma | osxsave | avx | f16c)) != (fma | osxsave | avx | f16c)) return 0;
