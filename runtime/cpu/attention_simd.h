@@ -80,7 +80,7 @@ static void load_simd(const void *row, int32_t n, lh_kv_type type, float *out) {
 // floats apart, rows of b, of `type`, b_stride bytes. next: as many bytes to be fetched meanwhile, or NULL. rows, vecs and
 // type are constants where this is called.
 LH_INLINE void block(int rows, int vecs, int32_t depth, const float *a, size_t a_stride, const void *b, size_t b_stride,
-                  lh_kv_type type, const float *scale, float *const *c, size_t col, const char *next) {
+                     lh_kv_type type, const float *scale, float *const *c, size_t col, const char *next) {
     vf sum[BLOCK_ROWS][MOST_VECS];
     for (int i = 0; i < rows; i++)
         for (int v = 0; v < vecs; v++)
@@ -102,8 +102,8 @@ LH_INLINE void block(int rows, int vecs, int32_t depth, const float *a, size_t a
 #define BLOCK_ARGS depth, a, a_stride, b, b_stride, type, scale, c, col, next
 
 LH_INLINE void block_vecs(int rows, int vecs, int32_t depth, const float *a, size_t a_stride, const void *b,
-                       size_t b_stride, lh_kv_type type, const float *scale, float *const *c, size_t col,
-                       const char *next) {
+                          size_t b_stride, lh_kv_type type, const float *scale, float *const *c, size_t col,
+                          const char *next) {
     switch (vecs) {
 #if BLOCK_VECS > 2
         case 4: block(rows, 4, BLOCK_ARGS); break;
@@ -116,7 +116,7 @@ LH_INLINE void block_vecs(int rows, int vecs, int32_t depth, const float *a, siz
 
 // The same for up to AT_ONCE rows and any number of columns: as many accumulators as hide how long each addition takes.
 LH_INLINE void product_few(int rows, int32_t cols, int32_t depth, const float *a, size_t a_stride, const void *b,
-                        size_t b_stride, lh_kv_type type, const float *scale, float *const *c, const char *next) {
+                           size_t b_stride, lh_kv_type type, const float *scale, float *const *c, const char *next) {
     const int wide = rows == 1 ? MOST_VECS : rows == 2 ? MOST_VECS / 2 : BLOCK_VECS;
     size_t col = 0;
     for (; col + (size_t)wide * VN <= (size_t)cols; col += (size_t)wide * VN, next = NULL)
@@ -125,8 +125,8 @@ LH_INLINE void product_few(int rows, int32_t cols, int32_t depth, const float *a
 }
 
 LH_INLINE void product_as_it_lies(int32_t rows, int32_t cols, int32_t depth, const float *a, size_t a_stride,
-                               const void *b, size_t b_stride, lh_kv_type type, const float *scale, float *const *c,
-                               const char *next) {
+                                  const void *b, size_t b_stride, lh_kv_type type, const float *scale, float *const *c,
+                                  const char *next) {
     switch (rows) {
         case 1: product_few(1, cols, depth, a, a_stride, b, b_stride, type, scale, c, next); break;
         case 2: product_few(2, cols, depth, a, a_stride, b, b_stride, type, scale, c, next); break;
@@ -186,7 +186,7 @@ static void transpose(const void *b, int32_t n, int32_t dim, lh_kv_type type, fl
 // out[r * LH_TILE_KEYS + j] = a[r] . b[j] for j < n <= VN, summed across by a transposition. Keys are unpacked once for all
 // rows, whose number is known to the compiler.
 LH_INLINE void dots_vector(int rows, const float *a, size_t a_stride, const char *b, int32_t n, int32_t dim, lh_kv_type type,
-                        float *out) {
+                           float *out) {
     const int keys = rows == 1 ? VN : rows < 4 ? VN / 2 : VN / 4;  // at once: all sums have to stay in registers
     size_t row = lh_kv_row_size(type, dim);
     vf sums[AT_ONCE][VN];
@@ -220,7 +220,7 @@ LH_INLINE void dots_vector(int rows, const float *a, size_t a_stride, const char
 
 // next: as many bytes, but for the last vector of keys, to be fetched meanwhile, or NULL.
 LH_INLINE void dots_rows(int rows, const float *a, size_t a_stride, const char *b, int32_t n, int32_t dim, lh_kv_type type,
-                      float *out, const char *next) {
+                         float *out, const char *next) {
     size_t row = lh_kv_row_size(type, dim);
     int32_t j = 0;
     for (; j + VN <= n; j += VN) {
@@ -267,13 +267,13 @@ static void attend_simd(const lh_tile *t, float *scratch) {
     size_t stride = (size_t)t->stride;
     float *panel = scratch, *values = panel + LH_TILE_KEYS * stride;
     float *scores = values + LH_TILE_KEYS * stride, *shrink = scores + (size_t)t->rows * LH_TILE_KEYS;
-    bool few = t->rows <= FEW_ROWS;
+    bool few = t->rows <= FEW_ROWS, unpacked = !few && t->again;
     int32_t step = few ? AT_ONCE : BLOCK_ROWS;
     size_t row = lh_kv_row_size(t->type, t->dim);
 
     // Few rows do little with what they read: memory has to work meanwhile. It fetches the values while keys are met, and
     // the next keys while values are; all at once would only wait for its turn.
-    if (!few && !t->again) transpose(t->k, t->n_keys, t->dim, t->type, panel);
+    if (!few && !unpacked) transpose(t->k, t->n_keys, t->dim, t->type, panel);
     for (int32_t i = 0; i < t->rows; i += step) {
         int32_t some = LH_MIN(t->rows - i, step);
         const float *q = t->q + (size_t)i * stride;
@@ -288,7 +288,7 @@ static void attend_simd(const lh_tile *t, float *scratch) {
 
     // Values are read as they lie where a row is whole vectors; where it is not, or many rows read them, unpacked.
     bool as_they_lie = few && t->dim == t->stride;
-    for (int32_t j = 0; !as_they_lie && !(t->again && !few) && j < t->n_keys; j++) {
+    for (int32_t j = 0; !as_they_lie && !unpacked && j < t->n_keys; j++) {
         load_simd((const char *)t->v + (size_t)j * row, t->dim, t->type, values + j * stride);
         memset(values + j * stride + t->dim, 0, (stride - (size_t)t->dim) * sizeof *values);
     }

@@ -17,19 +17,19 @@ static unsigned long long xcr0(void) {
     return (unsigned long long)hi << 32 | lo;
 }
 
-#ifndef LH_NO_AMX
 // Tiles are for processes that have asked for them; threads and children have what their process has. It is refused
 // where a signal stack is too small for what a signal would save.
 static bool may_use_tiles(void) {
+#ifdef LH_NO_AMX
+    return false;
+#endif
     const long ask = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM
     return (xcr0() & 0x60000) == 0x60000 && syscall(SYS_arch_prctl, ask, tile_data) == 0;
 }
-#endif
 
 // wanted: tiles are not asked for in vain, since afterwards the system refuses small signal stacks to the process.
 static unsigned detect(unsigned wanted) {
     unsigned a, b, c, d, features = 0;
-    (void)wanted;
     if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
     const unsigned fma = 1u << 12, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29;
     if ((c & (fma | osxsave | avx | f16c)) != (fma | osxsave | avx | f16c)) return 0;
@@ -40,13 +40,12 @@ static unsigned detect(unsigned wanted) {
     const unsigned f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31;
     if (features && (b & (f | dq | bw | vl)) == (f | dq | bw | vl) && (state & 0xe0) == 0xe0) {
         features |= LH_CPU_AVX512;
-        if (c >> 11 & 1) features |= LH_CPU_AVX512_VNNI;
-#ifndef LH_NO_AMX
+        if (!(c >> 11 & 1)) return features;
+        features |= LH_CPU_AVX512_VNNI;
         const unsigned tiles = 1u << 24 | 1u << 22, bf16 = 1u << 5;  // and of bfloat16
-        if (c >> 11 & 1 && (d & tiles) == tiles && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & bf16) &&
-            (wanted & LH_CPU_AMX) && may_use_tiles())
+        if ((d & tiles) == tiles && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & bf16) && (wanted & LH_CPU_AMX) &&
+            may_use_tiles())
             features |= LH_CPU_AMX;
-#endif
     }
     return features;
 }

@@ -82,7 +82,7 @@ static void pack(const lh_tile *t, const bench *b) {
 
 // Scores are wanted as powers of two.
 static void pack_queries(const lh_tile *t, const bench *b) {
-    const vf log2_e = vf_set1(0x1.715476p+0f);
+    const vf log2_e = vf_set1(LOG2_E);
     for (int32_t i = 0; i < b->row_groups * T_SIDE; i++)
         for (int32_t block = 0; block < b->blocks; block++) {
             const float *q = t->q + (size_t)i * (size_t)t->stride + block * T_COLS;
@@ -102,10 +102,7 @@ static void multiply_keys(const bench *b) {
         const char *q = b->queries + (size_t)g * b->blocks * T_BYTES, *k = b->keys;
         size_t next = (size_t)b->blocks * T_BYTES;
         bool all = b->key_blocks > 1;
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
+        zero_tiles();
         for (int32_t block = 0; block < b->blocks; block++, q += T_BYTES, k += T_BYTES) {
             _tile_loadd(4, q, 64);
             _tile_loadd(5, k, 64);
@@ -126,16 +123,6 @@ static void multiply_keys(const bench *b) {
     }
 }
 
-// 2^x for x <= 0, 0 for -infinity: to 8e-5, the relative error of a polynomial of degree 3 (Remez exchange); less than
-// what rounding to bfloat16 does.
-LH_INLINE vf power_of_two(vf x) {
-    x = vf_max(x, vf_set1(-150));
-    vf n = vf_round(x), r = vf_sub(x, n);
-    vf p = vf_fma(vf_set1(0x1.c3f760p-5f), r, vf_set1(0x1.f0de1ap-3f));
-    p = vf_fma(p, r, vf_set1(0x1.62f31ap-1f));
-    return vf_scale(vf_fma(p, r, vf_set1(0x1.fff692p-1f)), n);
-}
-
 // Lanes of a vector of scores that row i may see.
 LH_INLINE __mmask16 visible(const lh_tile *t, int32_t i, int v) {
     int32_t n = LH_MIN(LH_MAX((t->limit ? t->limit[i] : t->n_keys) - v * VN, 0), VN);
@@ -145,7 +132,7 @@ LH_INLINE __mmask16 visible(const lh_tile *t, int32_t i, int v) {
 // Scores of 16 rows become weights. shrink: what their accumulators are to be multiplied with, over and over: exactly 1
 // where the top stays.
 LH_INLINE void weigh_rows(const lh_tile *t, float *scores, int32_t first, int vecs, bool masked, float shrink[16]) {
-    const float log2_e = 0x1.715476p+0f, ln_2 = 0x1.62e43p-1f;
+    const float ln_2 = 0x1.62e43p-1f;
     int32_t rows = LH_MIN(t->rows - first, T_SIDE);
     vf v[16];
     for (int i = 0; i < 16; i++) {
@@ -167,11 +154,11 @@ LH_INLINE void weigh_rows(const lh_tile *t, float *scores, int32_t first, int ve
     vf before = vf_load(top), now = vf_max(vf_fma(here, vf_set1(ln_2), vf_load(bias)), before);
     vf kept = vf_exp(vf_sub(before, now));
     vf_store(shrink, kept);
-    vf_store(less, vf_mul(vf_sub(now, vf_load(bias)), vf_set1(log2_e)));
+    vf_store(less, vf_mul(vf_sub(now, vf_load(bias)), vf_set1(LOG2_E)));
     for (int i = 0; i < 16; i++) {
         float *of = scores + i * LH_TILE_KEYS;
         vf p[4], minus = vf_set1(less[i]);
-        for (int j = 0; j < vecs; j++) p[j] = power_of_two(vf_sub(vf_load(of + j * VN), minus));
+        for (int j = 0; j < vecs; j++) p[j] = vf_power_of_two(vf_sub(vf_load(of + j * VN), minus));
         for (int j = 0; j < vecs; j += 2) vf_store(of + j / 2 * VN, (vf)_mm512_cvtne2ps_pbh(p[j + 1], p[j]));
         v[i] = vf_add(p[0], p[1]);
         if (vecs == 4) v[i] = vf_add(v[i], vf_add(p[2], p[3]));
@@ -199,10 +186,7 @@ static void add_values(const lh_tile *t, const bench *b, int32_t first, int32_t 
     const float *weights = b->scores + (size_t)first * LH_TILE_KEYS;
     const char *v = b->values + (size_t)group * T_BYTES;
     int32_t n = LH_MIN(b->groups - group, 4);
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    zero_tiles();
     for (int32_t block = 0; block < b->key_blocks; block++, weights += T_SIDE, v += (size_t)b->groups * T_BYTES) {
         _tile_loadd(4, weights, LH_TILE_KEYS * 4);
         _tile_loadd(5, v, 64);

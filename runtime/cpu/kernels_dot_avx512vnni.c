@@ -1,7 +1,7 @@
 // Rows of quantised weights, as they lie in the file, times one token's activations: AVX-512 VNNI.
 //
-// A format is two small functions: 64 weights as unsigned bytes in order of columns, and the scales of up to 16 runs of
-// weights, multiplied by those of the activations. What the bytes are more than the weights, and the mins, are
+// A format is two small functions: 64 weights (of nibbles 128, by halves of blocks) as unsigned bytes in order of columns,
+// and the scales of up to 16 runs of weights, multiplied by those of the activations. What the bytes are more than the weights, and the mins, are
 // multiples of the sums of activations that share a run: one multiplication for 16 runs.
 #include "quant_blocks.h"
 #include "simd_avx512.h"
@@ -86,10 +86,10 @@ LH_INLINE __m512 legacy_scales(const char *span, size_t size, bool has_min, floa
     return _mm512_mul_ps(scale, _mm512_maskz_loadu_ps(m, act->scale + col / 32));
 }
 
-// The nibbles of one or two blocks, 16 bytes at a and b: low ones, then high ones.
-LH_INLINE __m512i nibbles(const void *a, const void *b, bool only_32) {
+// The nibbles of 16 bytes at a and at b: low ones, then high ones.
+LH_INLINE __m512i nibbles(const void *a, const void *b) {
     __m512i v = _mm512_maskz_broadcast_i32x4(0x00ff, load_128(a));
-    if (!only_32) v = _mm512_mask_broadcast_i32x4(v, 0xff00, load_128(b));
+    v = _mm512_mask_broadcast_i32x4(v, 0xff00, load_128(b));
     v = _mm512_srlv_epi64(v, _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4));
     return _mm512_and_si512(v, _mm512_set1_epi8(15));
 }
@@ -326,7 +326,8 @@ LH_INLINE __m512 scales_iq4_xs(const char *span, int n, const lh_act_row *act, i
 
 LH_INLINE __m512i values_iq4_xs(const char *span, int i, bool only_32) {
     const uint8_t *qs = ((const lh_block_iq4_xs *)span)->qs + 32 * i;
-    return iq4_values(nibbles(qs, qs + 16, only_32));
+    (void)only_32;
+    return iq4_values(nibbles(qs, qs + 16));
 }
 
 // --- the table -------------------------------------------------------------------------------------------------

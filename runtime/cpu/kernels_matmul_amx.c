@@ -87,18 +87,6 @@ _Static_assert(sizeof(tile_config) == LH_PANEL_STATE, "what begin and end are gi
 static void begin_amx(void *before) { begin_tiles(before); }
 static void end_amx(const void *before) { end_tiles(before); }
 
-// Results of a tile from memory into place.
-static void put_tile(const lh_tile_out *out, int32_t token, int32_t row, const float (*result)[T_SIDE]) {
-    lh_tile_out part = *out;
-    part.y += token * out->stride + row;
-    part.n_rows = LH_MIN(out->n_rows - row, T_SIDE);
-    if (out->bias) part.bias += row;
-    for (int t = 0; t < LH_MIN(out->n_tokens - token, T_SIDE); t++) {
-        vf value = vf_load(result[t]);
-        put_rows(&part, t, 1, &value);
-    }
-}
-
 // The products of 32 rows with 32 tokens, over n blocks of columns, are added to tiles 0 to 3.
 LH_INLINE void multiply_pair(const char *w, const char *act, int64_t n) {
     for (int64_t i = 0; i < n; i++, w += 2 * T_BYTES, act += 2 * T_BYTES) {
@@ -113,43 +101,45 @@ LH_INLINE void multiply_pair(const char *w, const char *act, int64_t n) {
     }
 }
 
+// Results of 32 rows from memory into place.
+static void put_pair(const lh_tile_out *out, int32_t row, const float (*result)[PAIR]) {
+    lh_tile_out part = *out;
+    part.y += row;
+    part.n_rows = LH_MIN(out->n_rows - row, PAIR);
+    if (out->bias) part.bias += row;
+    for (int t = 0; t < out->n_tokens; t++) {
+        vf values[2] = {vf_load(result[t]), vf_load(result[t] + VN)};
+        put_rows(&part, t, 2, values);
+    }
+}
+
 static void multiply_amx(const lh_type_traits *traits, const void *panel, const void *tile, int64_t col, int64_t n_cols,
                          const lh_tile_out *out) {
     (void)traits;
     const char *w = panel, *act = (const char *)tile + col / T_COLS * 2 * T_BYTES;
+    int64_t n = n_cols / T_COLS;
     tiles_follow_stores();
-    int64_t n = n_cols / T_COLS, line = out->stride * (int64_t)sizeof(float);
     for (int32_t row = 0; row < out->n_rows; row += PAIR, w += n * 2 * T_BYTES) {
         // Whole tiles lie where they belong; others, and those that want a bias, take a detour.
         bool whole = out->n_rows - row >= PAIR && out->n_tokens == PAIR && !out->bias;
-        float *y = out->y + row, *below = y + T_SIDE * out->stride;
+        _Alignas(64) float result[PAIR][PAIR];
+        float *y = whole ? out->y + row : result[0];
+        int64_t stride = whole ? out->stride : PAIR, line = stride * (int64_t)sizeof(float);
+        float *below = y + T_SIDE * stride;
         if (whole && out->add) {
             _tile_loadd(0, y, line);
             _tile_loadd(1, y + T_SIDE, line);
             _tile_loadd(2, below, line);
             _tile_loadd(3, below + T_SIDE, line);
         } else {
-            _tile_zero(0);
-            _tile_zero(1);
-            _tile_zero(2);
-            _tile_zero(3);
+            zero_tiles();
         }
         multiply_pair(w, act, n);
-        if (whole) {
-            _tile_stored(0, y, line);
-            _tile_stored(1, y + T_SIDE, line);
-            _tile_stored(2, below, line);
-            _tile_stored(3, below + T_SIDE, line);
-            continue;
-        }
-        _Alignas(64) float result[4][T_SIDE][T_SIDE];
-        _tile_stored(0, result[0], 64);
-        _tile_stored(1, result[1], 64);
-        _tile_stored(2, result[2], 64);
-        _tile_stored(3, result[3], 64);
-        for (int i = 0; i < 4; i++)
-            if (i / 2 * T_SIDE < out->n_tokens && row + i % 2 * T_SIDE < out->n_rows)
-                put_tile(out, i / 2 * T_SIDE, row + i % 2 * T_SIDE, result[i]);
+        _tile_stored(0, y, line);
+        _tile_stored(1, y + T_SIDE, line);
+        _tile_stored(2, below, line);
+        _tile_stored(3, below + T_SIDE, line);
+        if (!whole) put_pair(out, row, (const float (*)[PAIR])result);
     }
 }
 

@@ -18,7 +18,7 @@
 // Weights are read once, from end to end, by arithmetic that keeps up with memory only where memory knows early what is
 // next: processors stop looking ahead at the end of a page. How far ahead, and into which cache, the vectors' file says.
 LH_INLINE void fetch_ahead(const void *p, size_t bytes) {
-    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)p + FETCH_AHEAD + i, 0, FETCH_LEVEL);
+    FETCH((const char *)p + FETCH_AHEAD, bytes);
 }
 
 // Token t's results, `vecs` vectors of rows, into place.

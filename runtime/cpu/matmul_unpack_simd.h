@@ -32,9 +32,8 @@ static void unpack_piece(const lh_type_traits *traits, const lh_tensor *w, int64
             const char *blocks = (const char *)w->data + (size_t)row * w->row_size;
             blocks += col / traits->block_len * traits->block_size;
             // Pieces are too short for a processor to see where they lead: the same columns come next, of the next rows.
-            const char *next = blocks + VN * w->row_size;
-            size_t bytes = (size_t)(n / traits->block_len * traits->block_size);
-            for (size_t i = 0; i < bytes && row + VN < w->n_rows; i += 64) __builtin_prefetch(next + i, 0, 2);
+            if (row + VN < w->n_rows)
+                lh_prefetch_second(blocks + VN * w->row_size, (size_t)(n / traits->block_len * traits->block_size));
             unpack_simd[w->type](blocks, n, to->q[r], to->scale[r], to->min[r]);
         } else {
             memset(to->q[r], 0, sizeof to->q[r]);

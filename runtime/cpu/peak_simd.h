@@ -78,7 +78,7 @@ LH_INLINE int32_t peak_chunk(const uint8_t *upper, const uint8_t *lower, int32_t
 }
 
 LH_INLINE void peak_chunks(const lh_peak_planes *p, bool lower, const int32_t *chunks, int32_t n, const int32_t *q,
-                        int32_t *out) {
+                           int32_t *out) {
     for (int32_t i = 0; i < n; i++) {
         size_t chunk = (size_t)chunks[i], next = (size_t)chunks[LH_MIN(i + LH_FETCH_CHUNKS, n - 1)];
         lh_prefetch(p->upper + next * p->upper_size, p->upper_size);

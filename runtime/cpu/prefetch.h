@@ -10,4 +10,9 @@ static inline __attribute__((always_inline)) void lh_prefetch(const void *p, siz
     for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)p + i);
 }
 
+// The same into the second-level cache.
+static inline __attribute__((always_inline)) void lh_prefetch_second(const void *p, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)p + i, 0, 2);
+}
+
 #endif

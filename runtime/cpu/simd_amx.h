@@ -34,6 +34,14 @@ static inline void end_tiles(const tile_config *before) {
 // GCC does not know that loads of tiles read memory: what was written before is written.
 static inline void tiles_follow_stores(void) { __asm__ volatile("" : : : "memory"); }
 
+// Tiles 0 to 3, where sums are kept.
+static inline void zero_tiles(void) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+}
+
 // Words of two bfloat16 each, as the second operand of a product has them.
 static inline __m512i pair_words(vf low, vf high) {
     const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,

@@ -13,7 +13,7 @@ typedef float32x4_t vf;
 #define FEW_ROWS 3    // up to so many a panel costs attention more than it saves
 // As with AVX2; not measured.
 #define FETCH_AHEAD 4096
-#define FETCH_LEVEL 3
+#define FETCH lh_prefetch
 
 static inline vf vf_load(const float *p) { return vld1q_f32(p); }
 static inline void vf_store(float *p, vf a) { vst1q_f32(p, a); }
