@@ -29,13 +29,14 @@ const lh_type_traits *lh_type_get(int64_t type);
 // The name of any GGUF type number, supported or not, for messages ("IQ2_XXS", "type 99").
 const char *lh_type_name(int64_t type);
 
-// A matrix of weights as the file stores it: n_rows rows of n_cols values, each row whole blocks, rows contiguous.
+// A matrix of weights: n_rows rows of n_cols values, each row whole blocks, rows contiguous.
 typedef struct lh_tensor {
     lh_type type;
     int64_t n_rows, n_cols;
     const void *data;        // n_rows * row_size bytes, on the host: in the mmap, or the backend's copy
     size_t row_size;         // bytes
     void *device;            // the backend's copy; NULL where it reads data
+    bool spans;              // rows lie as the backend that copied them likes to read them; false: as in the file
 } lh_tensor;
 
 float lh_f16_to_f32(uint16_t h);

@@ -4,6 +4,7 @@
 #include "cpu.h"
 #include "features.h"
 #include "resources.h"
+#include "spans.h"
 
 static void *scratch_slot(lh_cpu *c, int slot, size_t bytes) {
     struct lh_scratch *s = &c->scratch[slot];
@@ -66,26 +67,32 @@ static lh_status cpu_reserve(lh_backend *b, size_t bytes) {
 #define COPY_BYTES ((size_t)256 << 10)  // of a piece of work
 
 typedef struct copy_job {
+    const lh_tensor *from;
     char *to;
-    const char *from;
-    size_t bytes;
+    bool spans;
+    int64_t rows;  // of a piece
 } copy_job;
 
 static void copy_task(void *arg, int64_t piece, int thread) {
     const copy_job *j = arg;
-    size_t at = (size_t)piece * COPY_BYTES;
+    const lh_tensor *w = j->from;
     (void)thread;
-    memcpy(j->to + at, j->from + at, LH_MIN(COPY_BYTES, j->bytes - at));
+    int64_t row = piece * j->rows, n_rows = LH_MIN(j->rows, w->n_rows - row);
+    size_t at = (size_t)row * w->row_size;
+    if (j->spans) lh_to_spans(w, row, n_rows, j->to + at);
+    else memcpy(j->to + at, (const char *)w->data + at, (size_t)n_rows * w->row_size);
 }
 
 static lh_status cpu_upload(lh_backend *b, lh_tensor *t) {
     lh_cpu *c = (lh_cpu *)b;
-    size_t bytes = (size_t)t->n_rows * t->row_size, room = LH_ROUND_UP(bytes, (size_t)LH_ALIGN);
+    size_t room = LH_ROUND_UP((size_t)t->n_rows * t->row_size, (size_t)LH_ALIGN);
     if (room > c->weights_size - c->weights_used) return LH_OK;
-    copy_job j = {c->weights + c->weights_used, t->data, bytes};
+    copy_job j = {t, c->weights + c->weights_used, c->matmul.spans && lh_has_spans(t->type),
+                  (int64_t)(COPY_BYTES / t->row_size) + 1};
     c->weights_used += room;
-    lh_threads_for(c->threads, (int64_t)((bytes + COPY_BYTES - 1) / COPY_BYTES), copy_task, &j);
+    lh_threads_for(c->threads, (t->n_rows + j.rows - 1) / j.rows, copy_task, &j);
     t->data = j.to;
+    t->spans = j.spans;
     return LH_OK;
 }
 

@@ -55,6 +55,10 @@ LH_INLINE __m256i halve(__m256i a, __m256i b, bool is_signed) {
     return _mm256_madd_epi16(_mm256_packs_epi32(a, b), _mm256_set1_epi16(1));
 }
 
+LH_INLINE const char *row_of(const lh_tensor *w, int64_t row) {
+    return (const char *)w->data + (size_t)row * w->row_size;
+}
+
 // Memory is asked for in its order, while `rows` rows are read at once: what the last of them begins with comes before
 // they do.
 LH_INLINE size_t ahead_of(int rows, size_t row_size) { return LH_MAX((size_t)FETCH_AHEAD, (size_t)(rows - 1) * row_size); }
@@ -157,13 +161,14 @@ LH_INLINE void add_blocks(legacy f, int n, const char *const rows[ROWS], int64_t
     *total = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(add_neighbours(first, second)), *total);
 }
 
-LH_INLINE void dot_legacy(legacy f, const void *rows, size_t row_size, int64_t n_rows, int64_t n_cols,
-                          const lh_act_row *act, float *out) {
-    int64_t n_blocks = n_cols / 32;
-    size_t ahead = ahead_of(ROWS, row_size), step = 2 * f.size;
+LH_INLINE void dot_legacy(legacy f, const lh_tensor *w, int64_t first_row, int64_t n_rows, const lh_act_row *act,
+                          float *out) {
+    const char *rows = row_of(w, first_row);
+    int64_t n_blocks = w->n_cols / 32;
+    size_t row_size = w->row_size, ahead = ahead_of(ROWS, row_size), step = 2 * f.size;
     for (int64_t first = 0; first < n_rows; first += ROWS) {
-        const char *row[ROWS], *next = (const char *)rows + (size_t)first * row_size + ahead;
-        for (int r = 0; r < ROWS; r++) row[r] = (const char *)rows + (size_t)LH_MIN(first + r, n_rows - 1) * row_size;
+        const char *row[ROWS], *next = rows + (size_t)first * row_size + ahead;
+        for (int r = 0; r < ROWS; r++) row[r] = rows + (size_t)LH_MIN(first + r, n_rows - 1) * row_size;
         __m256 total = _mm256_setzero_ps(), fix = total;
         int64_t i = 0;
         for (; i + 2 <= n_blocks; i += 2, next += ROWS * step) {
@@ -180,12 +185,10 @@ LH_INLINE void dot_legacy(legacy f, const void *rows, size_t row_size, int64_t n
     }
 }
 
-#define DEFINE_LEGACY_DOT(suffix, is_signed, has_min, zero)                                                      \
-    static void dot_##suffix(const lh_type_traits *traits, const void *rows, size_t row_size, int64_t n_rows,    \
-                             int64_t n_cols, const lh_act_row *act, float *out) {                                \
-        (void)traits;                                                                                            \
-        dot_legacy((legacy){values_##suffix, sizeof(lh_block_##suffix), is_signed, has_min, zero}, rows,         \
-                   row_size, n_rows, n_cols, act, out);                                                          \
+#define DEFINE_LEGACY_DOT(suffix, is_signed, has_min, zero)                                                        \
+    static void dot_##suffix(const lh_tensor *w, int64_t row, int64_t n_rows, const lh_act_row *act, float *out) { \
+        dot_legacy((legacy){values_##suffix, sizeof(lh_block_##suffix), is_signed, has_min, zero}, w, row, n_rows, \
+                   act, out);                                                                                      \
     }
 
 DEFINE_LEGACY_DOT(q4_0, false, false, 8)
@@ -261,14 +264,15 @@ LH_INLINE __m256 four_runs(run_values_fn values, const void *a, const void *b, i
 }
 
 // Runs of 32 with mins.
-LH_INLINE void dot_4_5_k(run_values_fn values, size_t block_size, const void *rows, size_t row_size, int64_t n_rows,
-                         int64_t n_cols, const lh_act_row *act, float *out) {
+LH_INLINE void dot_4_5_k(run_values_fn values, size_t block_size, const lh_tensor *w, int64_t row, int64_t n_rows,
+                         const lh_act_row *act, float *out) {
+    const size_t row_size = w->row_size;
     for (int64_t r = 0; r < n_rows; r += 2) {
         bool both = r + 1 < n_rows;
-        const char *a = (const char *)rows + (size_t)r * row_size, *b = a + both * row_size;
+        const char *a = row_of(w, row + r), *b = a + both * row_size;
         const char *next = a + ahead_of(2, row_size);
         __m256 total[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};  // the second: of mins
-        for (int64_t i = 0; i < n_cols; i += 256, a += block_size, b += block_size, next += 2 * block_size) {
+        for (int64_t i = 0; i < w->n_cols; i += 256, a += block_size, b += block_size, next += 2 * block_size) {
             lh_prefetch(next, 2 * block_size);
             __m256i heads = side_by_side(a, b);
             __m256 d = _mm256_cvtph_ps(_mm256_castsi256_si128(_mm256_permute4x64_epi64(heads, 0x08)));
@@ -287,16 +291,12 @@ LH_INLINE void dot_4_5_k(run_values_fn values, size_t block_size, const void *ro
     }
 }
 
-static void dot_q4_k(const lh_type_traits *traits, const void *rows, size_t row_size, int64_t n_rows, int64_t n_cols,
-                     const lh_act_row *act, float *out) {
-    (void)traits;
-    dot_4_5_k(run_q4_k, sizeof(lh_block_q4_k), rows, row_size, n_rows, n_cols, act, out);
+static void dot_q4_k(const lh_tensor *w, int64_t row, int64_t n_rows, const lh_act_row *act, float *out) {
+    dot_4_5_k(run_q4_k, sizeof(lh_block_q4_k), w, row, n_rows, act, out);
 }
 
-static void dot_q5_k(const lh_type_traits *traits, const void *rows, size_t row_size, int64_t n_rows, int64_t n_cols,
-                     const lh_act_row *act, float *out) {
-    (void)traits;
-    dot_4_5_k(run_q5_k, sizeof(lh_block_q5_k), rows, row_size, n_rows, n_cols, act, out);
+static void dot_q5_k(const lh_tensor *w, int64_t row, int64_t n_rows, const lh_act_row *act, float *out) {
+    dot_4_5_k(run_q5_k, sizeof(lh_block_q5_k), w, row, n_rows, act, out);
 }
 
 // The scales of 16 runs of 16 in two rows, as words: of the first eight runs, and the last.
@@ -307,16 +307,15 @@ LH_INLINE void word_scales(const int8_t *a, const int8_t *b, __m256i out[2]) {
     out[1] = _mm256_permute2x128_si256(x, y, 0x31);
 }
 
-static void dot_q6_k(const lh_type_traits *traits, const void *rows, size_t row_size, int64_t n_rows, int64_t n_cols,
-                     const lh_act_row *act, float *out) {
-    (void)traits;
+static void dot_q6_k(const lh_tensor *w, int64_t row, int64_t n_rows, const lh_act_row *act, float *out) {
+    const size_t row_size = w->row_size;
     for (int64_t r = 0; r < n_rows; r += 2) {
         bool both = r + 1 < n_rows;
-        const lh_block_q6_k *a = (const void *)((const char *)rows + (size_t)r * row_size);
+        const lh_block_q6_k *a = (const void *)row_of(w, row + r);
         const lh_block_q6_k *b = (const void *)((const char *)a + both * row_size);
         const char *next = (const char *)a + ahead_of(2, row_size);
         __m256 total = _mm256_setzero_ps(), fix = total;
-        for (int64_t i = 0; i < n_cols; i += 256, a++, b++, next += 2 * sizeof *a) {
+        for (int64_t i = 0; i < w->n_cols; i += 256, a++, b++, next += 2 * sizeof *a) {
             lh_prefetch(next, 2 * sizeof *a);
             __m256 d = _mm256_set_m128(_mm_set1_ps(lh_half(b->d)), _mm_set1_ps(lh_half(a->d))), sums = _mm256_setzero_ps();
             __m256i scales[2];

@@ -1,10 +1,11 @@
-// Rows of quantised weights, as they lie in the file, times one token's activations: AVX-512 VNNI.
+// Rows of quantised weights, as they lie in the file or in spans, times one token's activations: AVX-512 VNNI.
 //
 // A format is two small functions: 64 weights (of nibbles 128, by halves of blocks) as unsigned bytes in order of columns,
 // and the scales of up to 16 runs of weights, multiplied by those of the activations. What the bytes are more than the weights, and the mins, are
 // multiples of the sums of activations that share a run: one multiplication for 16 runs.
 #include "quant_blocks.h"
 #include "simd_avx512.h"
+#include "spans.h"
 // The vectors come first.
 #include "matmul_tile.h"
 
@@ -14,15 +15,15 @@ typedef __m512i (*values_fn)(const char *span, int i, bool only_32);
 // of everything that is a multiple of a sum of activations.
 typedef __m512 (*scales_fn)(const char *span, int n, const lh_act_row *act, int64_t col, __m512 *fix);
 
-// run: weights that share a scale. A span is 16 blocks of a legacy format or one block of a K format.
+// run: weights that share a scale. A span is 16 blocks of a legacy format, however they lie, or one block of a K format.
 LH_INLINE void dot_rows(values_fn values, scales_fn scales, int run, int64_t span_cols, size_t span_size,
-                        const void *rows, size_t row_size, int64_t n_rows, int64_t n_cols, const lh_act_row *act,
-                        float *out) {
+                        const lh_tensor *w, int64_t row, int64_t n_rows, const lh_act_row *act, float *out) {
+    const int64_t n_cols = w->n_cols;
     const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     const __m512i zero = _mm512_setzero_si512();
     const size_t step = span_size * 64 / (size_t)span_cols;
     for (int64_t r = 0; r < n_rows; r++) {
-        const char *span = (const char *)rows + (size_t)r * row_size;
+        const char *span = (const char *)w->data + (size_t)(row + r) * w->row_size;
         __m512 total = _mm512_setzero_ps(), fix = _mm512_setzero_ps();
         for (int64_t col = 0; col < n_cols; col += span_cols, span += span_size) {
             int n = span_cols == 256 ? 256 : (int)LH_MIN(n_cols - col, span_cols), i = 0;
@@ -51,37 +52,42 @@ LH_INLINE void dot_rows(values_fn values, scales_fn scales, int run, int64_t spa
 LH_INLINE __m256i load_256(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
 LH_INLINE __m128i load_128(const void *p) { return _mm_loadu_si128((const __m128i *)p); }
 
-// The halves at `at` in each of n blocks, 1 to 16, as floats. Put together four by four: stored, and loaded again as a
-// vector, they would have to reach the cache first, and inserting them one by one keeps a port busy.
-LH_INLINE uint64_t four_halves(const char *p, size_t size, int n) {
+typedef struct legacy {
+    lh_block_parts parts;
+    bool span;   // as spans.h has them
+    float zero;  // what a byte is more than its weight
+} legacy;
+
+// The halves of n blocks, 1 to 16, as floats. Where they are apart they are put together four by four: stored, and
+// loaded again as a vector, they would have to reach the cache first, and inserting them one by one keeps a port busy.
+LH_INLINE uint64_t four_halves(const char *p, size_t step, int n) {
     uint64_t four = 0;
     for (int i = 3; i >= 0; i--) {
         uint16_t h;
         if (i >= n) continue;
-        memcpy(&h, p + (size_t)i * size, 2);
+        memcpy(&h, p + (size_t)i * step, 2);
         four = four << 16 | h;
     }
     return four;
 }
 
-LH_INLINE __m512 halves(const char *blocks, size_t size, size_t at, int n) {
-    const char *p = blocks + at;
+LH_INLINE __m512 halves(const char *p, size_t step, int n) {
+    if (step == 2) return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16((__mmask16)((1u << n) - 1), p));
     uint64_t v[4] = {0};
     if (n == 16)
-        LH_UNROLL for (int i = 0; i < 4; i++) v[i] = four_halves(p + (size_t)(4 * i) * size, size, 4);
+        LH_UNROLL for (int i = 0; i < 4; i++) v[i] = four_halves(p + (size_t)(4 * i) * step, step, 4);
     else
-        for (int i = 0; 4 * i < n; i++) v[i] = four_halves(p + (size_t)(4 * i) * size, size, n - 4 * i);
+        for (int i = 0; 4 * i < n; i++) v[i] = four_halves(p + (size_t)(4 * i) * step, step, n - 4 * i);
     __m128i low = _mm_set_epi64x((int64_t)v[1], (int64_t)v[0]), high = _mm_set_epi64x((int64_t)v[3], (int64_t)v[2]);
     return _mm512_cvtph_ps(_mm256_set_m128i(high, low));
 }
 
-// zero: what a byte is more than its weight. The scale is the first half of a block, the min the second.
-LH_INLINE __m512 legacy_scales(const char *span, size_t size, bool has_min, float zero, int n, const lh_act_row *act,
-                               int64_t col, __m512 *fix) {
+LH_INLINE __m512 legacy_scales(legacy f, const char *span, int n, const lh_act_row *act, int64_t col, __m512 *fix) {
+    lh_block_view at = lh_view_blocks(f.parts, f.span, span, n);
     __mmask16 m = (__mmask16)((1u << n) - 1);
-    __m512 scale = halves(span, size, 0, n);
+    __m512 scale = halves(at.scale, at.half_step, n);
     __m512 sum = _mm512_maskz_loadu_ps(m, act->sum32 + col / 32);
-    __m512 more = has_min ? halves(span, size, 2, n) : _mm512_mul_ps(scale, _mm512_set1_ps(-zero));
+    __m512 more = f.parts.min ? halves(at.min, at.half_step, n) : _mm512_mul_ps(scale, _mm512_set1_ps(-f.zero));
     *fix = _mm512_fmadd_ps(more, sum, *fix);
     return _mm512_mul_ps(scale, _mm512_maskz_loadu_ps(m, act->scale + col / 32));
 }
@@ -94,6 +100,22 @@ LH_INLINE __m512i nibbles(const void *a, const void *b) {
     return _mm512_and_si512(v, _mm512_set1_epi8(15));
 }
 
+// The 16 values of IQ4, as bytes that are 128 more.
+LH_INLINE __m512i iq4_values(__m512i index) {
+    __m512i table = _mm512_broadcast_i32x4(load_128(lh_iq4_values));
+    return _mm512_shuffle_epi8(_mm512_xor_si512(table, _mm512_set1_epi8(-128)), index);
+}
+
+#define Q8_0(span) ((legacy){{32, 0, 2, 0}, span, 128})
+
+LH_INLINE __m512 scales_q8_0(const char *span, int n, const lh_act_row *act, int64_t col, __m512 *fix) {
+    return legacy_scales(Q8_0(false), span, n, act, col, fix);
+}
+
+LH_INLINE __m512 scales_q8_0_span(const char *span, int n, const lh_act_row *act, int64_t col, __m512 *fix) {
+    return legacy_scales(Q8_0(true), span, n, act, col, fix);
+}
+
 LH_INLINE __m512i values_q8_0(const char *span, int i, bool only_32) {
     const lh_block_q8_0 *b = (const lh_block_q8_0 *)span + 2 * i;
     __m512i v = _mm512_zextsi256_si512(load_256(b[0].qs));
@@ -101,10 +123,9 @@ LH_INLINE __m512i values_q8_0(const char *span, int i, bool only_32) {
     return _mm512_xor_si512(v, _mm512_set1_epi8(-128));
 }
 
-// The 16 values of IQ4, as bytes that are 128 more.
-LH_INLINE __m512i iq4_values(__m512i index) {
-    __m512i table = _mm512_broadcast_i32x4(load_128(lh_iq4_values));
-    return _mm512_shuffle_epi8(_mm512_xor_si512(table, _mm512_set1_epi8(-128)), index);
+LH_INLINE __m512i values_q8_0_span(const char *span, int i, bool only_32) {
+    __m512i v = only_32 ? _mm512_zextsi256_si512(load_256(span + 64 * i)) : _mm512_loadu_si512(span + 64 * i);
+    return _mm512_xor_si512(v, _mm512_set1_epi8(-128));
 }
 
 // --- legacy formats of nibbles: four blocks at a time ---------------------------------------------------------------
@@ -115,29 +136,30 @@ typedef struct four_blocks {
 } four_blocks;
 
 // n of the four are there, 1 to 4; the others are zeros.
-typedef four_blocks (*four_fn)(const char *blocks, int n);
+typedef four_blocks (*four_fn)(lh_block_view blocks, int n);
 
-LH_INLINE __m512i four_of(const char *at, size_t size, int n) {
+LH_INLINE __m512i four_of(const char *at, size_t step, int n) {
+    if (step == 16) return n == 4 ? _mm512_loadu_si512(at) : _mm512_maskz_loadu_epi64((__mmask8)((1u << 2 * n) - 1), at);
     __m512i v = _mm512_zextsi128_si512(load_128(at));
-    if (n > 1) v = _mm512_inserti32x4(v, load_128(at + size), 1);
-    if (n > 2) v = _mm512_inserti32x4(v, load_128(at + 2 * size), 2);
-    if (n > 3) v = _mm512_inserti32x4(v, load_128(at + 3 * size), 3);
+    if (n > 1) v = _mm512_inserti32x4(v, load_128(at + step), 1);
+    if (n > 2) v = _mm512_inserti32x4(v, load_128(at + 2 * step), 2);
+    if (n > 3) v = _mm512_inserti32x4(v, load_128(at + 3 * step), 3);
     return v;
 }
 
-// size: of a block, at: of its nibbles.
-LH_INLINE four_blocks four_nibbles(const char *blocks, size_t size, size_t at, int n) {
+LH_INLINE four_blocks four_nibbles(lh_block_view blocks, int n) {
     const __m512i lowest = _mm512_set1_epi8(15);
-    __m512i v = four_of(blocks + at, size, n);
+    __m512i v = four_of(blocks.weights, blocks.weights_step, n);
     return (four_blocks){_mm512_and_si512(v, lowest), _mm512_and_si512(_mm512_srli_epi16(v, 4), lowest)};
 }
 
-// To nibbles the fifth bits of their blocks, 32 at `at`.
-LH_INLINE four_blocks with_fifth_bits(four_blocks v, const char *blocks, size_t size, size_t at, int n) {
+// And their fifth bits.
+LH_INLINE four_blocks four_of_five(lh_block_view blocks, int n) {
+    four_blocks v = four_nibbles(blocks, n);
     uint64_t low = 0, high = 0;
     for (int i = 0; i < n; i++) {
         uint32_t bits;
-        memcpy(&bits, blocks + (size_t)i * size + at, 4);
+        memcpy(&bits, blocks.fifth + (size_t)i * blocks.fifth_step, 4);
         low |= (uint64_t)(bits & 0xffff) << (16 * i);
         high |= (uint64_t)(bits >> 16) << (16 * i);
     }
@@ -145,49 +167,45 @@ LH_INLINE four_blocks with_fifth_bits(four_blocks v, const char *blocks, size_t 
                          _mm512_or_si512(v.high, _mm512_maskz_set1_epi8(high, 16))};
 }
 
-#define NIBBLES_OF(suffix) \
-    four_nibbles(blocks, sizeof(lh_block_##suffix), offsetof(lh_block_##suffix, qs), n)
-#define FIFTH_BITS_OF(suffix) \
-    with_fifth_bits(NIBBLES_OF(suffix), blocks, sizeof(lh_block_##suffix), offsetof(lh_block_##suffix, qh), n)
-
-LH_INLINE four_blocks four_q4_0(const char *blocks, int n) { return NIBBLES_OF(q4_0); }
-LH_INLINE four_blocks four_q4_1(const char *blocks, int n) { return NIBBLES_OF(q4_1); }
-LH_INLINE four_blocks four_q5_0(const char *blocks, int n) { return FIFTH_BITS_OF(q5_0); }
-LH_INLINE four_blocks four_q5_1(const char *blocks, int n) { return FIFTH_BITS_OF(q5_1); }
-LH_INLINE four_blocks four_iq4_nl(const char *blocks, int n) {
-    four_blocks v = NIBBLES_OF(iq4_nl);
+LH_INLINE four_blocks four_iq4(lh_block_view blocks, int n) {
+    four_blocks v = four_nibbles(blocks, n);
     return (four_blocks){iq4_values(v.low), iq4_values(v.high)};
 }
 
 // Four blocks, the first of them the `first`-th of a span of 16.
-LH_INLINE __m512 add_four(four_fn four, int n, int first, const char *span, size_t size, const int8_t *q, __m512 scale,
+LH_INLINE __m512 add_four(four_fn four, int n, int first, lh_block_view span, const int8_t *q, __m512 scale,
                           __m512 total) {
     const __m512i quarter = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
     // Behind the last block of a row scales are zeros, whatever these are.
     __m512i a = _mm512_loadu_si512(q + 32 * first), b = n > 2 ? _mm512_loadu_si512(q + 32 * first + 64) : a;
-    const char *blocks = span + (size_t)first * size;
-    fetch_ahead(blocks, (size_t)n * size);  // few at a time: many at once wait for each other
-    four_blocks w = four(blocks, n);
+    span.weights += (size_t)first * span.weights_step;
+    span.fifth += (size_t)first * span.fifth_step;
+    four_blocks w = four(span, n);
     __m512i sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w.low, _mm512_shuffle_i64x2(a, b, 0x88));
     sum = _mm512_dpbusd_epi32(sum, w.high, _mm512_shuffle_i64x2(a, b, 0xdd));
     __m512i at = _mm512_add_epi32(quarter, _mm512_set1_epi32(first));
     return _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_permutexvar_ps(at, scale), total);
 }
 
-LH_INLINE void dot_fours(four_fn four, scales_fn scales, size_t size, const void *rows, size_t row_size, int64_t n_rows,
-                         int64_t n_cols, const lh_act_row *act, float *out) {
+LH_INLINE void dot_fours(four_fn four, legacy f, const lh_tensor *w, int64_t row, int64_t n_rows, const lh_act_row *act,
+                         float *out) {
+    const size_t size = lh_block_size(f.parts);
     for (int64_t r = 0; r < n_rows; r++) {
-        const char *span = (const char *)rows + (size_t)r * row_size;
+        const char *at = (const char *)w->data + (size_t)(row + r) * w->row_size;
         __m512 total = _mm512_setzero_ps(), fix = total;
-        for (int64_t col = 0; col < n_cols; col += 512, span += 16 * size) {
+        for (int64_t col = 0; col < w->n_cols; col += 32 * LH_SPAN, at += LH_SPAN * size) {
             const int8_t *q = act->q + col;
-            int n = (int)LH_MIN((n_cols - col) / 32, 16), i = 0;
-            __m512 scale = scales(span, n, act, col, &fix);
-            for (; i + 4 <= n; i += 4) total = add_four(four, 4, i, span, size, q, scale, total);
+            int n = (int)LH_MIN((w->n_cols - col) / 32, LH_SPAN), i = 0;
+            lh_block_view span = lh_view_blocks(f.parts, f.span, at, n);
+            __m512 scale = legacy_scales(f, at, n, act, col, &fix);
+            for (; i + 4 <= n; i += 4) {
+                fetch_ahead(at + (size_t)i * size, 4 * size);  // few at a time: many at once wait for each other
+                total = add_four(four, 4, i, span, q, scale, total);
+            }
             switch (n - i) {
-                case 3: total = add_four(four, 3, i, span, size, q, scale, total); break;
-                case 2: total = add_four(four, 2, i, span, size, q, scale, total); break;
-                case 1: total = add_four(four, 1, i, span, size, q, scale, total); break;
+                case 3: total = add_four(four, 3, i, span, q, scale, total); break;
+                case 2: total = add_four(four, 2, i, span, q, scale, total); break;
+                case 1: total = add_four(four, 1, i, span, q, scale, total); break;
                 default: break;
             }
         }
@@ -332,40 +350,36 @@ LH_INLINE __m512i values_iq4_xs(const char *span, int i, bool only_32) {
 
 // --- the table -------------------------------------------------------------------------------------------------
 
-#define DEFINE_DOT(suffix, run, span_cols, span_blocks)                                                                \
-    static void dot_##suffix(const lh_type_traits *traits, const void *rows, size_t row_size, int64_t n_rows,          \
-                             int64_t n_cols, const lh_act_row *act, float *out) {                                      \
-        (void)traits;                                                                                                  \
-        dot_rows(values_##suffix, scales_##suffix, run, span_cols, (span_blocks) * sizeof(lh_block_##suffix), rows,    \
-                 row_size, n_rows, n_cols, act, out);                                                                  \
+#define DEFINE_DOT(suffix, run)                                                                                       \
+    static void dot_##suffix(const lh_tensor *w, int64_t row, int64_t n_rows, const lh_act_row *act, float *out) {     \
+        dot_rows(values_##suffix, scales_##suffix, run, 256, sizeof(lh_block_##suffix), w, row, n_rows, act, out);     \
     }
 
-#define DEFINE_LEGACY_SCALES(suffix, has_min, zero)                                                                    \
-    LH_INLINE __m512 scales_##suffix(const char *span, int n, const lh_act_row *act, int64_t col, __m512 *fix) {       \
-        return legacy_scales(span, sizeof(lh_block_##suffix), has_min, zero, n, act, col, fix);                        \
+// A copy of the loop for each layout.
+#define DEFINE_FOURS_DOT(suffix, four, zero, ...)                                                                      \
+    static void dot_##suffix(const lh_tensor *w, int64_t row, int64_t n_rows, const lh_act_row *act, float *out) {     \
+        if (w->spans) dot_fours(four, (legacy){__VA_ARGS__, true, zero}, w, row, n_rows, act, out);                    \
+        else dot_fours(four, (legacy){__VA_ARGS__, false, zero}, w, row, n_rows, act, out);                            \
     }
 
-#define DEFINE_FOURS_DOT(suffix, has_min, zero)                                                                        \
-    DEFINE_LEGACY_SCALES(suffix, has_min, zero)                                                                        \
-    static void dot_##suffix(const lh_type_traits *traits, const void *rows, size_t row_size, int64_t n_rows,          \
-                             int64_t n_cols, const lh_act_row *act, float *out) {                                      \
-        (void)traits;                                                                                                  \
-        dot_fours(four_##suffix, scales_##suffix, sizeof(lh_block_##suffix), rows, row_size, n_rows, n_cols, act, out); \
-    }
+DEFINE_FOURS_DOT(q4_0, four_nibbles, 8, {16, 0, 2, 0})
+DEFINE_FOURS_DOT(q4_1, four_nibbles, 0, {16, 0, 2, 2})
+DEFINE_FOURS_DOT(q5_0, four_of_five, 16, {16, 4, 2, 0})
+DEFINE_FOURS_DOT(q5_1, four_of_five, 0, {16, 4, 2, 2})
+DEFINE_FOURS_DOT(iq4_nl, four_iq4, 128, {16, 0, 2, 0})
+DEFINE_DOT(q2_k, 16)
+DEFINE_DOT(q3_k, 16)
+DEFINE_DOT(q4_k, 32)
+DEFINE_DOT(q5_k, 32)
+DEFINE_DOT(q6_k, 16)
+DEFINE_DOT(iq4_xs, 32)
 
-DEFINE_FOURS_DOT(q4_0, false, 8)
-DEFINE_FOURS_DOT(q4_1, true, 0)
-DEFINE_FOURS_DOT(q5_0, false, 16)
-DEFINE_FOURS_DOT(q5_1, true, 0)
-DEFINE_FOURS_DOT(iq4_nl, false, 128)
-DEFINE_LEGACY_SCALES(q8_0, false, 128)
-DEFINE_DOT(q8_0, 32, 512, 16)
-DEFINE_DOT(q2_k, 16, 256, 1)
-DEFINE_DOT(q3_k, 16, 256, 1)
-DEFINE_DOT(q4_k, 32, 256, 1)
-DEFINE_DOT(q5_k, 32, 256, 1)
-DEFINE_DOT(q6_k, 16, 256, 1)
-DEFINE_DOT(iq4_xs, 32, 256, 1)
+static void dot_q8_0(const lh_tensor *w, int64_t row, int64_t n_rows, const lh_act_row *act, float *out) {
+    const int64_t cols = 32 * LH_SPAN;
+    const size_t size = LH_SPAN * sizeof(lh_block_q8_0);
+    if (w->spans) dot_rows(values_q8_0_span, scales_q8_0_span, 32, cols, size, w, row, n_rows, act, out);
+    else dot_rows(values_q8_0, scales_q8_0, 32, cols, size, w, row, n_rows, act, out);
+}
 
 void lh_dot_kernels_avx512vnni(lh_dot_fn dot[LH_TYPE_COUNT]) {
 #define SET_DOT(suffix, TYPE, block_len, scale_len, has_min, bits, unpack_block) dot[LH_TYPE_##TYPE] = dot_##suffix;

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "matmul_kernels.h"
+#include "spans.h"
 
 #define ROWS 8
 #define TOKENS 4
@@ -74,21 +75,21 @@ static act_block act_block_of(const lh_act_row *row, int64_t b) {
     return a;
 }
 
-static const void *blocks_at(const lh_type_traits *traits, const void *row, int64_t col) {
-    return (const char *)row + col / traits->block_len * traits->block_size;
-}
+// A piece's blocks, of any type.
+typedef char blocks_room[PIECE * sizeof(float)];
 
-static void dot_quantised(const lh_type_traits *traits, const void *rows, size_t row_size, int64_t n_rows,
-                          int64_t n_cols, const lh_act_row *act, float *out) {
+static void dot_quantised(const lh_tensor *w, int64_t row, int64_t n_rows, const lh_act_row *act, float *out) {
+    const lh_type_traits *traits = lh_type_get(w->type);
     for (int64_t r = 0; r < n_rows; r++) out[r] = 0;
-    for (int64_t col = 0; col < n_cols; col += PIECE) {
-        int64_t n = n_cols - col < PIECE ? n_cols - col : PIECE;
+    for (int64_t col = 0; col < w->n_cols; col += PIECE) {
+        int64_t n = w->n_cols - col < PIECE ? w->n_cols - col : PIECE;
         act_block blocks[PIECE / LH_ACT_BLOCK];
         for (int64_t b = 0; b < n / LH_ACT_BLOCK; b++) blocks[b] = act_block_of(act, col / LH_ACT_BLOCK + b);
         for (int64_t r = 0; r < n_rows; r++) {
             int8_t q[PIECE];
             float scale[PIECE / 16], min[PIECE / 16];
-            traits->unpack(blocks_at(traits, (const char *)rows + (size_t)r * row_size, col), n, q, scale, min);
+            blocks_room room;
+            traits->unpack(lh_blocks_at(w, row + r, col, n, room), n, q, scale, min);
             out[r] += dot_unpacked(traits, n, q, scale, min, blocks, 1);
         }
     }
@@ -114,8 +115,11 @@ static void pack_quantised(const lh_tensor *w, int64_t row, int64_t col, int64_t
     panel_parts p = parts_of_panel(panel, n_cols, traits->scale_len);
     for (int64_t r = row; r < row + ROWS; r++, p.q += n_cols, p.scale += n_scales, p.min += n_scales) {
         if (r < w->n_rows) {
-            const char *blocks = blocks_at(traits, (const char *)w->data + (size_t)r * w->row_size, col);
-            traits->unpack(blocks, n_cols, p.q, p.scale, p.min);
+            for (int64_t c = 0; c < n_cols; c += PIECE) {
+                int64_t n = n_cols - c < PIECE ? n_cols - c : PIECE, s = c / traits->scale_len;
+                blocks_room room;
+                traits->unpack(lh_blocks_at(w, r, col + c, n, room), n, p.q + c, p.scale + s, p.min + s);
+            }
         } else {
             memset(p.q, 0, (size_t)n_cols);
             memset(p.scale, 0, (size_t)n_scales * sizeof(float));
@@ -150,15 +154,14 @@ static void multiply_quantised(const lh_type_traits *traits, const void *panel, 
 
 // --- float weights ---------------------------------------------------------------------------------------------
 
-static void dot_real(const lh_type_traits *traits, const void *rows, size_t row_size, int64_t n_rows, int64_t n_cols,
-                     const lh_act_row *act, float *out) {
+static void dot_real(const lh_tensor *w, int64_t row, int64_t n_rows, const lh_act_row *act, float *out) {
     for (int64_t r = 0; r < n_rows; r++) {
         double total = 0;
-        for (int64_t col = 0; col < n_cols; col += PIECE) {
-            int64_t n = n_cols - col < PIECE ? n_cols - col : PIECE;
-            float w[PIECE];
-            traits->decode(blocks_at(traits, (const char *)rows + (size_t)r * row_size, col), w, n);
-            for (int64_t i = 0; i < n; i++) total += (double)w[i] * act->x[col + i];
+        for (int64_t col = 0; col < w->n_cols; col += PIECE) {
+            int64_t n = w->n_cols - col < PIECE ? w->n_cols - col : PIECE;
+            float piece[PIECE];
+            lh_type_get(w->type)->decode(lh_blocks_at(w, row + r, col, n, NULL), piece, n);
+            for (int64_t i = 0; i < n; i++) total += (double)piece[i] * act->x[col + i];
         }
         out[r] = (float)total;
     }
@@ -173,8 +176,7 @@ static void pack_real(const lh_tensor *w, int64_t row, int64_t col, int64_t n_co
             int64_t n = n_cols - c < PIECE ? n_cols - c : PIECE;
             float piece[PIECE] = {0};
             if (row + r < w->n_rows)
-                traits->decode(blocks_at(traits, (const char *)w->data + (size_t)(row + r) * w->row_size, col + c),
-                               piece, n);
+                traits->decode(lh_blocks_at(w, row + r, col + c, n, NULL), piece, n);
             for (int64_t i = 0; i < n; i++) to[(c + i) * ROWS + r] = piece[i];
         }
 }
@@ -198,6 +200,7 @@ static void multiply_real(const lh_type_traits *traits, const void *panel, const
 
 void lh_matmul_kernels_generic(lh_matmul_kernels *k) {
     k->name = "generic";
+    k->spans = true;
     k->rms_norm = rms_norm;
     k->silu_mul = silu_mul;
     k->quantise = quantise;

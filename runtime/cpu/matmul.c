@@ -5,6 +5,7 @@
 
 #include "cpu.h"
 #include "prefetch.h"
+#include "spans.h"
 
 // From this many tokens on unpacking a panel pays.
 #define MIN_PANEL_TOKENS 4
@@ -17,6 +18,8 @@
 #define SHARES 4
 // Bytes of a share that are fetched before anything else: what kernels, which fetch ahead, begin behind.
 #define HEAD_BYTES 4096
+// Columns of a row of embeddings that are decoded at a time: a multiple of every block length.
+#define EMBED_COLS 256
 // Weights, in bytes, under which waking the other threads costs more than it brings.
 #define MIN_PARALLEL_BYTES (32 * 1024)
 
@@ -82,10 +85,9 @@ static void stream_rows(const stream_job *job, int i, const lh_act_row *rows, in
     lh_dot_fn dot = job->cpu->matmul.dot[w->type];
     for (int64_t r = first; r < end; r += DOT_ROWS) {
         int64_t n_rows = LH_MIN(end - r, DOT_ROWS);
-        const char *data = (const char *)w->data + (size_t)r * w->row_size;
         for (int32_t t = 0; t < p->n; t++) {
             float out[DOT_ROWS];
-            dot(lh_type_get(w->type), data, w->row_size, n_rows, w->n_cols, &rows[t], out);
+            dot(w, r, n_rows, &rows[t], out);
             float *y = p->y[i] + t * y_stride(p, i) + r;
             const float *bias = p->bias[i] ? p->bias[i] + r : NULL;
             for (int64_t j = 0; j < n_rows; j++) {
@@ -338,8 +340,11 @@ void lh_cpu_multiply(const lh_cpu *c, const lh_project *p, void *memory) {
 lh_status lh_cpu_embed(lh_backend *b, const lh_tensor *table, const int32_t *ids, int32_t n, float *x) {
     (void)b;
     const lh_type_traits *traits = lh_type_get(table->type);
+    char room[EMBED_COLS * sizeof(float)];  // no type has more for a value
     for (int32_t t = 0; t < n; t++)
-        traits->decode((const char *)table->data + (size_t)ids[t] * table->row_size, x + t * table->n_cols,
-                       table->n_cols);
+        for (int64_t col = 0; col < table->n_cols; col += EMBED_COLS) {
+            int64_t cols = LH_MIN(table->n_cols - col, EMBED_COLS);
+            traits->decode(lh_blocks_at(table, ids[t], col, cols, room), x + t * table->n_cols + col, cols);
+        }
     return LH_OK;
 }

@@ -99,9 +99,11 @@ LH_INLINE vf load_some_weights(lh_type type, size_t size, const char *p, int64_t
     return load_weights(type, buffer);
 }
 
-LH_INLINE void dot_rows(lh_type type, size_t size, const char *w, size_t row_size, int64_t n_rows, int64_t n_cols,
-                        const float *x, float *out) {
-    for (int64_t r = 0; r < n_rows; r++, w += row_size) {
+LH_INLINE void dot_rows(lh_type type, size_t size, const lh_tensor *t, int64_t row, int64_t n_rows, const float *x,
+                        float *out) {
+    const int64_t n_cols = t->n_cols;
+    const char *w = (const char *)t->data + (size_t)row * t->row_size;
+    for (int64_t r = 0; r < n_rows; r++, w += t->row_size) {
         vf sum[4] = {vf_set1(0), vf_set1(0), vf_set1(0), vf_set1(0)};
         int64_t i = 0;
         for (; i + 4 * VN <= n_cols; i += 4 * VN) {
@@ -116,12 +118,11 @@ LH_INLINE void dot_rows(lh_type type, size_t size, const char *w, size_t row_siz
     }
 }
 
-static void dot_float_simd(const lh_type_traits *traits, const void *rows, size_t row_size, int64_t n_rows,
-                           int64_t n_cols, const lh_act_row *act, float *out) {
+static void dot_float_simd(const lh_tensor *w, int64_t row, int64_t n_rows, const lh_act_row *act, float *out) {
     // One copy of the loop for each type.
-    if (traits == lh_type_get(LH_TYPE_F32)) dot_rows(LH_TYPE_F32, 4, rows, row_size, n_rows, n_cols, act->x, out);
-    else if (traits == lh_type_get(LH_TYPE_F16)) dot_rows(LH_TYPE_F16, 2, rows, row_size, n_rows, n_cols, act->x, out);
-    else dot_rows(LH_TYPE_BF16, 2, rows, row_size, n_rows, n_cols, act->x, out);
+    if (w->type == LH_TYPE_F32) dot_rows(LH_TYPE_F32, 4, w, row, n_rows, act->x, out);
+    else if (w->type == LH_TYPE_F16) dot_rows(LH_TYPE_F16, 2, w, row, n_rows, act->x, out);
+    else dot_rows(LH_TYPE_BF16, 2, w, row, n_rows, act->x, out);
 }
 
 LH_INLINE void pack_rows(lh_type type, size_t size, const lh_tensor *w, int64_t row, int64_t col, int64_t n_cols,

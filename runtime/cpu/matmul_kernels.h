@@ -4,7 +4,7 @@
 // scales applied in float; many tokens may stay as they are where kernels want that. Against float weights they stay
 // float. Two shapes of work:
 //
-// - few tokens: `dot` streams rows of weights as they lie in the file;
+// - few tokens: `dot` streams rows of weights as they lie;
 // - many tokens: `pack` unpacks a panel of rows, any format, into one layout that stays in cache, `pack_tokens` lays
 //   activations out to match, and `multiply` runs a register tile of rows x tokens over them. Layouts are their own.
 #ifndef LH_MATMUL_KERNELS_H
@@ -54,9 +54,8 @@ typedef struct lh_panel_kernels {
     void (*end)(const void *state);
 } lh_panel_kernels;
 
-// out[r] = row r . act for n_rows rows of n_cols weights, row_size bytes apart. traits: of the weights.
-typedef void (*lh_dot_fn)(const lh_type_traits *traits, const void *rows, size_t row_size, int64_t n_rows,
-                          int64_t n_cols, const lh_act_row *act, float *out);
+// out[r] = row (row + r) of w . act for r < n_rows.
+typedef void (*lh_dot_fn)(const lh_tensor *w, int64_t row, int64_t n_rows, const lh_act_row *act, float *out);
 
 typedef struct lh_matmul_kernels {
     const char *name;
@@ -65,6 +64,7 @@ typedef struct lh_matmul_kernels {
     void (*silu_mul)(const float *gate, const float *x, int64_t n, float *out);
     void (*quantise)(const float *x, int64_t n, lh_act_row *row);
     lh_dot_fn dot[LH_TYPE_COUNT];
+    bool spans;                // weights may lie in spans, and are read faster then
     lh_panel_kernels real;     // F32, F16, BF16 weights
     lh_panel_kernels integer;  // quantised weights
 } lh_matmul_kernels;

@@ -7,6 +7,7 @@
 
 #include "matmul_tile.h"
 #include "quant_blocks.h"
+#include "spans.h"
 
 // Columns unpacked at a time: a multiple of every block length, and few enough to stay in the first-level cache.
 #define PIECE 256
@@ -29,12 +30,14 @@ static void unpack_piece(const lh_type_traits *traits, const lh_tensor *w, int64
                          piece *to) {
     for (int r = 0; r < VN; r++, row++) {
         if (row < w->n_rows) {
-            const char *blocks = (const char *)w->data + (size_t)row * w->row_size;
-            blocks += col / traits->block_len * traits->block_size;
             // Pieces are too short for a processor to see where they lead: the same columns come next, of the next rows.
-            if (row + VN < w->n_rows)
-                lh_prefetch_second(blocks + VN * w->row_size, (size_t)(n / traits->block_len * traits->block_size));
-            unpack_simd[w->type](blocks, n, to->q[r], to->scale[r], to->min[r]);
+            if (row + VN < w->n_rows) {
+                const char *next = (const char *)w->data + (size_t)(row + VN) * w->row_size;
+                lh_prefetch_second(next + col / traits->block_len * traits->block_size,
+                                   (size_t)(n / traits->block_len * traits->block_size));
+            }
+            char room[2 * PIECE];  // of quantised types no block has more
+            unpack_simd[w->type](lh_blocks_at(w, row, col, n, room), n, to->q[r], to->scale[r], to->min[r]);
         } else {
             memset(to->q[r], 0, sizeof to->q[r]);
             memset(to->scale[r], 0, sizeof to->scale[r]);

@@ -4,6 +4,7 @@
 #define _GNU_SOURCE
 #include "cpu/cpu.h"
 #include "cpu/features.h"
+#include "cpu/spans.h"
 #include "matmul_cases.h"
 #include "quant_blocks.h"
 
@@ -97,14 +98,28 @@ static void check_token(const test_case *c, int i, int32_t t, const char *label,
     }
 }
 
-static void run_case(test_case *c, lh_backend *b, unsigned features) {
+// The same weights, laid out in spans where their type has these: in memory that ends where theirs does.
+static lh_tensor in_spans(const lh_tensor *w) {
+    lh_tensor copy = *w;
+    if (!lh_has_spans(w->type)) return copy;
+    void *data = guarded_alloc((size_t)w->n_rows * w->row_size);
+    lh_to_spans(w, 0, w->n_rows, data);
+    copy.data = data;
+    copy.spans = true;
+    return copy;
+}
+
+static void run_case(test_case *c, lh_backend *b, unsigned features, bool spans) {
     lh_matmul_kernels *k = &((lh_cpu *)b)->matmul, generic;
     lh_matmul_kernels_select(0, &generic);
     lh_matmul_kernels_select(features, k);
+    if (spans && !k->spans) return;
     char label[256];
-    snprintf(label, sizeof label, "%s, %d threads, %s", k->name, b->n_threads, c->name);
+    snprintf(label, sizeof label, "%s%s, %d threads, %s", k->name, spans ? ", spans" : "", b->n_threads, c->name);
+    lh_tensor w[3];
     for (int i = 0; i < c->p.n_out; i++) {
-        c->p.w[i] = &c->w[i];
+        w[i] = spans ? in_spans(&c->w[i]) : c->w[i];
+        c->p.w[i] = &w[i];
         size_t size = (size_t)(c->p.n * c->w[i].n_rows) * sizeof(float);
         if (c->p.add) memcpy(c->p.y[i], c->before, size);
         else memset(c->p.y[i], 0xff, size);  // NaN: what is not written is seen
@@ -142,7 +157,8 @@ static void find_tables(void) {
 static void run_everywhere(test_case c) {
     static int turn;
     // Every table with every number of threads, in turns.
-    for (int i = 0; i < n_tables; i++) run_case(&c, backends[(turn + i) % N_THREADS], tables[i]);
+    for (int i = 0; i < 2 * n_tables; i++)
+        run_case(&c, backends[(turn + i) % N_THREADS], tables[i / 2], i % 2 == 1);
     turn++;
     free_case(&c);
 }
@@ -197,10 +213,12 @@ static void hostile_values(lh_type type) {
             for (int j = 0; j < 2 && half_at[type][j] >= 0; j++) memcpy(row + i + half_at[type][j], "\x00\x7c", 2);
         ((float *)c.p.x)[(n - 1) * n_cols + 5] = INFINITY;
         ((float *)c.p.x)[(n - 1) * n_cols + 77] = NAN;
-        for (int i = 0; i < n_tables; i++) {
+        lh_tensor spans = in_spans(&c.w[0]);
+        for (int i = 0; i < 2 * n_tables; i++) {
             lh_matmul_kernels *k = &((lh_cpu *)backends[0])->matmul;
-            lh_matmul_kernels_select(tables[i], k);
-            c.p.w[0] = &c.w[0];
+            lh_matmul_kernels_select(tables[i / 2], k);
+            if (i % 2 && !k->spans) continue;
+            c.p.w[0] = i % 2 ? &spans : &c.w[0];
             if (lh_cpu_project(backends[0], &c.p) != LH_OK) FAIL("hostile values: %s", lh_last_error());
             for (int64_t r = 0; r < n_rows; r++)
                 if (isfinite(c.p.y[0][(n - 1) * n_rows + r]))
@@ -270,14 +288,16 @@ static void tiles_of_others(void) {
 }
 
 static void embed(lh_type type) {
-    const int64_t n_cols = 512;
-    lh_tensor table = make_weights(type, 5, n_cols, RANDOM);
+    enum { N_COLS = 1280 };  // two spans and a half
+    lh_tensor table = make_weights(type, 5, N_COLS, RANDOM), tables_of[] = {table, in_spans(&table)};
     const int32_t ids[] = {4, 0, 4, 2};
-    float *x = guarded_alloc(4 * 512 * sizeof(float)), row[512];
-    if (lh_cpu_embed(backends[0], &table, ids, 4, x) != LH_OK) FAIL("embed: %s", lh_last_error());
-    for (int t = 0; t < 4; t++) {
-        lh_type_get(type)->decode((const char *)table.data + (size_t)ids[t] * table.row_size, row, n_cols);
-        if (memcmp(row, x + t * n_cols, sizeof row)) FAIL("embed: %s, token %d differs", lh_type_name(type), t);
+    float *x = guarded_alloc(4 * N_COLS * sizeof(float)), row[N_COLS];
+    for (int i = 0; i < 2; i++) {
+        if (lh_cpu_embed(backends[0], &tables_of[i], ids, 4, x) != LH_OK) FAIL("embed: %s", lh_last_error());
+        for (int t = 0; t < 4; t++) {
+            lh_type_get(type)->decode((const char *)table.data + (size_t)ids[t] * table.row_size, row, N_COLS);
+            if (memcmp(row, x + t * N_COLS, sizeof row)) FAIL("embed: %s, token %d differs", lh_type_name(type), t);
+        }
     }
     guarded_free_all();
 }
