@@ -187,6 +187,13 @@ LH_INLINE __m512 add_four(four_fn four, int n, int first, lh_block_view span, co
     return _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_permutexvar_ps(at, scale), total);
 }
 
+// Few at a time: many at once wait for each other. Nibbles keep up with memory only in two steps, into the second-level
+// cache far ahead, and from there: SmolLM2 writes a tenth faster than with fetch_ahead.
+LH_INLINE void fetch_four(const char *blocks, size_t bytes) {
+    lh_prefetch_second(blocks + 8192, bytes);
+    lh_prefetch(blocks + 512, bytes);
+}
+
 LH_INLINE void dot_fours(four_fn four, legacy f, const lh_tensor *w, int64_t row, int64_t n_rows, const lh_act_row *act,
                          float *out) {
     const size_t size = lh_block_size(f.parts);
@@ -199,7 +206,7 @@ LH_INLINE void dot_fours(four_fn four, legacy f, const lh_tensor *w, int64_t row
             lh_block_view span = lh_view_blocks(f.parts, f.span, at, n);
             __m512 scale = legacy_scales(f, at, n, act, col, &fix);
             for (; i + 4 <= n; i += 4) {
-                fetch_ahead(at + (size_t)i * size, 4 * size);  // few at a time: many at once wait for each other
+                fetch_four(at + (size_t)i * size, 4 * size);
                 total = add_four(four, 4, i, span, q, scale, total);
             }
             switch (n - i) {

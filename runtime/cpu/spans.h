@@ -5,6 +5,8 @@
 #ifndef LH_SPANS_H
 #define LH_SPANS_H
 
+#include <string.h>
+
 #include "quant.h"
 
 #define LH_SPAN 16  // blocks
@@ -14,14 +16,14 @@ typedef struct lh_block_parts {
     size_t weights, fifth, scale, min;
 } lh_block_parts;
 
-// The legacy formats: X(TYPE, lh_block_parts).
-#define LH_SPAN_FORMATS(X)   \
-    X(Q4_0, {16, 0, 2, 0})   \
-    X(Q4_1, {16, 0, 2, 2})   \
-    X(Q5_0, {16, 4, 2, 0})   \
-    X(Q5_1, {16, 4, 2, 2})   \
-    X(Q8_0, {32, 0, 2, 0})   \
-    X(IQ4_NL, {16, 0, 2, 0})
+// The legacy formats: X(suffix, TYPE, lh_block_parts).
+#define LH_SPAN_FORMATS(X)           \
+    X(q4_0, Q4_0, {16, 0, 2, 0})     \
+    X(q4_1, Q4_1, {16, 0, 2, 2})     \
+    X(q5_0, Q5_0, {16, 4, 2, 0})     \
+    X(q5_1, Q5_1, {16, 4, 2, 2})     \
+    X(q8_0, Q8_0, {32, 0, 2, 0})     \
+    X(iq4_nl, IQ4_NL, {16, 0, 2, 0})
 
 LH_INLINE size_t lh_block_size(lh_block_parts p) { return p.weights + p.fifth + p.scale + p.min; }
 
@@ -38,6 +40,15 @@ LH_INLINE lh_block_view lh_view_blocks(lh_block_parts p, bool span, const void *
     if (!span) return (lh_block_view){at + size - p.weights, at + p.scale + p.min, at, at + p.scale, size, size, size};
     const char *fifth = at + all * p.weights, *scale = fifth + all * p.fifth;
     return (lh_block_view){at, fifth, scale, scale + all * p.scale, p.weights, p.fifth, p.scale};
+}
+
+// The i-th of them, as in the file.
+LH_INLINE void lh_block_of(lh_block_parts p, lh_block_view blocks, int i, char *out) {
+    size_t at = (size_t)i;
+    memcpy(out, blocks.scale + at * blocks.half_step, p.scale);
+    memcpy(out + p.scale, blocks.min + at * blocks.half_step, p.min);
+    memcpy(out + p.scale + p.min, blocks.fifth + at * blocks.fifth_step, p.fifth);
+    memcpy(out + p.scale + p.min + p.fifth, blocks.weights + at * blocks.weights_step, p.weights);
 }
 
 // Whether a format is one of these.
