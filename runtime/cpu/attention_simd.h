@@ -87,7 +87,7 @@ LH_INLINE void block(int rows, int vecs, int32_t depth, const float *a, size_t a
             sum[i][v] = scale ? vf_mul(vf_load(c[i] + col + (size_t)v * VN), vf_set1(scale[i])) : vf_set1(0);
     for (int32_t x = 0; x < depth; x++) {
         const char *row = (const char *)b + (size_t)x * b_stride;
-        if (next) lh_prefetch(next + (size_t)x * b_stride, b_stride);
+        if (next) FETCH(next + (size_t)x * b_stride, b_stride);
         vf in[MOST_VECS];
         for (int v = 0; v < vecs; v++) in[v] = load_vector(row, col + (size_t)v * VN, type);
         for (int i = 0; i < rows; i++) {
@@ -183,8 +183,8 @@ static void transpose(const void *b, int32_t n, int32_t dim, lh_kv_type type, fl
     BY_TYPE(type, transpose_rows(b, n, dim, TYPE, out))
 }
 
-// out[r * LH_TILE_KEYS + j] = a[r] . b[j] for j < n <= VN, summed across by a transposition. Keys are unpacked once for all
-// rows, whose number is known to the compiler.
+// out[r * LH_TILE_KEYS + j] = a[r] . b[j] for j < n <= VN. Keys are unpacked once for all rows, whose number is known to
+// the compiler.
 LH_INLINE void dots_vector(int rows, const float *a, size_t a_stride, const char *b, int32_t n, int32_t dim, lh_kv_type type,
                            float *out) {
     const int keys = rows == 1 ? VN : rows < 4 ? VN / 2 : VN / 4;  // at once: all sums have to stay in registers
@@ -205,12 +205,8 @@ LH_INLINE void dots_vector(int rows, const float *a, size_t a_stride, const char
             for (int i = 0; i < keys; i++) sums[k][at + i] = r[k][i];
     }
     for (int k = 0; k < rows; k++, a += a_stride, out += LH_TILE_KEYS) {
-        vf *r = sums[k];
-        vf_transpose(r);
-        for (int step = VN / 2; step > 0; step /= 2)
-            for (int i = 0; i < step; i++) r[i] = vf_add(r[i], r[i + step]);
         float whole[VN];
-        vf_store(whole, r[0]);
+        vf_store(whole, vf_sums(sums[k]));
         for (int i = 0; i < n; i++) {
             for (int32_t y = x; y < dim; y++) whole[i] += a[y] * load_one(b + (size_t)i * row, (size_t)y, type);
             out[i] = whole[i];
@@ -224,7 +220,7 @@ LH_INLINE void dots_rows(int rows, const float *a, size_t a_stride, const char *
     size_t row = lh_kv_row_size(type, dim);
     int32_t j = 0;
     for (; j + VN <= n; j += VN) {
-        if (next) lh_prefetch(next + (size_t)j * row, VN * row);
+        if (next) FETCH(next + (size_t)j * row, VN * row);
         dots_vector(rows, a, a_stride, b + (size_t)j * row, VN, dim, type, out + j);
     }
     if (j < n) dots_vector(rows, a, a_stride, b + (size_t)j * row, n - j, dim, type, out + j);

@@ -8,7 +8,6 @@
 // The vectors come first: the kernels are written in them.
 #include "attention_kernels.h"
 #include "kv_simd.h"
-#include "simd_across.h"
 #include "simd_amx.h"
 #include "simd_math.h"
 
@@ -144,7 +143,7 @@ LH_INLINE void weigh_rows(const lh_tile *t, float *scores, int32_t first, int ve
         v[i] = vf_load(of);
         for (int j = 1; j < vecs; j++) v[i] = vf_max(v[i], vf_load(of + j * VN));
     }
-    vf here = most_across(v);
+    vf here = vf_tops(v);
     float top[16] = {0}, sum[16] = {0}, bias[16] = {0}, less[16];
     for (int i = 0; i < rows; i++) {
         top[i] = t->top[t->row[first + i]];
@@ -163,7 +162,7 @@ LH_INLINE void weigh_rows(const lh_tile *t, float *scores, int32_t first, int ve
         v[i] = vf_add(p[0], p[1]);
         if (vecs == 4) v[i] = vf_add(v[i], vf_add(p[2], p[3]));
     }
-    vf_store(sum, vf_fma(vf_load(sum), kept, sum_across(v)));
+    vf_store(sum, vf_fma(vf_load(sum), kept, vf_sums(v)));
     vf_store(top, now);
     for (int i = 0; i < rows; i++) {
         t->top[t->row[first + i]] = top[i];

@@ -3,7 +3,6 @@
 #include "simd_avx512.h"
 // The vectors come first.
 #include "attention_kernels.h"
-#include "simd_across.h"
 #include "simd_pin.h"
 
 #define ROWS 16
@@ -54,7 +53,7 @@ LH_INLINE __m512i most_of(const int32_t *q, int32_t quads, int groups, const __m
             best[first + r] = _mm512_castsi512_ps(most);
         }
     }
-    return _mm512_castps_si512(most_word_across(best));
+    return _mm512_castps_si512(vf_top_words(best));
 }
 
 static void peak_vnni(const uint8_t *codes, int32_t n_keys, int32_t dims, const int32_t *q, int32_t rows, int32_t *out) {

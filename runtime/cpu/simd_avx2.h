@@ -80,4 +80,11 @@ static inline void vf_transpose(vf r[VN]) {
     }
 }
 
+// Lane i: the sum of v[i].
+static inline vf vf_sums(vf v[VN]) {
+    for (int n = VN / 2; n > 1; n /= 2)
+        for (int i = 0; i < n; i++) v[i] = _mm256_hadd_ps(v[2 * i], v[2 * i + 1]);
+    return _mm256_add_ps(_mm256_permute2f128_ps(v[0], v[1], 0x20), _mm256_permute2f128_ps(v[0], v[1], 0x31));
+}
+
 #endif

@@ -60,4 +60,7 @@ static inline void vf_transpose(vf r[VN]) {
     r[3] = vcombine_f32(vget_high_f32(ab.val[1]), vget_high_f32(cd.val[1]));
 }
 
+// Lane i: the sum of v[i].
+static inline vf vf_sums(vf v[VN]) { return vpaddq_f32(vpaddq_f32(v[0], v[1]), vpaddq_f32(v[2], v[3])); }
+
 #endif
