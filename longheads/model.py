@@ -83,7 +83,7 @@ class Model(Handle):
     batch: most tokens computed at once. None: 1024.
     mmap: on a CPU, leave weights in the file's pages, which processes share. Otherwise those of a model of up to 16 GiB are
         copied into huge pages, which are read faster, where the system has these and half of the free memory holds it;
-        that takes about a second for each GB.
+        that takes up to a second for each GB.
     threads: None: as many as the process may use (affinity and container quota).
     device: "auto", "cpu", "cuda" or "cuda:N".
 

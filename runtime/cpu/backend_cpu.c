@@ -52,7 +52,7 @@ static uint64_t cpu_available(lh_backend *b) {
     return lh_memory_available();
 }
 
-// Weights are copied into huge pages, a second for each GB, unless that takes long or memory is scarce. Where the file is
+// Weights are copied into huge pages, up to a second for each GB, unless that takes long or memory is scarce. Where the file is
 // mapped they lie in small pages, which take time to find: SmolLM2 writes a tenth slower from them, and 8B in a virtual
 // machine, which looks every page up twice, at 0.6 to 0.8 of the speed.
 #define MOST_COPIED ((size_t)16 << 30)

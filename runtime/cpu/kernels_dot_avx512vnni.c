@@ -106,14 +106,12 @@ LH_INLINE __m512i iq4_values(__m512i index) {
     return _mm512_shuffle_epi8(_mm512_xor_si512(table, _mm512_set1_epi8(-128)), index);
 }
 
-#define Q8_0(span) ((legacy){{32, 0, 2, 0}, span, 128})
-
 LH_INLINE __m512 scales_q8_0(const char *span, int n, const lh_act_row *act, int64_t col, __m512 *fix) {
-    return legacy_scales(Q8_0(false), span, n, act, col, fix);
+    return legacy_scales((legacy){lh_parts_q8_0, false, 128}, span, n, act, col, fix);
 }
 
 LH_INLINE __m512 scales_q8_0_span(const char *span, int n, const lh_act_row *act, int64_t col, __m512 *fix) {
-    return legacy_scales(Q8_0(true), span, n, act, col, fix);
+    return legacy_scales((legacy){lh_parts_q8_0, true, 128}, span, n, act, col, fix);
 }
 
 LH_INLINE __m512i values_q8_0(const char *span, int i, bool only_32) {
@@ -363,17 +361,17 @@ LH_INLINE __m512i values_iq4_xs(const char *span, int i, bool only_32) {
     }
 
 // A copy of the loop for each layout.
-#define DEFINE_FOURS_DOT(suffix, four, zero, ...)                                                                      \
+#define DEFINE_FOURS_DOT(suffix, four, zero)                                                                           \
     static void dot_##suffix(const lh_tensor *w, int64_t row, int64_t n_rows, const lh_act_row *act, float *out) {     \
-        if (w->spans) dot_fours(four, (legacy){__VA_ARGS__, true, zero}, w, row, n_rows, act, out);                    \
-        else dot_fours(four, (legacy){__VA_ARGS__, false, zero}, w, row, n_rows, act, out);                            \
+        if (w->spans) dot_fours(four, (legacy){lh_parts_##suffix, true, zero}, w, row, n_rows, act, out);              \
+        else dot_fours(four, (legacy){lh_parts_##suffix, false, zero}, w, row, n_rows, act, out);                      \
     }
 
-DEFINE_FOURS_DOT(q4_0, four_nibbles, 8, {16, 0, 2, 0})
-DEFINE_FOURS_DOT(q4_1, four_nibbles, 0, {16, 0, 2, 2})
-DEFINE_FOURS_DOT(q5_0, four_of_five, 16, {16, 4, 2, 0})
-DEFINE_FOURS_DOT(q5_1, four_of_five, 0, {16, 4, 2, 2})
-DEFINE_FOURS_DOT(iq4_nl, four_iq4, 128, {16, 0, 2, 0})
+DEFINE_FOURS_DOT(q4_0, four_nibbles, 8)
+DEFINE_FOURS_DOT(q4_1, four_nibbles, 0)
+DEFINE_FOURS_DOT(q5_0, four_of_five, 16)
+DEFINE_FOURS_DOT(q5_1, four_of_five, 0)
+DEFINE_FOURS_DOT(iq4_nl, four_iq4, 128)
 DEFINE_DOT(q2_k, 16)
 DEFINE_DOT(q3_k, 16)
 DEFINE_DOT(q4_k, 32)

@@ -34,9 +34,9 @@ LH_INLINE void unpack_blocks(unpack_fn unpack, lh_block_parts p, const char *row
 
 static void unpack_span(const lh_tensor *w, const char *row, int64_t col, int64_t n, int8_t *q, float *scale, float *min) {
     switch (w->type) {
-#define UNPACK_BLOCKS(suffix, TYPE, ...) \
-    case LH_TYPE_##TYPE: \
-        unpack_blocks(unpack_##suffix, (lh_block_parts)__VA_ARGS__, row, w->n_cols, col, n, q, scale, min); \
+#define UNPACK_BLOCKS(suffix, TYPE)                                                                           \
+    case LH_TYPE_##TYPE:                                                                                      \
+        unpack_blocks(unpack_##suffix, lh_parts_##suffix, row, w->n_cols, col, n, q, scale, min);             \
         break;
         LH_SPAN_FORMATS(UNPACK_BLOCKS)
         default: break;

@@ -36,8 +36,8 @@ void lh_to_spans(const lh_tensor *w, int64_t row, int64_t n_rows, void *out) {
         const char *from = (const char *)w->data + (size_t)(row + r) * w->row_size;
         char *to = (char *)out + (size_t)r * w->row_size;
         switch (w->type) {
-#define ROW_TO_SPANS(suffix, TYPE, ...) \
-    case LH_TYPE_##TYPE: row_to_spans((lh_block_parts)__VA_ARGS__, from, w->n_cols / BLOCK_LEN, to); break;
+#define ROW_TO_SPANS(suffix, TYPE) \
+    case LH_TYPE_##TYPE: row_to_spans(lh_parts_##suffix, from, w->n_cols / BLOCK_LEN, to); break;
             LH_SPAN_FORMATS(ROW_TO_SPANS)
             default: break;
         }
@@ -47,13 +47,11 @@ void lh_to_spans(const lh_tensor *w, int64_t row, int64_t n_rows, void *out) {
 const void *lh_blocks_at(const lh_tensor *w, int64_t row, int64_t col, int64_t n, void *room) {
     const lh_type_traits *traits = lh_type_get(w->type);
     const char *from = (const char *)w->data + (size_t)row * w->row_size;
-    int64_t first = col / traits->block_len;
+    int64_t first = col / traits->block_len, end = first + n / BLOCK_LEN;
     if (!w->spans) return from + (size_t)first * (size_t)traits->block_size;
     switch (w->type) {
-#define BLOCKS_OF_ROW(suffix, TYPE, ...)                                                                                       \
-    case LH_TYPE_##TYPE:                                                                                               \
-        blocks_of_row((lh_block_parts)__VA_ARGS__, from, w->n_cols / BLOCK_LEN, first, first + n / BLOCK_LEN, room);   \
-        break;
+#define BLOCKS_OF_ROW(suffix, TYPE) \
+    case LH_TYPE_##TYPE: blocks_of_row(lh_parts_##suffix, from, w->n_cols / BLOCK_LEN, first, end, room); break;
         LH_SPAN_FORMATS(BLOCKS_OF_ROW)
         default: break;
     }

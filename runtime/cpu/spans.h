@@ -16,14 +16,12 @@ typedef struct lh_block_parts {
     size_t weights, fifth, scale, min;
 } lh_block_parts;
 
-// The legacy formats: X(suffix, TYPE, lh_block_parts).
-#define LH_SPAN_FORMATS(X)           \
-    X(q4_0, Q4_0, {16, 0, 2, 0})     \
-    X(q4_1, Q4_1, {16, 0, 2, 2})     \
-    X(q5_0, Q5_0, {16, 4, 2, 0})     \
-    X(q5_1, Q5_1, {16, 4, 2, 2})     \
-    X(q8_0, Q8_0, {32, 0, 2, 0})     \
-    X(iq4_nl, IQ4_NL, {16, 0, 2, 0})
+static const lh_block_parts lh_parts_q4_0 = {16, 0, 2, 0}, lh_parts_q4_1 = {16, 0, 2, 2}, lh_parts_q5_0 = {16, 4, 2, 0},
+                            lh_parts_q5_1 = {16, 4, 2, 2}, lh_parts_q8_0 = {32, 0, 2, 0}, lh_parts_iq4_nl = {16, 0, 2, 0};
+
+// The legacy formats: X(suffix, TYPE).
+#define LH_SPAN_FORMATS(X) \
+    X(q4_0, Q4_0) X(q4_1, Q4_1) X(q5_0, Q5_0) X(q5_1, Q5_1) X(q8_0, Q8_0) X(iq4_nl, IQ4_NL)
 
 LH_INLINE size_t lh_block_size(lh_block_parts p) { return p.weights + p.fifth + p.scale + p.min; }
 
