@@ -52,9 +52,9 @@ static uint64_t cpu_available(lh_backend *b) {
     return lh_memory_available();
 }
 
-// Weights are copied into huge pages, up to a second for each GB, unless that takes long or memory is scarce. Where the file is
-// mapped they lie in small pages, which take time to find: SmolLM2 writes a tenth slower from them, and 8B in a virtual
-// machine, which looks every page up twice, at 0.6 to 0.8 of the speed.
+// Weights are copied into huge pages, up to a second for each GB, unless that takes long or memory is scarce; in spans,
+// where kernels prefer these. Where the file is mapped they lie in small pages, which take time to find: SmolLM2 writes a
+// tenth slower from them, and 8B in a virtual machine, which looks every page up twice, at 0.6 to 0.8 of the speed.
 #define MOST_COPIED ((size_t)16 << 30)
 static lh_status cpu_reserve(lh_backend *b, size_t bytes) {
     lh_cpu *c = (lh_cpu *)b;

@@ -1,8 +1,9 @@
 // Rows of quantised weights, as they lie in the file or in spans, times one token's activations: AVX-512 VNNI.
 //
-// A format is two small functions: 64 weights (of nibbles 128, by halves of blocks) as unsigned bytes in order of columns,
-// and the scales of up to 16 runs of weights, multiplied by those of the activations. What the bytes are more than the weights, and the mins, are
-// multiples of the sums of activations that share a run: one multiplication for 16 runs.
+// A format is two small functions: 64 weights (of nibbles 128, by halves of blocks) as unsigned bytes in order of
+// columns, and the scales of up to 16 runs of weights, multiplied by those of the activations. What the bytes are more
+// than the weights, and the mins, are multiples of the sums of activations that share a run: one multiplication for 16
+// runs.
 #include "quant_blocks.h"
 #include "simd_avx512.h"
 #include "spans.h"
@@ -186,7 +187,7 @@ LH_INLINE __m512 add_four(four_fn four, int n, int first, lh_block_view span, co
 }
 
 // Few at a time: many at once wait for each other. Nibbles keep up with memory only in two steps, into the second-level
-// cache far ahead, and from there: SmolLM2 writes a tenth faster than with fetch_ahead.
+// cache far ahead, and from there: SmolLM2 writes up to a tenth faster than with fetch_ahead.
 LH_INLINE void fetch_four(const char *blocks, size_t bytes) {
     lh_prefetch_second(blocks + 8192, bytes);
     lh_prefetch(blocks + 512, bytes);

@@ -29,7 +29,13 @@ LH_INLINE void blocks_of_row(lh_block_parts p, const char *row, int64_t n_blocks
     }
 }
 
-bool lh_has_spans(lh_type type) { return lh_type_get(type)->block_len == BLOCK_LEN; }
+bool lh_has_spans(lh_type type) {
+    switch (type) {
+#define HAS_SPANS(suffix, TYPE) case LH_TYPE_##TYPE: return true;
+        LH_SPAN_FORMATS(HAS_SPANS)
+        default: return false;
+    }
+}
 
 void lh_to_spans(const lh_tensor *w, int64_t row, int64_t n_rows, void *out) {
     for (int64_t r = 0; r < n_rows; r++) {
