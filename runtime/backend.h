@@ -149,7 +149,7 @@ typedef struct lh_backend_ops {
     // room for copies. NULL: nothing to do.
     lh_status (*reserve)(lh_backend *b, size_t bytes);
     // Make a matrix of weights reachable, and take it back. A backend that keeps its own copy sets t->device, or t->data
-    // where that is memory of the host.
+    // where that is memory of the host, and t->spans where it is in another order.
     lh_status (*upload)(lh_backend *b, lh_tensor *t);
     void (*unload)(lh_backend *b, lh_tensor *t);
     // Enter and leave a sequence of operations: sessions on several threads take turns here.

@@ -10,7 +10,7 @@
 // whose components rotations hardly turn (peak.h); | | is the Frobenius norm. |Sq^T Sk| is how far q . k spreads in these
 // components over pairs of tokens, were their normed activations independent and of unit variance; once more, over
 // |Wq| |Wk|, it is their share.
-// out (n_layer, n_head).
+// out (n_layer, n_head). Weights lie as in the file: no backend has them yet.
 lh_status lh_reach(const lh_config *c, const lh_weights *w, float *out);
 
 #endif

@@ -1,9 +1,8 @@
 // Rows of quantised weights, as they lie in the file or in spans, times one token's activations: AVX-512 VNNI.
 //
-// A format is two small functions: 64 weights (of nibbles 128, by halves of blocks) as unsigned bytes in order of
-// columns, and the scales of up to 16 runs of weights, multiplied by those of the activations. What the bytes are more
-// than the weights, and the mins, are multiples of the sums of activations that share a run: one multiplication for 16
-// runs.
+// A format is two small functions: 64 weights as unsigned bytes in order of columns, or 128 of nibbles, by halves of
+// blocks; and the scales of up to 16 runs of weights, multiplied by those of the activations. What the bytes are more than
+// the weights, and the mins, are multiples of the sums of activations that share a run: one multiplication for 16 runs.
 #include "quant_blocks.h"
 #include "simd_avx512.h"
 #include "spans.h"
@@ -16,7 +15,8 @@ typedef __m512i (*values_fn)(const char *span, int i, bool only_32);
 // of everything that is a multiple of a sum of activations.
 typedef __m512 (*scales_fn)(const char *span, int n, const lh_act_row *act, int64_t col, __m512 *fix);
 
-// run: weights that share a scale. A span is 16 blocks of a legacy format, however they lie, or one block of a K format.
+// run: weights that share a scale. A span here is 16 blocks of a legacy format, in either layout, or one block of
+// a K format.
 LH_INLINE void dot_rows(values_fn values, scales_fn scales, int run, int64_t span_cols, size_t span_size,
                         const lh_tensor *w, int64_t row, int64_t n_rows, const lh_act_row *act, float *out) {
     const int64_t n_cols = w->n_cols;
@@ -199,9 +199,9 @@ LH_INLINE void dot_fours(four_fn four, legacy f, const lh_tensor *w, int64_t row
     for (int64_t r = 0; r < n_rows; r++) {
         const char *at = (const char *)w->data + (size_t)(row + r) * w->row_size;
         __m512 total = _mm512_setzero_ps(), fix = total;
-        for (int64_t col = 0; col < w->n_cols; col += 32 * LH_SPAN, at += LH_SPAN * size) {
+        for (int64_t col = 0; col < w->n_cols; col += 32 * LH_SPAN_BLOCKS, at += LH_SPAN_BLOCKS * size) {
             const int8_t *q = act->q + col;
-            int n = (int)LH_MIN((w->n_cols - col) / 32, LH_SPAN), i = 0;
+            int n = (int)LH_MIN((w->n_cols - col) / 32, LH_SPAN_BLOCKS), i = 0;
             lh_block_view span = lh_view_blocks(f.parts, f.span, at, n);
             __m512 scale = legacy_scales(f, at, n, act, col, &fix);
             for (; i + 4 <= n; i += 4) {
@@ -381,8 +381,8 @@ DEFINE_DOT(q6_k, 16)
 DEFINE_DOT(iq4_xs, 32)
 
 static void dot_q8_0(const lh_tensor *w, int64_t row, int64_t n_rows, const lh_act_row *act, float *out) {
-    const int64_t cols = 32 * LH_SPAN;
-    const size_t size = LH_SPAN * sizeof(lh_block_q8_0);
+    const int64_t cols = 32 * LH_SPAN_BLOCKS;
+    const size_t size = LH_SPAN_BLOCKS * sizeof(lh_block_q8_0);
     if (w->spans) dot_rows(values_q8_0_span, scales_q8_0_span, 32, cols, size, w, row, n_rows, act, out);
     else dot_rows(values_q8_0, scales_q8_0, 32, cols, size, w, row, n_rows, act, out);
 }

@@ -35,7 +35,6 @@ static inline vf weight_words(const int8_t *q, int more) {
 
 void lh_matmul_kernels_avx2(lh_matmul_kernels *k) {
     k->name = "avx2";
-    k->spans = false;
     set_float_kernels(k);
     set_quant_panels(k);
     set_quant_dots(k->dot);

@@ -3,7 +3,6 @@
 
 void lh_matmul_kernels_dotprod(lh_matmul_kernels *k) {
     k->name = "neon+dotprod";
-    k->spans = false;
     set_float_kernels(k);
     set_quant_panels(k);
     set_quant_dots(k->dot);

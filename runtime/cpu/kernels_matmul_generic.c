@@ -3,7 +3,6 @@
 #include <string.h>
 
 #include "matmul_kernels.h"
-#include "spans.h"
 
 #define ROWS 8
 #define TOKENS 4
@@ -75,8 +74,9 @@ static act_block act_block_of(const lh_act_row *row, int64_t b) {
     return a;
 }
 
-// A piece's blocks, of any type.
-typedef char blocks_room[PIECE * sizeof(float)];
+static const void *blocks_at(const lh_type_traits *traits, const lh_tensor *w, int64_t row, int64_t col) {
+    return (const char *)w->data + (size_t)row * w->row_size + col / traits->block_len * traits->block_size;
+}
 
 static void dot_quantised(const lh_tensor *w, int64_t row, int64_t n_rows, const lh_act_row *act, float *out) {
     const lh_type_traits *traits = lh_type_get(w->type);
@@ -88,8 +88,7 @@ static void dot_quantised(const lh_tensor *w, int64_t row, int64_t n_rows, const
         for (int64_t r = 0; r < n_rows; r++) {
             int8_t q[PIECE];
             float scale[PIECE / 16], min[PIECE / 16];
-            blocks_room room;
-            traits->unpack(lh_blocks_at(w, row + r, col, n, room), n, q, scale, min);
+            traits->unpack(blocks_at(traits, w, row + r, col), n, q, scale, min);
             out[r] += dot_unpacked(traits, n, q, scale, min, blocks, 1);
         }
     }
@@ -115,11 +114,7 @@ static void pack_quantised(const lh_tensor *w, int64_t row, int64_t col, int64_t
     panel_parts p = parts_of_panel(panel, n_cols, traits->scale_len);
     for (int64_t r = row; r < row + ROWS; r++, p.q += n_cols, p.scale += n_scales, p.min += n_scales) {
         if (r < w->n_rows) {
-            for (int64_t c = 0; c < n_cols; c += PIECE) {
-                int64_t n = n_cols - c < PIECE ? n_cols - c : PIECE, s = c / traits->scale_len;
-                blocks_room room;
-                traits->unpack(lh_blocks_at(w, r, col + c, n, room), n, p.q + c, p.scale + s, p.min + s);
-            }
+            traits->unpack(blocks_at(traits, w, r, col), n_cols, p.q, p.scale, p.min);
         } else {
             memset(p.q, 0, (size_t)n_cols);
             memset(p.scale, 0, (size_t)n_scales * sizeof(float));
@@ -155,12 +150,13 @@ static void multiply_quantised(const lh_type_traits *traits, const void *panel, 
 // --- float weights ---------------------------------------------------------------------------------------------
 
 static void dot_real(const lh_tensor *w, int64_t row, int64_t n_rows, const lh_act_row *act, float *out) {
+    const lh_type_traits *traits = lh_type_get(w->type);
     for (int64_t r = 0; r < n_rows; r++) {
         double total = 0;
         for (int64_t col = 0; col < w->n_cols; col += PIECE) {
             int64_t n = w->n_cols - col < PIECE ? w->n_cols - col : PIECE;
             float piece[PIECE];
-            lh_type_get(w->type)->decode(lh_blocks_at(w, row + r, col, n, NULL), piece, n);
+            traits->decode(blocks_at(traits, w, row + r, col), piece, n);
             for (int64_t i = 0; i < n; i++) total += (double)piece[i] * act->x[col + i];
         }
         out[r] = (float)total;
@@ -176,7 +172,7 @@ static void pack_real(const lh_tensor *w, int64_t row, int64_t col, int64_t n_co
             int64_t n = n_cols - c < PIECE ? n_cols - c : PIECE;
             float piece[PIECE] = {0};
             if (row + r < w->n_rows)
-                traits->decode(lh_blocks_at(w, row + r, col + c, n, NULL), piece, n);
+                traits->decode(blocks_at(traits, w, row + r, col + c), piece, n);
             for (int64_t i = 0; i < n; i++) to[(c + i) * ROWS + r] = piece[i];
         }
 }
@@ -200,7 +196,6 @@ static void multiply_real(const lh_type_traits *traits, const void *panel, const
 
 void lh_matmul_kernels_generic(lh_matmul_kernels *k) {
     k->name = "generic";
-    k->spans = true;
     k->rms_norm = rms_norm;
     k->silu_mul = silu_mul;
     k->quantise = quantise;

@@ -16,7 +16,7 @@
 #define DOT_ROWS 32
 // Shares of the weights for each thread: enough that a thread which comes late leaves little to wait for.
 #define SHARES 4
-// Bytes of a share that are fetched before anything else: what kernels, which fetch ahead, begin behind.
+// Bytes of a share that are fetched before anything else: about what kernels, which fetch ahead, begin behind.
 #define HEAD_BYTES 4096
 // Columns of a row of embeddings that are decoded at a time: a multiple of every block length.
 #define EMBED_COLS 256

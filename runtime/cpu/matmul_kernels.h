@@ -64,7 +64,7 @@ typedef struct lh_matmul_kernels {
     void (*silu_mul)(const float *gate, const float *x, int64_t n, float *out);
     void (*quantise)(const float *x, int64_t n, lh_act_row *row);
     lh_dot_fn dot[LH_TYPE_COUNT];
-    bool spans;                // weights may lie in spans, and are read faster then
+    bool spans;                // weights may lie in spans (spans.h), and are read faster then
     lh_panel_kernels real;     // F32, F16, BF16 weights
     lh_panel_kernels integer;  // quantised weights
 } lh_matmul_kernels;

@@ -8,22 +8,32 @@
 #include <string.h>
 
 #include "quant.h"
+#include "quant_layout.h"
 
-#define LH_SPAN 16  // blocks
+#define LH_SPAN_BLOCKS 16
+#define LH_SPAN_BLOCK_LEN 32  // values in a block
+#define LH_HALF 2             // bytes
 
-// Bytes of a block. In the file it begins with the scale, and goes back from there: min, fifth bits, weights.
+// Bytes of a block, beside its scale. In the file it begins with the scale; then come min, fifth bits, weights.
 typedef struct lh_block_parts {
-    size_t weights, fifth, scale, min;
+    size_t weights, fifth, min;
 } lh_block_parts;
 
-static const lh_block_parts lh_parts_q4_0 = {16, 0, 2, 0}, lh_parts_q4_1 = {16, 0, 2, 2}, lh_parts_q5_0 = {16, 4, 2, 0},
-                            lh_parts_q5_1 = {16, 4, 2, 2}, lh_parts_q8_0 = {32, 0, 2, 0}, lh_parts_iq4_nl = {16, 0, 2, 0};
+// The legacy formats: X(suffix, TYPE, weights, fifth, min).
+#define LH_SPAN_FORMATS(X)     \
+    X(q4_0, Q4_0, 16, 0, 0)    \
+    X(q4_1, Q4_1, 16, 0, 2)    \
+    X(q5_0, Q5_0, 16, 4, 0)    \
+    X(q5_1, Q5_1, 16, 4, 2)    \
+    X(q8_0, Q8_0, 32, 0, 0)    \
+    X(iq4_nl, IQ4_NL, 16, 0, 0)
 
-// The legacy formats: X(suffix, TYPE).
-#define LH_SPAN_FORMATS(X) \
-    X(q4_0, Q4_0) X(q4_1, Q4_1) X(q5_0, Q5_0) X(q5_1, Q5_1) X(q8_0, Q8_0) X(iq4_nl, IQ4_NL)
+#define LH_DEFINE_PARTS(suffix, TYPE, weights, fifth, min)                                         \
+    static const lh_block_parts lh_parts_##suffix = {weights, fifth, min};                         \
+    static_assert(LH_HALF + (min) + (fifth) + (weights) == sizeof(lh_block_##suffix), #TYPE);
+LH_SPAN_FORMATS(LH_DEFINE_PARTS)
 
-LH_INLINE size_t lh_block_size(lh_block_parts p) { return p.weights + p.fifth + p.scale + p.min; }
+LH_INLINE size_t lh_block_size(lh_block_parts p) { return LH_HALF + p.min + p.fifth + p.weights; }
 
 // Where the parts of a block are, and how far from there those of the next one.
 typedef struct lh_block_view {
@@ -32,21 +42,27 @@ typedef struct lh_block_view {
 } lh_block_view;
 
 // Of n blocks as in the file, or of a span of n, the first one.
-LH_INLINE lh_block_view lh_view_blocks(lh_block_parts p, bool span, const void *blocks, int n) {
-    const char *at = (const char *)blocks;
+LH_INLINE lh_block_view lh_view_blocks(lh_block_parts p, bool span, const char *at, int n) {
     size_t size = lh_block_size(p), all = (size_t)n;
-    if (!span) return (lh_block_view){at + size - p.weights, at + p.scale + p.min, at, at + p.scale, size, size, size};
+    if (!span) return (lh_block_view){at + size - p.weights, at + LH_HALF + p.min, at, at + LH_HALF, size, size, size};
     const char *fifth = at + all * p.weights, *scale = fifth + all * p.fifth;
-    return (lh_block_view){at, fifth, scale, scale + all * p.scale, p.weights, p.fifth, p.scale};
+    return (lh_block_view){at, fifth, scale, scale + all * LH_HALF, p.weights, p.fifth, LH_HALF};
 }
 
-// The i-th of them, as in the file.
-LH_INLINE void lh_block_of(lh_block_parts p, lh_block_view blocks, int i, char *out) {
-    size_t at = (size_t)i;
-    memcpy(out, blocks.scale + at * blocks.half_step, p.scale);
-    memcpy(out + p.scale, blocks.min + at * blocks.half_step, p.min);
-    memcpy(out + p.scale + p.min, blocks.fifth + at * blocks.fifth_step, p.fifth);
-    memcpy(out + p.scale + p.min + p.fifth, blocks.weights + at * blocks.weights_step, p.weights);
+// The span of a block of a row of n_blocks; *block becomes its number there.
+LH_INLINE lh_block_view lh_view_span(lh_block_parts p, const char *row, int64_t n_blocks, int64_t *block) {
+    int64_t first = *block / LH_SPAN_BLOCKS * LH_SPAN_BLOCKS;
+    *block -= first;
+    return lh_view_blocks(p, true, row + (size_t)first * lh_block_size(p), (int)LH_MIN(n_blocks - first, LH_SPAN_BLOCKS));
+}
+
+// Block i of one view becomes block j of another, whose memory is the caller's to write.
+LH_INLINE void lh_copy_block(lh_block_parts p, lh_block_view from, int64_t i, lh_block_view to, int64_t j) {
+    size_t f = (size_t)i, t = (size_t)j;
+    memcpy((char *)to.weights + t * to.weights_step, from.weights + f * from.weights_step, p.weights);
+    memcpy((char *)to.fifth + t * to.fifth_step, from.fifth + f * from.fifth_step, p.fifth);
+    memcpy((char *)to.scale + t * to.half_step, from.scale + f * from.half_step, LH_HALF);
+    memcpy((char *)to.min + t * to.half_step, from.min + f * from.half_step, p.min);
 }
 
 // Whether a format is one of these.
