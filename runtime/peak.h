@@ -27,6 +27,7 @@
 #define LH_PEAK_ZERO 32
 #define LH_PEAK_KEYS 32    // keys lie in whole runs of so many; the last one of a chunk is repeated
 #define LH_PEAK_MIN_DIMS 16
+#define LH_PEAK_MAX_DIMS 128  // of the largest heads
 #define LH_PEAK_GROUP 8    // components that share bytes
 #define LH_PEAK_HIGH_BITS 4
 #define LH_PEAK_LOW_BITS 2

@@ -15,15 +15,16 @@
 #define TILE_ROWS 96     // rows that are rotated and run at once
 #define MERGED_ROWS 16   // up to so many, lists of chunks are merged, whatever the length of the text
 
-// Where a row meets a chunk.
+// Where rows meet a chunk, all alike.
 typedef struct meeting {
-    int32_t row, distance;  // distance in chunks
-    float bias;             // of q . k
+    int32_t row, n;    // the first one, and how many
+    int32_t distance;  // in chunks
+    float bias;        // of q . k
 } meeting;
 
-// The meetings of one chunk: those from begin on, up to where the next run begins.
+// The meetings of one chunk: [begin, end).
 typedef struct run {
-    int32_t chunk, begin;
+    int32_t chunk, begin, end;
 } run;
 
 typedef struct job {
@@ -33,7 +34,7 @@ typedef struct job {
     int32_t stride;          // floats between rows: head_dim rounded up to LH_PAD
     int32_t block;           // tokens of a unit
     int32_t n_blocks, n_slices;
-    size_t max_meetings;     // of a unit
+    size_t max_meetings;     // of a unit, with one row each
     int32_t end_chunk;       // of the batch
     float *states;           // (n_head_kv, n_blocks, n_slices) unit states, only where n_slices > 1
 } job;
@@ -56,19 +57,18 @@ static void append_task(void *arg, int64_t piece, int thread) {
     int32_t from = (int32_t)piece * APPEND_TOKENS, to = LH_MIN(from + APPEND_TOKENS, a->n);
     for (int32_t t = from; t < to; t++) {
         int32_t chunk = lh_chunk_of(a->pos + t, a->plan.chunk), offset = lh_offset_of(a->pos + t, a->plan.chunk);
-        const float *table = a->rope_offset + 2 * dim * offset;
+        size_t in = (size_t)t * a->n_head_kv * dim, at = offset * row;
+        k->rotate(a->new_k + in, a->n_head_kv, dim, a->rope_offset + 2 * dim * offset, 1, 1, a->head_dim, rotated);
         for (int32_t h = 0; h < a->n_head_kv; h++) {
-            size_t in = ((size_t)t * a->n_head_kv + h) * dim, at = offset * row;
-            k->rotate(a->new_k + in, table, 1, 1, a->head_dim, rotated);
-            k->store(rotated, a->head_dim, a->kv_type, lh_cpu_keys(a, h, chunk) + at);
-            k->store(a->new_v + in, a->head_dim, a->kv_type, lh_cpu_values(a, h, chunk) + at);
+            k->store(rotated + h * dim, a->head_dim, a->kv_type, lh_cpu_keys(a, h, chunk) + at);
+            k->store(a->new_v + in + h * dim, a->head_dim, a->kv_type, lh_cpu_values(a, h, chunk) + at);
         }
     }
 }
 
 lh_status lh_cpu_append(lh_backend *b, const lh_attention *a) {
     append_job j = {(lh_cpu *)b, a};
-    LH_TRY(lh_cpu_scratch_threads(j.cpu, (size_t)a->head_dim * sizeof(float)));
+    LH_TRY(lh_cpu_scratch_threads(j.cpu, (size_t)a->n_head_kv * a->head_dim * sizeof(float)));
     lh_threads_for(j.cpu->threads, (a->n + APPEND_TOKENS - 1) / APPEND_TOKENS, append_task, &j);
     return LH_OK;
 }
@@ -85,7 +85,7 @@ typedef struct bench {
     float *rotated;    // (TILE_ROWS, stride): rotated for the chunk at hand
     float *tile;       // scratch of the kernel
     meeting *meetings; // by chunk
-    run *runs;         // of meetings with one chunk, and the end
+    run *runs;
     int32_t *place;    // (end_chunk + 2): scratch of sorting
     int32_t *row, *limit;  // (TILE_ROWS): see lh_tile
     float *bias;           // (TILE_ROWS)
@@ -100,7 +100,7 @@ static size_t lay_out(const job *j, void *memory, bench *b) {
     b->rotated = lh_take(&at, (size_t)TILE_ROWS * j->stride, sizeof *b->rotated);
     b->tile = lh_take(&at, lh_tile_scratch(TILE_ROWS, j->stride), sizeof *b->tile);
     b->meetings = lh_take(&at, j->max_meetings, sizeof *b->meetings);
-    b->runs = lh_take(&at, LH_MIN(chunks, j->max_meetings) + 1, sizeof *b->runs);
+    b->runs = lh_take(&at, LH_MIN(chunks, j->max_meetings), sizeof *b->runs);
     b->place = lh_take(&at, chunks + 1, sizeof *b->place);
     b->row = lh_take(&at, TILE_ROWS, sizeof *b->row);
     b->limit = lh_take(&at, TILE_ROWS, sizeof *b->limit);
@@ -122,64 +122,74 @@ static unit unit_at(const job *j, int64_t index) {
     return u;
 }
 
-// What one row attends.
+// What some neighbouring rows attend, all the same.
 typedef struct list {
     const int32_t *chosen;  // see lh_choice
     const float *bias;      // of the chosen
-    int32_t c, n;           // its own chunk; how many
+    int32_t c, n;           // their own chunk; how many are attended
+    int32_t row, rows;
 } list;
 
+// The list that begins with this row: of the heads that choose together or, where nothing is chosen, of all heads and
+// tokens up to the end of the chunk.
 static list list_of(const job *j, const unit *u, int32_t row) {
     const lh_attention *a = j->a;
-    int32_t t = u->first + row / j->group, c = lh_chunk_of(a->pos + t, a->plan.chunk);
-    int32_t chooser = (u->kv_head * j->group + row % j->group) / (a->n_head / a->n_select);
-    return (list){
-        .chosen = lh_choice(a, chooser, t, c), .bias = a->bias + lh_choice_at(a, chooser, t),
-        .c = c, .n = lh_n_attended(lh_plan_of_choice(a, chooser), c),
+    int32_t together = a->n_head / a->n_select, t = row / j->group;
+    int64_t position = a->pos + u->first + t;
+    int32_t chooser = (u->kv_head * j->group + row % j->group) / together, c = lh_chunk_of(position, a->plan.chunk);
+    list l = {
+        .chosen = lh_choice(a, chooser, u->first + t, c), .bias = a->bias + lh_choice_at(a, chooser, u->first + t),
+        .c = c, .n = lh_n_attended(lh_plan_of_choice(a, chooser), c), .row = row, .rows = together,
     };
+    if (!l.chosen) l.rows = LH_MIN(u->n - t, a->plan.chunk - lh_offset_of(position, a->plan.chunk)) * j->group;
+    return l;
 }
 
 static int32_t chunk_at(const list *l, int32_t r) { return l->chosen ? l->chosen[r] : lh_unchosen(l->c, l->n, r); }
 
-static meeting meeting_at(const job *j, const list *l, int32_t row, int32_t r) {
-    return (meeting){row, lh_chunk_distance(j->a->plan, l->c, chunk_at(l, r), r), l->chosen ? l->bias[r] : 0};
+// The list's r-th chunk is met: after those meetings of it that are there, or as part of the last.
+static void meet(const job *j, const bench *b, const list *l, int32_t r, run *of) {
+    meeting m = {l->row, l->rows, lh_chunk_distance(j->a->plan, l->c, chunk_at(l, r), r), l->chosen ? l->bias[r] : 0};
+    meeting *last = of->end > of->begin ? &b->meetings[of->end - 1] : NULL;
+    if (last && last->row + last->n == m.row && last->distance == m.distance && last->bias == m.bias) last->n += m.n;
+    else b->meetings[of->end++] = m;
 }
 
 // Few rows: their lists are merged. Returns the number of runs.
 static int32_t meet_few(const job *j, const unit *u, const bench *b) {
-    int32_t rows = u->n * j->group, next[MERGED_ROWS] = {0}, n_runs = 0, n = 0;
+    int32_t n_lists = 0, next[MERGED_ROWS] = {0}, n_runs = 0, n = 0;
     list lists[MERGED_ROWS];
-    for (int32_t i = 0; i < rows; i++) lists[i] = list_of(j, u, i);
-    for (;;) {
+    for (int32_t row = 0; row < u->n * j->group; row += lists[n_lists++].rows) lists[n_lists] = list_of(j, u, row);
+    for (;; n_runs++) {
         int32_t s = INT32_MAX;
-        for (int32_t i = 0; i < rows; i++)
+        for (int32_t i = 0; i < n_lists; i++)
             if (next[i] < lists[i].n) s = LH_MIN(s, chunk_at(&lists[i], next[i]));
-        b->runs[n_runs] = (run){s, n};
         if (s == INT32_MAX) return n_runs;
-        n_runs++;
-        for (int32_t i = 0; i < rows; i++) {
-            if (next[i] == lists[i].n || chunk_at(&lists[i], next[i]) != s) continue;
-            b->meetings[n++] = meeting_at(j, &lists[i], i, next[i]++);
-        }
+        b->runs[n_runs] = (run){s, n, n};
+        for (int32_t i = 0; i < n_lists; i++)
+            if (next[i] < lists[i].n && chunk_at(&lists[i], next[i]) == s) meet(j, b, &lists[i], next[i]++, &b->runs[n_runs]);
+        n = b->runs[n_runs].end;
     }
 }
 
 // Many: count, sum up, place.
 static int32_t meet_many(const job *j, const unit *u, const bench *b) {
-    int32_t rows = u->n * j->group, *place = b->place, n_runs = 0;
-    memset(place, 0, ((size_t)j->end_chunk + 2) * sizeof *place);
-    for (int32_t i = 0; i < rows; i++) {
-        list l = list_of(j, u, i);
-        for (int32_t r = 0; r < l.n; r++) place[chunk_at(&l, r) + 1]++;
+    int32_t rows = u->n * j->group, *place = b->place, n_runs = 0, n = 0;
+    list l;
+    memset(place, 0, ((size_t)j->end_chunk + 1) * sizeof *place);
+    for (int32_t row = 0; row < rows; row += l.rows) {
+        l = list_of(j, u, row);
+        for (int32_t r = 0; r < l.n; r++) place[chunk_at(&l, r)]++;
     }
     for (int32_t s = 0; s <= j->end_chunk; s++) {
-        if (place[s + 1]) b->runs[n_runs++] = (run){s, place[s]};
-        place[s + 1] += place[s];
+        if (!place[s]) continue;
+        b->runs[n_runs] = (run){s, n, n};
+        n += place[s];
+        place[s] = n_runs++;
     }
-    b->runs[n_runs] = (run){INT32_MAX, place[j->end_chunk + 1]};
-    for (int32_t i = 0; i < rows; i++) {
-        list l = list_of(j, u, i);
-        for (int32_t r = 0; r < l.n; r++) b->meetings[place[chunk_at(&l, r)]++] = meeting_at(j, &l, i, r);
+    for (int32_t row = 0; row < rows; row += l.rows) {
+        l = list_of(j, u, row);
+        for (int32_t r = 0; r < l.n; r++) meet(j, b, &l, r, &b->runs[place[chunk_at(&l, r)]]);
     }
     return n_runs;
 }
@@ -191,7 +201,7 @@ static void rotate_queries(const job *j, const unit *u, bench *b) {
         size_t t = u->first + i / j->group, head = u->kv_head * (size_t)j->group + i % j->group;
         const float *table = a->rope_offset + 2 * dim * lh_offset_of(a->pos + (int64_t)t, a->plan.chunk);
         float *q = b->query + i * j->stride;
-        j->cpu->attention.rotate(a->q + (t * a->n_head + head) * dim, table, 1, a->scale, a->head_dim, q);
+        j->cpu->attention.rotate(a->q + (t * a->n_head + head) * dim, 1, 0, table, 1, a->scale, a->head_dim, q);
         memset(q + dim, 0, (j->stride - dim) * sizeof *q);
     }
 }
@@ -233,40 +243,58 @@ static void attend_chunk(const job *j, const unit *u, const bench *b, int32_t ch
     }
 }
 
-static void run_unit(const job *j, const unit *u, bench *b) {
+// Make up to TILE_ROWS rows ready to be run, taken from the meetings from *next on: rotated, and told what they see. own:
+// the chunk is their own, of which they see a part; such rows are the first ones of a run or the last, and never among
+// others. Returns how many they are.
+static int32_t gather(const job *j, const unit *u, const bench *b, meeting **next, const meeting *end, bool own) {
     const lh_attention *a = j->a;
-    size_t rows = (size_t)j->block * j->group, dim = (size_t)a->head_dim;
+    int32_t n = 0;
+    while (*next < end && n < TILE_ROWS && ((*next)->distance == 0) == own) {
+        meeting *m = *next;
+        int32_t some = LH_MIN(m->n, TILE_ROWS - n);
+        const float *q = b->query + (size_t)m->row * j->stride;
+        const float *table = a->rope_chunk + 2 * (size_t)a->head_dim * m->distance;
+        float *rotated = b->rotated + (size_t)n * j->stride;
+        if (own) memcpy(rotated, q, (size_t)some * j->stride * sizeof *q);
+        else j->cpu->attention.rotate(q, some, j->stride, table, 1, 1, a->head_dim, rotated);
+        for (int32_t i = 0; i < some; i++, n++) {
+            int32_t row = b->row[n] = m->row + i;
+            b->bias[n] = m->bias;
+            if (own) b->limit[n] = lh_offset_of(a->pos + u->first + row / j->group, a->plan.chunk) + 1;
+        }
+        m->row += some;
+        m->n -= some;
+        if (m->n == 0) ++*next;
+    }
+    return n;
+}
+
+static int64_t rows_of(const bench *b, const run *of) {
+    int64_t n = 0;
+    for (int32_t m = of->begin; m < of->end; m++) n += b->meetings[m].n;
+    return n;
+}
+
+static void run_unit(const job *j, const unit *u, bench *b) {
+    size_t rows = (size_t)j->block * j->group;
     memset(b->state, 0, state_floats(j) * sizeof *b->state);
     for (size_t i = 0; i < rows; i++) b->state[rows * j->stride + i] = -INFINITY;
+    memset(b->rotated, 0, (size_t)TILE_ROWS * j->stride * sizeof *b->rotated);
     rotate_queries(j, u, b);
     int32_t n_runs = u->n * j->group <= MERGED_ROWS ? meet_few(j, u, b) : meet_many(j, u, b);
-    // The slice's share: chunks whose first meeting lies in its part of all meetings.
-    int64_t total = b->runs[n_runs].begin;
+    // The slice's share: runs whose first row lies in its part of all of them.
+    int64_t total = 0, before = 0;
+    for (int32_t i = 0; i < n_runs; i++) total += rows_of(b, &b->runs[i]);
     int64_t from = total * u->slice / j->n_slices, to = total * (u->slice + 1) / j->n_slices;
-    for (int32_t i = 0; i < n_runs; i++) {
-        int32_t begin = b->runs[i].begin, end = b->runs[i + 1].begin;
-        if (begin < from || begin >= to) continue;
-        bool again = false;
-        for (int32_t m = begin; m < end;) {
-            // The rows whose own chunk this is see part of it; they are the first ones here or the last, never mixed.
-            bool own = b->meetings[m].distance == 0;
-            int32_t n = 0;
-            for (; n < TILE_ROWS && m < end && (b->meetings[m].distance == 0) == own; n++, m++) {
-                meeting at = b->meetings[m];
-                const float *q = b->query + (size_t)at.row * j->stride;
-                float *to_row = b->rotated + (size_t)n * j->stride;
-                if (own) {
-                    memcpy(to_row, q, (size_t)j->stride * sizeof *q);
-                } else {
-                    j->cpu->attention.rotate(q, a->rope_chunk + 2 * dim * at.distance, 1, 1, a->head_dim, to_row);
-                    memset(to_row + dim, 0, (j->stride - dim) * sizeof *to_row);
-                }
-                int64_t position = a->pos + u->first + at.row / j->group;
-                b->row[n] = at.row;
-                b->limit[n] = lh_offset_of(position, a->plan.chunk) + 1;
-                b->bias[n] = at.bias;
-            }
-            attend_chunk(j, u, b, b->runs[i].chunk, end < to ? b->runs[i + 1].chunk : -1, n, own, again);
+    for (int32_t i = 0; i < n_runs && before < to; i++) {
+        int64_t first = before;
+        before += rows_of(b, &b->runs[i]);
+        if (first < from) continue;
+        meeting *next = b->meetings + b->runs[i].begin, *end = b->meetings + b->runs[i].end;
+        for (bool again = false; next < end;) {
+            bool own = next->distance == 0;
+            int32_t n = gather(j, u, b, &next, end, own);
+            attend_chunk(j, u, b, b->runs[i].chunk, before < to ? b->runs[i + 1].chunk : -1, n, own, again);
             again = n == TILE_ROWS;
         }
     }

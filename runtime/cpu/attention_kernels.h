@@ -44,8 +44,10 @@ typedef struct lh_peak_planes {
 } lh_peak_planes;
 
 typedef struct lh_attention_kernels {
-    // y[j] = scale * (x[j] * table[0][j] + sign * x[j ^ 1] * table[1][j]); table (2, dim), see rope.h. y may not be x.
-    void (*rotate)(const float *x, const float *table, float sign, float scale, int32_t dim, float *y);
+    // y[j] = scale * (x[j] * table[0][j] + sign * x[j ^ 1] * table[1][j]) in each of n rows of x and y, which are `stride`
+    // floats apart; table (2, dim), see rope.h. y may not be x.
+    void (*rotate)(const float *x, int32_t n, size_t stride, const float *table, float sign, float scale, int32_t dim,
+                   float *y);
     // n floats into a row of the cache's type and back. Halves saturate: an infinity would turn weights of 0 into NaN.
     void (*store)(const float *x, int32_t n, lh_kv_type type, void *out);
     void (*load)(const void *x, int32_t n, lh_kv_type type, float *out);
@@ -54,11 +56,11 @@ typedef struct lh_attention_kernels {
     void (*top)(const float *scores, int32_t n, int32_t k, int32_t first, int32_t *out, int32_t *scratch);
     // The codes of n_keys keys from their planes (peak.h): (dims / 2, n_keys, 2) bytes.
     void (*peak_codes)(const uint8_t *upper, const uint8_t *lower, int32_t n_keys, int32_t dims, uint8_t *codes);
-    // The largest product of each of `rows` queries with such codes of n_keys keys, a multiple of LH_PEAK_KEYS.
-    // q: (rows, dims / 2) words that hold two components twice. Products fit 16 bits.
-    void (*peak)(const uint8_t *codes, int32_t n_keys, int32_t dims, const int32_t *q, int32_t rows, int32_t *out);
+    // The largest product of each of `rows` queries, q (rows, dims), with such codes of n_keys keys. Products fit 16 bits.
+    // n_keys and dims are multiples of LH_PEAK_KEYS and LH_PEAK_GROUP.
+    void (*peak)(const uint8_t *codes, int32_t n_keys, int32_t dims, const int8_t *q, int32_t rows, int32_t *out);
     // The same of one query with each of n chunks, from their planes.
-    void (*peak_one)(const lh_peak_planes *p, const int32_t *chunks, int32_t n, const int32_t *q, int32_t *out);
+    void (*peak_one)(const lh_peak_planes *p, const int32_t *chunks, int32_t n, const int8_t *q, int32_t *out);
 } lh_attention_kernels;
 
 // The best table for these features (cpu/features.h).

@@ -19,15 +19,22 @@
 
 // --- small ones --------------------------------------------------------------------------------------------------
 
-static void rotate_simd(const float *x, const float *table, float sign, float scale, int32_t dim, float *y) {
+static void rotate_simd(const float *x, int32_t n, size_t stride, const float *table, float sign, float scale,
+                        int32_t dim, float *y) {
     const float *cosines = table, *sines = table + dim;
     int32_t j = 0;
     for (; j + VN <= dim; j += VN) {
-        vf a = vf_load(x + j);
-        vf turned = vf_mul(vf_mul(vf_swap_pairs(a), vf_load(sines + j)), vf_set1(sign));
-        vf_store(y + j, vf_mul(vf_fma(a, vf_load(cosines + j), turned), vf_set1(scale)));
+        vf along = vf_mul(vf_load(cosines + j), vf_set1(scale)), across = vf_mul(vf_load(sines + j), vf_set1(sign * scale));
+        for (size_t i = 0; i < (size_t)n; i++) {
+            vf a = vf_load(x + i * stride + j);
+            vf_store(y + i * stride + j, vf_fma(a, along, vf_mul(vf_swap_pairs(a), across)));
+        }
     }
-    for (; j < dim; j++) y[j] = scale * (x[j] * cosines[j] + sign * x[j ^ 1] * sines[j]);
+    for (; j < dim; j++)
+        for (size_t i = 0; i < (size_t)n; i++) {
+            const float *row = x + i * stride;
+            y[i * stride + (size_t)j] = scale * (row[j] * cosines[j] + sign * row[j ^ 1] * sines[j]);
+        }
 }
 
 LH_INLINE vf clamp(vf x, float most) { return vf_min(vf_max(x, vf_set1(-most)), vf_set1(most)); }

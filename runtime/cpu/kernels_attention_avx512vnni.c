@@ -1,5 +1,7 @@
 // AVX-512 with VNNI: the products of many queries with codes of keys. vpdpbusd multiplies and adds four components at
 // once, where other tables multiply two and add their products.
+#include <string.h>
+
 #include "simd_avx512.h"
 // The vectors come first.
 #include "attention_kernels.h"
@@ -21,14 +23,15 @@ static void pack_keys(const uint8_t *codes, int32_t n_keys, int32_t quads, int32
         }
 }
 
-// Words of a pair of components, twice, become words of two pairs, n of them.
-static void pack_queries(const int32_t *q, int32_t n, int32_t *out) {
-    for (int32_t i = 0; i < n; i++)
-        out[i] = (int32_t)(((uint32_t)q[2 * i] & 0xffff) | (uint32_t)q[2 * i + 1] << 16);
+// Four components, for all keys.
+LH_INLINE __m512i quad_at(const int8_t *q) {
+    int32_t quad;
+    memcpy(&quad, q, sizeof quad);
+    return _mm512_set1_epi32(quad);
 }
 
 // Of each of ROWS queries the largest product with the keys of all groups, in a lane.
-LH_INLINE __m512i most_of(const int32_t *q, int32_t quads, int groups, const __m512i *words) {
+LH_INLINE __m512i most_of(const int8_t *q, int32_t quads, int groups, const __m512i *words) {
     enum { AT_ONCE = 4 };
     __m512 best[ROWS];
     for (int first = 0; first < ROWS; first += AT_ONCE) {
@@ -39,7 +42,7 @@ LH_INLINE __m512i most_of(const int32_t *q, int32_t quads, int groups, const __m
             __m512i key[GROUPS];
             for (int g = 0; g < groups; g++) key[g] = _mm512_load_si512(words + x * GROUPS + g);
             for (int r = 0; r < AT_ONCE; r++) {
-                __m512i quad = _mm512_set1_epi32(q[(first + r) * quads + x]);
+                __m512i quad = quad_at(q + ((first + r) * quads + x) * 4);
                 // Unpinned, sums would be put together from parts, and parts spilled.
                 for (int g = 0; g < groups; g++) {
                     sum[r][g] = _mm512_dpbusd_epi32(sum[r][g], key[g], quad);
@@ -56,15 +59,14 @@ LH_INLINE __m512i most_of(const int32_t *q, int32_t quads, int groups, const __m
     return _mm512_castps_si512(vf_top_words(best));
 }
 
-static void peak_vnni(const uint8_t *codes, int32_t n_keys, int32_t dims, const int32_t *q, int32_t rows, int32_t *out) {
-    int32_t quads = dims / 4, many = dims % 4 == 0 && quads <= MOST_QUADS ? rows / ROWS * ROWS : 0;
+static void peak_vnni(const uint8_t *codes, int32_t n_keys, int32_t dims, const int8_t *q, int32_t rows, int32_t *out) {
+    int32_t quads = dims / 4, many = quads <= MOST_QUADS ? rows / ROWS * ROWS : 0;
     __m512i words[MOST_QUADS * GROUPS];
     for (int32_t first = 0; many > 0 && first < n_keys; first += LH_TILE_KEYS) {
         int groups = (int)LH_MIN((n_keys - first) / VN, GROUPS);
         pack_keys(codes, n_keys, quads, first, groups, words);
         for (int32_t i = 0; i < many; i += ROWS) {
-            int32_t some[ROWS * MOST_QUADS];
-            pack_queries(q + (size_t)i * (size_t)(dims / 2), ROWS * quads, some);
+            const int8_t *some = q + (size_t)i * (size_t)dims;
             __m512i most;  // the usual numbers as constants
             if (groups < GROUPS) most = most_of(some, quads, 2, words);
             else if (quads == 4) most = most_of(some, 4, GROUPS, words);
@@ -75,8 +77,7 @@ static void peak_vnni(const uint8_t *codes, int32_t n_keys, int32_t dims, const 
         }
     }
     if (many < rows)
-        lh_attention_kernels_avx512.peak(codes, n_keys, dims, q + (size_t)many * (size_t)(dims / 2), rows - many,
-                                         out + many);
+        lh_attention_kernels_avx512.peak(codes, n_keys, dims, q + (size_t)many * (size_t)dims, rows - many, out + many);
 }
 
 void lh_attention_kernels_avx512vnni(lh_attention_kernels *k) {

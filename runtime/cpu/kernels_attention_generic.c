@@ -27,8 +27,10 @@ static float load_at(const lh_tile *t, const void *rows, int32_t j, int32_t x) {
     return load_one((const char *)rows + (size_t)j * lh_kv_row_size(t->type, t->dim), x, t->type);
 }
 
-static void rotate_generic(const float *x, const float *table, float sign, float scale, int32_t dim, float *y) {
-    for (int32_t j = 0; j < dim; j++) y[j] = scale * (x[j] * table[j] + sign * x[j ^ 1] * table[dim + j]);
+static void rotate_generic(const float *x, int32_t n, size_t stride, const float *table, float sign, float scale,
+                           int32_t dim, float *y) {
+    for (; n > 0; n--, x += stride, y += stride)
+        for (int32_t j = 0; j < dim; j++) y[j] = scale * (x[j] * table[j] + sign * x[j ^ 1] * table[dim + j]);
 }
 
 static float clamp(float x, float most) { return fminf(fmaxf(x, -most), most); }
@@ -115,23 +117,18 @@ static void peak_codes_generic(const uint8_t *upper, const uint8_t *lower, int32
         for (int32_t i = 0; i < 2 * n_keys; i++) *codes++ = (uint8_t)code_at(upper, lower, 2 * (size_t)n_keys, pair, i);
 }
 
-static void peak_generic(const uint8_t *codes, int32_t n_keys, int32_t dims, const int32_t *q, int32_t rows,
-                         int32_t *out) {
-    for (int32_t i = 0; i < rows; i++, q += dims / 2) {
+static void peak_generic(const uint8_t *codes, int32_t n_keys, int32_t dims, const int8_t *q, int32_t rows, int32_t *out) {
+    for (int32_t i = 0; i < rows; i++, q += dims) {
         out[i] = INT32_MIN;
         for (int32_t j = 0; j < n_keys; j++) {
             int32_t sum = 0;
-            for (int32_t x = 0; x < dims / 2; x++) {
-                const uint8_t *pair = codes + ((size_t)x * n_keys + j) * 2;
-                sum += pair[0] * (int8_t)(q[x] & 0xff) + pair[1] * (int8_t)(q[x] >> 8 & 0xff);
-            }
+            for (int32_t x = 0; x < dims; x++) sum += codes[((size_t)(x / 2) * n_keys + j) * 2 + x % 2] * q[x];
             out[i] = sum > out[i] ? sum : out[i];
         }
     }
 }
 
-static void peak_one_generic(const lh_peak_planes *p, const int32_t *chunks, int32_t n, const int32_t *q,
-                             int32_t *out) {
+static void peak_one_generic(const lh_peak_planes *p, const int32_t *chunks, int32_t n, const int8_t *q, int32_t *out) {
     size_t row = 2 * (size_t)p->n_keys;
     for (int32_t i = 0; i < n; i++) {
         const uint8_t *upper = p->upper + chunks[i] * p->upper_size;
@@ -140,7 +137,7 @@ static void peak_one_generic(const lh_peak_planes *p, const int32_t *chunks, int
         for (int32_t j = 0; j < p->n_keys; j++) {
             int32_t sum = 0;
             for (int32_t x = 0; x < p->dims; x++)
-                sum += code_at(upper, lower, row, x / 2, 2 * j + x % 2) * (int8_t)(q[x / 2] >> x % 2 * 8 & 0xff);
+                sum += code_at(upper, lower, row, x / 2, 2 * j + x % 2) * q[x];
             out[i] = sum > out[i] ? sum : out[i];
         }
     }

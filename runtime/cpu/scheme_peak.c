@@ -66,67 +66,60 @@ static size_t summarize_bytes(const lh_attention *a) {
 
 // --- score ------------------------------------------------------------------------------------------------------
 
-// Queries as the kernel wants them; a row is a token. A product is what it is with codes, less `zero`.
-typedef struct bench {
-    int32_t *words;   // (rows, stored components / 2): a pair of components, twice
-    int32_t *zero;    // (rows): the product with codes that stand for zero
+// Queries in steps. A product is what it is with codes, less `zero`.
+typedef struct questions {
+    int8_t *levels;         // (rows, stored components)
+    int32_t *zero;          // (rows): the product with codes that stand for zero
     int32_t *least, *most;  // (rows): the products with lower bits, at least and at most
-    float *step;      // (rows)
-    int32_t *best;    // (rows): largest product with a chunk
-    float *rotated;   // (2, head_dim)
-    uint8_t *codes;   // of a chunk
-} bench;
+    float *step;            // (rows)
+    float *rotated;         // (2, head_dim): scratch
+} questions;
 
-// Lays a bench for n queries out at `memory`; returns the bytes it takes.
-static size_t lay_out(const lh_attention *a, int32_t n, void *memory, bench *b) {
+// Lays n questions out at `memory`; returns the bytes they take.
+static size_t lay_out(const lh_attention *a, int32_t n, void *memory, questions *q) {
     lh_layout at = {.memory = memory};
-    size_t rows = (size_t)n, stored = (size_t)lh_peak_stored(a->head_dim);
-    b->words = lh_take(&at, rows * stored / 2, sizeof *b->words);
-    b->zero = lh_take(&at, rows, sizeof *b->zero);
-    b->least = lh_take(&at, rows, sizeof *b->least);
-    b->most = lh_take(&at, rows, sizeof *b->most);
-    b->step = lh_take(&at, rows, sizeof *b->step);
-    b->best = lh_take(&at, rows, sizeof *b->best);
-    b->rotated = lh_take(&at, 2 * (size_t)a->head_dim, sizeof *b->rotated);
-    b->codes = lh_take(&at, stored * lh_peak_keys(a->plan.chunk), sizeof *b->codes);
+    size_t rows = (size_t)n;
+    q->levels = lh_take(&at, rows * lh_peak_stored(a->head_dim), sizeof *q->levels);
+    q->zero = lh_take(&at, rows, sizeof *q->zero);
+    q->least = lh_take(&at, rows, sizeof *q->least);
+    q->most = lh_take(&at, rows, sizeof *q->most);
+    q->step = lh_take(&at, rows, sizeof *q->step);
+    q->rotated = lh_take(&at, 2 * (size_t)a->head_dim, sizeof *q->rotated);
     return at.used;
 }
 
-static size_t score_bytes(const lh_cpu *c, const lh_attention *a, const lh_scoring *s) {
-    (void)c;
-    return lay_out(a, s->n, NULL, &(bench){0});
-}
+static size_t prepare_bytes(const lh_attention *a, int32_t n) { return lay_out(a, n, NULL, &(questions){0}); }
 
 // A query as if every chunk lay at the far end of the window, where nearly all of them do.
-static void prepare_row(const lh_cpu *c, const lh_attention *a, int32_t token, int32_t head, int32_t row,
-                        const bench *b) {
+static void prepare_row(const lh_cpu *c, const lh_attention *a, int32_t token, int32_t head, int32_t row, questions *q) {
     size_t dim = (size_t)a->head_dim;
-    int32_t dims = lh_peak_dims(a->head_dim), stored = lh_peak_stored(a->head_dim), levels = lh_peak_query_levels(dims);
-    float *near = b->rotated, *far = near + dim, *slow = far + dim - dims, per_step;
+    int32_t dims = lh_peak_dims(a->head_dim), stored = lh_peak_stored(a->head_dim), n_levels = lh_peak_query_levels(dims);
+    float *near = q->rotated, *far = near + dim, *slow = far + dim - dims, per_step;
     int32_t offset = lh_offset_of(a->pos + token, a->plan.chunk);
-    c->attention.rotate(a->q + ((size_t)token * a->n_head + head) * dim, a->rope_offset + 2 * dim * offset, 1, a->scale,
-                        a->head_dim, near);
-    c->attention.rotate(near, a->rope_far, 1, 1, a->head_dim, far);
+    c->attention.rotate(a->q + ((size_t)token * a->n_head + head) * dim, 1, 0, a->rope_offset + 2 * dim * offset, 1,
+                        a->scale, a->head_dim, near);
+    c->attention.rotate(near, 1, 0, a->rope_far, 1, 1, a->head_dim, far);
 
-    b->step[row] = step_of(slow, dims, levels, &per_step);
-    b->zero[row] = b->least[row] = b->most[row] = 0;
-    int32_t *words = b->words + row * stored / 2;
-    memset(words, 0, (size_t)stored / 2 * sizeof *words);
+    q->step[row] = step_of(slow, dims, n_levels, &per_step);
+    q->zero[row] = q->least[row] = q->most[row] = 0;
+    int8_t *levels = q->levels + (size_t)row * stored;
+    memset(levels, 0, (size_t)stored);
     for (int32_t x = 0; x < dims; x++) {
-        int32_t level = level_of(slow[x], per_step, levels);
-        b->zero[row] += LH_PEAK_ZERO * level;
-        *(level < 0 ? &b->least[row] : &b->most[row]) += LH_PEAK_LOW * level;
-        words[x / 2] |= (int32_t)((uint32_t)(uint8_t)level * 0x00010001u << x % 2 * 8);
+        int32_t level = level_of(slow[x], per_step, n_levels);
+        levels[x] = (int8_t)level;
+        q->zero[row] += LH_PEAK_ZERO * level;
+        *(level < 0 ? &q->least[row] : &q->most[row]) += LH_PEAK_LOW * level;
     }
 }
 
-static void prepare(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, void *scratch, bench *b) {
-    lay_out(a, s->n, scratch, b);
-    for (int32_t i = 0; i < s->n; i++) prepare_row(c, a, s->token + i, a->leader[s->chooser], i, b);
+static void prepare(const lh_cpu *c, const lh_attention *a, const lh_queries *from, void *out) {
+    questions q;
+    lay_out(a, from->n, out, &q);
+    for (int32_t i = 0; i < from->n; i++) prepare_row(c, a, from->token + i, from->head, i, &q);
 }
 
-static float score_of(const bench *b, int32_t row, int32_t product, float step) {
-    return (float)(product - b->zero[row]) * b->step[row] * step;
+static float score_of(const questions *q, int32_t row, int32_t product, float step) {
+    return (float)(product - q->zero[row]) * q->step[row] * step;
 }
 
 static float step_of_summary(const lh_attention *a, const void *summary) {
@@ -135,50 +128,59 @@ static float step_of_summary(const lh_attention *a, const void *summary) {
     return step;
 }
 
+static size_t score_bytes(const lh_cpu *c, const lh_attention *a, const lh_scoring *s) {
+    (void)c;
+    return (size_t)s->n * sizeof(int32_t) + (size_t)lh_peak_stored(a->head_dim) * lh_peak_keys(a->plan.chunk);
+}
+
 // Many queries: a chunk's codes are put together once for all.
-static void score_rows(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, const bench *b) {
-    int32_t from = lh_summary_of(a, a->leader[s->chooser]), stored = lh_peak_stored(a->head_dim);
-    int32_t n_keys = lh_peak_keys(a->plan.chunk);
+static void score_rows(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, const questions *q, void *scratch) {
+    int32_t from = s->summary, stored = lh_peak_stored(a->head_dim), n_keys = lh_peak_keys(a->plan.chunk);
+    int32_t *best = scratch;
+    uint8_t *codes = (uint8_t *)(best + s->n);
     for (int32_t chunk = s->first; chunk < s->end; chunk++) {
         int32_t next = LH_MIN(chunk + LH_FETCH_CHUNKS, s->end - 1);
         lh_prefetch(lh_summary_at(a, from, next), a->summary_size);
         lh_prefetch(lh_detail_at(a, from, next), a->detail_size);
         const char *upper = lh_summary_at(a, from, chunk), *lower = lh_detail_at(a, from, chunk);
-        c->attention.peak_codes((const uint8_t *)upper, (const uint8_t *)lower, n_keys, stored, b->codes);
-        c->attention.peak(b->codes, n_keys, stored, b->words, s->n, b->best);
+        c->attention.peak_codes((const uint8_t *)upper, (const uint8_t *)lower, n_keys, stored, codes);
+        c->attention.peak(codes, n_keys, stored, q->levels, s->n, best);
         float step = step_of_summary(a, upper);
         for (int32_t r = 0; r < s->n; r++)
-            s->out[r * s->stride + chunk - s->first] = score_of(b, r, b->best[r], step);
+            s->out[r * s->stride + chunk - s->first] = score_of(q, r, best[r], step);
     }
 }
 
 // One: memory bounds it. From the upper bits alone what it scores at least and, in s->most, at most.
-static void score_one(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, const bench *b) {
-    int32_t from = lh_summary_of(a, a->leader[s->chooser]), chunks[BLOCK_CHUNKS], best[BLOCK_CHUNKS];
-    int32_t n_chunks = s->only ? s->n_only : s->end - s->first;
+static void score_one(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, const questions *q) {
+    int32_t chunks[BLOCK_CHUNKS], best[BLOCK_CHUNKS], n_chunks = s->only ? s->n_only : s->end - s->first;
     lh_peak_planes planes = {
-        .upper = (const uint8_t *)lh_summary_at(a, from, 0),
-        .lower = s->most ? NULL : (const uint8_t *)lh_detail_at(a, from, 0),
+        .upper = (const uint8_t *)lh_summary_at(a, s->summary, 0),
+        .lower = s->most ? NULL : (const uint8_t *)lh_detail_at(a, s->summary, 0),
         .upper_size = a->summary_size, .lower_size = a->detail_size,
         .n_keys = lh_peak_keys(a->plan.chunk), .dims = lh_peak_stored(a->head_dim),
     };
     for (int32_t i = 0; i < n_chunks; i += BLOCK_CHUNKS) {
         int32_t n = LH_MIN(n_chunks - i, BLOCK_CHUNKS);
         for (int32_t j = 0; j < n; j++) chunks[j] = s->only ? s->only[i + j] : s->first + i + j;
-        c->attention.peak_one(&planes, chunks, n, b->words, best);
+        c->attention.peak_one(&planes, chunks, n, q->levels, best);
         for (int32_t j = 0; j < n; j++) {
             int32_t at = chunks[j] - s->first;
             float step = step_of_summary(a, planes.upper + chunks[j] * planes.upper_size);
-            s->out[at] = score_of(b, 0, best[j] + (s->most ? b->least[0] : 0), step);
-            if (s->most) s->most[at] = score_of(b, 0, best[j] + b->most[0], step);
+            s->out[at] = score_of(q, 0, best[j] + (s->most ? q->least[0] : 0), step);
+            if (s->most) s->most[at] = score_of(q, 0, best[j] + q->most[0], step);
         }
     }
 }
 
 static void score(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, void *scratch) {
-    bench b;
-    prepare(c, a, s, scratch, &b);
-    (s->n == 1 ? score_one : score_rows)(c, a, s, &b);
+    questions q;
+    lay_out(a, s->n, s->queries, &q);
+    if (s->n == 1) score_one(c, a, s, &q);
+    else score_rows(c, a, s, &q, scratch);
 }
 
-const lh_cpu_scheme lh_cpu_peak = {summarize, summarize_bytes, score, score_bytes, true};
+const lh_cpu_scheme lh_cpu_peak = {
+    .summarize = summarize, .summarize_bytes = summarize_bytes, .prepare = prepare, .prepare_bytes = prepare_bytes,
+    .score = score, .score_bytes = score_bytes, .two_looks = true,
+};

@@ -28,20 +28,13 @@ static void summarize_bounds(const lh_attention_kernels *k, const lh_attention *
     }
     for (int32_t o = 0; o < a->plan.chunk; o++) {
         k->load(keys + o * lh_kv_row_size(a->kv_type, a->head_dim), dim, a->kv_type, stored);
-        k->rotate(stored, a->rope_offset + 2 * (size_t)dim * o, -1, 1, dim, key);
+        k->rotate(stored, 1, 0, a->rope_offset + 2 * (size_t)dim * o, -1, 1, dim, key);
         for (int32_t i = 0; i < dim; i++) {
             hi[i] = key[i] > hi[i] ? key[i] : hi[i];
             lo[i] = key[i] < lo[i] ? key[i] : lo[i];
         }
     }
     k->store(made, a->summary_dim, a->summary_type, out);
-}
-
-static void feature_bounds(const float *q, int32_t dim, float *out) {
-    for (int32_t i = 0; i < dim; i++) {
-        out[i] = q[i] > 0 ? q[i] : 0;
-        out[dim + i] = q[i] < 0 ? q[i] : 0;
-    }
 }
 
 static size_t bounds_bytes(const lh_attention *a) {
@@ -84,8 +77,8 @@ static void summarize_paper(const lh_attention_kernels *k, const lh_attention *a
     for (int32_t first = 0; first < l; first += TILE_ROWS) {
         t.rows = LH_MIN(TILE_ROWS, l - first);
         for (int32_t i = 0; i < t.rows; i++)
-            k->rotate(query_at(a, (int64_t)chunk * l + first + i, head), a->rope_offset + 2 * (size_t)dim * (first + i),
-                      1, a->scale, dim, q + (size_t)i * stride);
+            k->rotate(query_at(a, (int64_t)chunk * l + first + i, head), 1, 0,
+                      a->rope_offset + 2 * (size_t)dim * (first + i), 1, a->scale, dim, q + (size_t)i * stride);
         run_rows(k, a, keys, values, &t, tile_scratch);
         for (int32_t i = 0; i < t.rows; i++)
             for (int32_t x = 0; x < dim; x++) mean[x] += acc[(size_t)i * stride + x] / (sum[i] * (float)l);
@@ -104,10 +97,6 @@ static void summarize_paper(const lh_attention_kernels *k, const lh_attention *a
     k->store(made, a->summary_dim, a->summary_type, out);
 }
 
-static void feature_paper(const float *q, int32_t dim, float *out) {
-    memcpy(out, q, (size_t)dim * sizeof *out);
-}
-
 static size_t paper_bytes(const lh_attention *a) {
     size_t stride = LH_ROUND_UP((size_t)a->head_dim, LH_PAD);
     return sizeof(float) * (TILE_ROWS * (2 * stride + 2) + stride + LH_ROUND_UP((size_t)a->summary_dim, LH_PAD) +
@@ -116,50 +105,61 @@ static size_t paper_bytes(const lh_attention *a) {
 
 // --- score ------------------------------------------------------------------------------------------------------
 
-// What of a query is multiplied with summaries: out (summary_dim), zeros where it is not written.
-typedef void (*feature_fn)(const float *q, int32_t dim, float *out);
+static size_t features_bytes(const lh_attention *a, int32_t n) { return (size_t)n * a->summary_dim * sizeof(float); }
 
-// The product of features with `summaries`, those of a scoring's chunks; w: where to describe these.
-static lh_project product_of(const lh_attention *a, const lh_scoring *s, const void *summaries, const float *features,
-                             lh_tensor *w) {
-    *w = (lh_tensor){
-        .type = lh_kv_formats[a->summary_type].type, .n_rows = s->end - s->first, .n_cols = a->summary_dim,
-        .data = summaries, .row_size = a->summary_size,
-    };
-    return (lh_project){
-        .n = s->n, .n_cols = a->summary_dim, .x = features, .n_out = 1, .w = {w}, .y = {s->out}, .y_stride = s->stride,
-    };
+static const float *query_of(const lh_attention *a, const lh_queries *q, int32_t i) {
+    return query_at(a, a->pos + q->token + i, q->head);
 }
 
-static size_t features_bytes(const lh_attention *a, const lh_scoring *s) {
-    return LH_ROUND_UP((size_t)s->n * a->summary_dim * sizeof(float), (size_t)LH_ALIGN);
+// What of queries is multiplied with summaries: (n, summary_dim), zeros where nothing is.
+static void prepare_bounds(const lh_cpu *c, const lh_attention *a, const lh_queries *q, void *out) {
+    (void)c;
+    float *to = memset(out, 0, features_bytes(a, q->n));
+    for (int32_t i = 0; i < q->n; i++, to += a->summary_dim) {
+        const float *x = query_of(a, q, i);
+        for (int32_t j = 0; j < a->head_dim; j++) {
+            to[j] = x[j] > 0 ? x[j] : 0;
+            to[a->head_dim + j] = x[j] < 0 ? x[j] : 0;
+        }
+    }
+}
+
+static void prepare_paper(const lh_cpu *c, const lh_attention *a, const lh_queries *q, void *out) {
+    (void)c;
+    float *to = memset(out, 0, features_bytes(a, q->n));
+    for (int32_t i = 0; i < q->n; i++, to += a->summary_dim)
+        memcpy(to, query_of(a, q, i), (size_t)a->head_dim * sizeof *to);
+}
+
+// The product of features with the summaries of a scoring's chunks; w: where to describe these.
+static lh_project product_of(const lh_attention *a, const lh_scoring *s, lh_tensor *w) {
+    *w = (lh_tensor){
+        .type = lh_kv_formats[a->summary_type].type, .n_rows = s->end - s->first, .n_cols = a->summary_dim,
+        .row_size = a->summary_size,
+    };
+    return (lh_project){
+        .n = s->n, .n_cols = a->summary_dim, .x = s->queries, .n_out = 1, .w = {w}, .y = {s->out}, .y_stride = s->stride,
+    };
 }
 
 static size_t score_bytes(const lh_cpu *c, const lh_attention *a, const lh_scoring *s) {
     lh_tensor w;
-    lh_project p = product_of(a, s, NULL, NULL, &w);
-    return features_bytes(a, s) + lh_cpu_multiply_size(c, &p);
+    lh_project p = product_of(a, s, &w);
+    return lh_cpu_multiply_size(c, &p);
 }
 
-static void score(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, feature_fn feature, void *scratch) {
-    int32_t head = a->leader[s->chooser];
-    float *features = scratch;
-    memset(features, 0, (size_t)s->n * a->summary_dim * sizeof *features);
-    for (int32_t i = 0; i < s->n; i++)
-        feature(a->q + ((size_t)(s->token + i) * a->n_head + head) * a->head_dim, a->head_dim,
-                features + (size_t)i * a->summary_dim);
+static void score(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, void *scratch) {
     lh_tensor w;
-    lh_project p = product_of(a, s, lh_summary_at(a, lh_summary_of(a, head), s->first), features, &w);
-    lh_cpu_multiply(c, &p, (char *)scratch + features_bytes(a, s));
+    lh_project p = product_of(a, s, &w);
+    w.data = lh_summary_at(a, s->summary, s->first);
+    lh_cpu_multiply(c, &p, scratch);
 }
 
-static void score_bounds(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, void *scratch) {
-    score(c, a, s, feature_bounds, scratch);
-}
-
-static void score_paper(const lh_cpu *c, const lh_attention *a, const lh_scoring *s, void *scratch) {
-    score(c, a, s, feature_paper, scratch);
-}
-
-const lh_cpu_scheme lh_cpu_bounds = {summarize_bounds, bounds_bytes, score_bounds, score_bytes, false};
-const lh_cpu_scheme lh_cpu_paper = {summarize_paper, paper_bytes, score_paper, score_bytes, false};
+const lh_cpu_scheme lh_cpu_bounds = {
+    .summarize = summarize_bounds, .summarize_bytes = bounds_bytes, .prepare = prepare_bounds,
+    .prepare_bytes = features_bytes, .score = score, .score_bytes = score_bytes,
+};
+const lh_cpu_scheme lh_cpu_paper = {
+    .summarize = summarize_paper, .summarize_bytes = paper_bytes, .prepare = prepare_paper,
+    .prepare_bytes = features_bytes, .score = score, .score_bytes = score_bytes,
+};

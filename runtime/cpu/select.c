@@ -51,45 +51,85 @@ lh_status lh_cpu_summarize(lh_backend *b, const lh_attention *a, int32_t first, 
 #define SLICE_CHUNKS 64  // chunks of a piece of work, at least
 #define MAX_SLICES 16
 #define TOP_TOKENS 8     // of a piece of work
-#define PROMISING 16     // chunks that are scored first where there are bounds: they tell how good the best ones are
+#define PROMISING 16     // chunks that are scored first where there are two looks: they tell how good the best ones are
 
-// One block of tokens: all scores first, then all choices.
+// Queries of all blocks are prepared first; then, block by block, all scores and all choices.
 typedef struct select_job {
     lh_cpu *cpu;
     const lh_attention *a;
-    int32_t token, n;      // of the batch
-    int32_t candidates;    // chunks 1, ..., candidates of the block's last token: the most there are
-    int32_t n_slices;      // of the candidates
-    int64_t stride;        // floats between tokens
-    float *scores;         // (n_select, n, stride)
-    float *most;           // the same where scores are lower bounds so far; NULL: they are what they are
-    int32_t *open;         // (n_select, stride): chunks whose scores are asked for
+    const lh_cpu_scheme *scheme;
+    int32_t first, n_blocks;  // of the batch: the token of the first block
+    char *queries;            // (n_select, n_blocks, queries_size): see lh_scoring
+    size_t queries_size;
+    float *scores;            // (n_select, tokens of a block, stride)
+    float *most;              // the same where scores are lower bounds so far; NULL: they are what they are
+    int32_t *open;            // (n_select, stride): chunks whose scores are asked for
+    // The block at hand:
+    int32_t block, token, n;  // its first token, of the batch, and how many
+    int32_t candidates;       // chunks 1, ..., candidates of its last token: the most there are
+    int32_t n_slices;         // of the candidates
+    int64_t stride;           // floats between tokens
 } select_job;
+
+static void enter_block(select_job *j, int32_t block) {
+    const lh_attention *a = j->a;
+    j->block = block;
+    j->token = j->first + block * BLOCK_TOKENS;
+    j->n = LH_MIN(BLOCK_TOKENS, a->n - j->token);
+    j->candidates = lh_candidates_end(a->plan, lh_chunk_of(a->pos + j->token + j->n - 1, a->plan.chunk)) - 1;
+    j->n_slices = LH_MAX(1, LH_MIN(MAX_SLICES, j->candidates / SLICE_CHUNKS));
+    // One cache line more than whole ones: rows that lie a power of two apart would push each other out of the cache.
+    j->stride = LH_ROUND_UP(j->candidates, 32) + 16;
+}
+
+static void *queries_at(const select_job *j, int32_t chooser, int32_t block) {
+    return j->queries + ((size_t)chooser * j->n_blocks + block) * j->queries_size;
+}
+
+static void prepare_task(void *arg, int64_t piece, int thread) {
+    (void)thread;
+    const select_job *j = arg;
+    int32_t chooser = (int32_t)(piece / j->n_blocks), block = (int32_t)(piece % j->n_blocks);
+    if (j->a->leader[chooser] < 0) return;
+    select_job at = *j;
+    enter_block(&at, block);
+    lh_queries from = {.head = j->a->leader[chooser], .token = at.token, .n = at.n};
+    j->scheme->prepare(j->cpu, j->a, &from, queries_at(j, chooser, block));
+}
+
+// Of the block at hand, against all its candidates.
+static lh_scoring scoring_of(const select_job *j, int32_t chooser) {
+    int64_t at = (int64_t)chooser * j->n * j->stride;
+    return (lh_scoring){
+        .summary = lh_summary_of(j->a, j->a->leader[chooser]), .n = j->n, .queries = queries_at(j, chooser, j->block),
+        .first = 1, .end = 1 + j->candidates, .out = j->scores + at, .most = j->most ? j->most + at : NULL,
+        .stride = j->stride,
+    };
+}
 
 static void score_task(void *arg, int64_t piece, int thread) {
     const select_job *j = arg;
     int32_t chooser = (int32_t)(piece / j->n_slices), slice = (int32_t)(piece % j->n_slices);
     if (j->a->leader[chooser] < 0) return;
     int32_t first = (int32_t)((int64_t)j->candidates * slice / j->n_slices);
-    int32_t end = (int32_t)((int64_t)j->candidates * (slice + 1) / j->n_slices);
-    int64_t at = (int64_t)chooser * j->n * j->stride + first;
-    lh_scoring s = {
-        .chooser = chooser, .token = j->token, .n = j->n, .first = 1 + first, .end = 1 + end, .stride = j->stride,
-        .out = j->scores + at, .most = j->most ? j->most + at : NULL,
-    };
-    schemes[j->a->scheme]->score(j->cpu, j->a, &s, lh_cpu_scratch_of(j->cpu, thread));
+    lh_scoring s = scoring_of(j, chooser);
+    s.first = 1 + first;
+    s.end = 1 + (int32_t)((int64_t)j->candidates * (slice + 1) / j->n_slices);
+    s.out += first;
+    if (s.most) s.most += first;
+    j->scheme->score(j->cpu, j->a, &s, lh_cpu_scratch_of(j->cpu, thread));
 }
 
 // From bounds to scores, as far as they matter: where a bound says that a chunk is none of the k best, it stays.
 static void settle(const select_job *j, int32_t chooser, int32_t k, void *scratch) {
-    float *scores = j->scores + chooser * j->stride, *most = j->most + chooser * j->stride, least = INFINITY;
+    lh_scoring s = scoring_of(j, chooser);
+    float *scores = s.out, *most = s.most, least = INFINITY;
     int32_t *open = j->open + chooser * j->stride;
-    lh_scoring s = {
-        .chooser = chooser, .token = j->token, .n = 1, .first = 1, .end = 1 + j->candidates, .stride = j->stride,
-        .out = scores, .only = open, .n_only = LH_MIN(LH_MAX(k, PROMISING), j->candidates),
-    };
+    s.most = NULL;
+    s.only = open;
+    s.n_only = LH_MIN(LH_MAX(k, PROMISING), j->candidates);
     j->cpu->attention.top(scores, j->candidates, s.n_only, 1, open, scratch);
-    schemes[j->a->scheme]->score(j->cpu, j->a, &s, scratch);
+    j->scheme->score(j->cpu, j->a, &s, scratch);
     for (int32_t i = 0; i < s.n_only; i++) most[open[i] - 1] = -INFINITY;
     // So good the k best are at least, scored or not: so good the others have to be.
     j->cpu->attention.top(scores, j->candidates, k, 1, open, scratch);
@@ -97,7 +137,7 @@ static void settle(const select_job *j, int32_t chooser, int32_t k, void *scratc
     s.n_only = 0;
     for (int32_t i = 0; i < j->candidates; i++)
         if (most[i] >= least) open[s.n_only++] = 1 + i;
-    schemes[j->a->scheme]->score(j->cpu, j->a, &s, scratch);
+    j->scheme->score(j->cpu, j->a, &s, scratch);
 }
 
 // scores: of chunk 1 and those that follow. A token of chunk c has taken `chosen`.
@@ -128,39 +168,54 @@ static void choose_task(void *arg, int64_t piece, int thread) {
     }
 }
 
-// Lays scores out at `memory`; returns the bytes they take. bounds: of one token, with what that needs.
-static size_t lay_out(select_job *j, bool bounds, void *memory) {
+// Lays queries and scores out at `memory`; returns the bytes they take. The block at hand is the last one, which has the
+// most candidates.
+static size_t lay_out(select_job *j, void *memory) {
     lh_layout at = {.memory = memory};
-    size_t values = (size_t)j->a->n_select * (size_t)j->n * (size_t)j->stride;
-    j->scores = lh_take(&at, values, sizeof *j->scores);
-    if (!bounds) return at.used;
-    j->most = lh_take(&at, values, sizeof *j->most);
-    j->open = lh_take(&at, values, sizeof *j->open);
+    size_t choosers = (size_t)j->a->n_select, tokens = (size_t)LH_MIN(BLOCK_TOKENS, j->a->n - j->first);
+    j->queries = lh_take(&at, choosers * (size_t)j->n_blocks, j->queries_size);
+    j->scores = lh_take(&at, choosers * tokens * (size_t)j->stride, sizeof *j->scores);
+    // A single token is bound by memory: it looks at details only where it has to.
+    if (tokens == 1 && j->scheme->two_looks) {
+        j->most = lh_take(&at, choosers * (size_t)j->stride, sizeof *j->most);
+        j->open = lh_take(&at, choosers * (size_t)j->stride, sizeof *j->open);
+    }
     return at.used;
 }
 
-static lh_status select_block(lh_cpu *c, const lh_attention *a, int32_t token, int32_t n) {
-    select_job j = {.cpu = c, .a = a, .token = token, .n = n};
-    j.candidates = lh_candidates_end(a->plan, lh_chunk_of(a->pos + token + n - 1, a->plan.chunk)) - 1;
-    j.n_slices = LH_MAX(1, LH_MIN(MAX_SLICES, j.candidates / SLICE_CHUNKS));
-    // One cache line more than whole ones: rows that lie a power of two apart would push each other out of the cache.
-    j.stride = LH_ROUND_UP(j.candidates, 32) + 16;
-    lh_scoring slice = {.n = n, .first = 1, .end = 1 + (j.candidates + j.n_slices - 1) / j.n_slices};
-    size_t top = 2 * (size_t)j.candidates * sizeof(int32_t), score = schemes[a->scheme]->score_bytes(c, a, &slice);
-    LH_TRY(lh_cpu_scratch_threads(c, LH_MAX(top, score)));
-    // A single token is bound by memory: it looks at details only where it has to.
-    bool bounds = n == 1 && schemes[a->scheme]->bounds;
-    void *memory = lh_cpu_scratch_shared(c, lay_out(&j, bounds, NULL));
+static lh_status make_room(select_job *j) {
+    const lh_attention *a = j->a;
+    lh_scoring slice = {.n = LH_MIN(BLOCK_TOKENS, a->n - j->first)};
+    for (int32_t block = 0; block < j->n_blocks; block++) {
+        enter_block(j, block);
+        slice.end = LH_MAX(slice.end, (j->candidates + j->n_slices - 1) / j->n_slices);
+    }
+    size_t top = 2 * (size_t)j->candidates * sizeof(int32_t), score = j->scheme->score_bytes(j->cpu, a, &slice);
+    LH_TRY(lh_cpu_scratch_threads(j->cpu, LH_MAX(top, score)));
+    void *memory = lh_cpu_scratch_shared(j->cpu, lay_out(j, NULL));
     if (!memory) return LH_ERR_MEMORY;
-    lay_out(&j, bounds, memory);
-    lh_threads_for(c->threads, (int64_t)a->n_select * j.n_slices, score_task, &j);
-    lh_threads_for(c->threads, (int64_t)a->n_select * ((n + TOP_TOKENS - 1) / TOP_TOKENS), choose_task, &j);
+    lay_out(j, memory);
     return LH_OK;
 }
 
 lh_status lh_cpu_select(lh_backend *b, const lh_attention *a) {
-    int64_t dense = (int64_t)a->plan.dense * a->plan.chunk - a->pos;
-    for (int32_t t = (int32_t)LH_MIN(LH_MAX(dense, 0), a->n); t < a->n; t += BLOCK_TOKENS)
-        LH_TRY(select_block((lh_cpu *)b, a, t, LH_MIN(BLOCK_TOKENS, a->n - t)));
+    int32_t first = (int32_t)LH_MIN(LH_MAX((int64_t)a->plan.dense * a->plan.chunk - a->pos, 0), a->n);
+    int32_t n_blocks = (a->n - first + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
+    if (n_blocks == 0) return LH_OK;
+    select_job j = {
+        .cpu = (lh_cpu *)b, .a = a, .scheme = schemes[a->scheme], .first = first, .n_blocks = n_blocks,
+        .queries_size = LH_ROUND_UP(schemes[a->scheme]->prepare_bytes(a, LH_MIN(BLOCK_TOKENS, a->n - first)), (size_t)LH_ALIGN),
+    };
+    LH_TRY(make_room(&j));
+    lh_threads *threads = j.cpu->threads;
+    // A row or two take less time than waking anyone.
+    bool tiny = a->n - first == 1;
+    for (int32_t i = 0; tiny && i < a->n_select; i++) prepare_task(&j, i, 0);
+    if (!tiny) lh_threads_for(threads, (int64_t)a->n_select * n_blocks, prepare_task, &j);
+    for (int32_t block = 0; block < n_blocks; block++) {
+        enter_block(&j, block);
+        lh_threads_for(threads, (int64_t)a->n_select * j.n_slices, score_task, &j);
+        lh_threads_for(threads, (int64_t)a->n_select * ((j.n + TOP_TOKENS - 1) / TOP_TOKENS), choose_task, &j);
+    }
     return LH_OK;
 }

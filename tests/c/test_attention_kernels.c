@@ -36,13 +36,19 @@ static void expect_near(const char *table, const char *what, double found, doubl
 }
 
 static void test_rotate(const char *name, const lh_attention_kernels *k, int32_t dim) {
-    float *x = lh_alloc(4 * (size_t)dim, sizeof *x), *table = x + dim, *y = table + 2 * dim;
-    fill(x, 3 * (size_t)dim);
+    enum { ROWS = 3, GAP = 5 };
+    size_t stride = (size_t)dim + GAP;
+    float *x = lh_alloc(2 * ROWS * stride + 2 * (size_t)dim, sizeof *x), *y = x + ROWS * stride, *table = y + ROWS * stride;
+    fill(x, 2 * ROWS * stride + 2 * (size_t)dim);
+    float beyond = y[dim];
     for (int sign = -1; sign <= 1; sign += 2) {
-        k->rotate(x, table, (float)sign, 0.5f, dim, y);
-        for (int32_t j = 0; j < dim; j++)
-            expect_near(name, "rotate", y[j],
-                        0.5 * ((double)x[j] * table[j] + sign * (double)x[j ^ 1] * table[dim + j]), 1);
+        k->rotate(x, ROWS, stride, table, (float)sign, 0.5f, dim, y);
+        for (size_t i = 0; i < ROWS; i++)
+            for (int32_t j = 0; j < dim; j++)
+                expect_near(name, "rotate", y[i * stride + j],
+                            0.5 * ((double)x[i * stride + j] * table[j] + sign * (double)x[i * stride + (j ^ 1)] * table[dim + j]),
+                            1);
+        expect_near(name, "rotate, between rows", y[dim], beyond, 0);
     }
     lh_free(x);
 }
@@ -255,18 +261,14 @@ static void test_attend_long(const char *name, const lh_attention_kernels *k, lh
 // Exact, so every table says the same; codes and queries of any value within their range.
 static void test_peak(const char *name, const lh_attention_kernels *k, int32_t dims, int32_t n_keys, int32_t rows,
                       bool extreme) {
-    int32_t levels = lh_peak_query_levels(dims), half = dims / 2, most = LH_PEAK_ZERO + LH_PEAK_LEVELS;
+    int32_t levels = lh_peak_query_levels(dims), most = LH_PEAK_ZERO + LH_PEAK_LEVELS;
     uint8_t *codes = lh_alloc((size_t)dims * n_keys, 1);
-    int32_t *q = lh_alloc((size_t)rows * half, 4), *out = lh_alloc((size_t)rows, 4), *same = lh_alloc((size_t)rows, 4);
+    int8_t *q = lh_alloc((size_t)rows * dims, 1);
+    int32_t *out = lh_alloc((size_t)rows, 4), *same = lh_alloc((size_t)rows, 4);
     for (int32_t i = 0; i < dims * n_keys; i++)
         codes[i] = (uint8_t)(extreme ? most : 1 + (int32_t)((uniform() + 1) / 2 * (float)(most - 1)));
-    for (int32_t i = 0; i < rows * half; i++) {
-        int32_t pair[2];
-        for (int x = 0; x < 2; x++)
-            pair[x] = extreme ? (i / half % 2 ? levels : -levels) : (int32_t)(uniform() * (float)levels);
-        uint32_t both = (uint32_t)(uint8_t)pair[0] | (uint32_t)(uint8_t)pair[1] << 8;
-        q[i] = (int32_t)(both | both << 16);
-    }
+    for (int32_t i = 0; i < rows * dims; i++)
+        q[i] = (int8_t)(extreme ? (i / dims % 2 ? levels : -levels) : (int32_t)(uniform() * (float)levels));
     k->peak(codes, n_keys, dims, q, rows, out);
     lh_attention_kernels_generic.peak(codes, n_keys, dims, q, rows, same);
     for (int32_t i = 0; i < rows; i++) {
@@ -290,13 +292,11 @@ static void test_peak_planes(const char *name, const lh_attention_kernels *k, in
     size_t upper_size = n_codes / 2 + GAP, lower_size = n_codes / 4 + GAP;
     uint8_t *upper = lh_alloc(CHUNKS * upper_size, 1), *lower = lh_alloc(CHUNKS * lower_size, 1);
     uint8_t *codes = lh_alloc(n_codes, 1), *same = lh_alloc(n_codes, 1);
-    int32_t *q = lh_alloc((size_t)dims / 2, sizeof *q), levels = lh_peak_query_levels(dims);
+    int8_t *q = lh_alloc((size_t)dims, 1);
+    int32_t levels = lh_peak_query_levels(dims);
     for (size_t i = 0; i < CHUNKS * upper_size; i++) upper[i] = (uint8_t)(int32_t)(128 + 127 * uniform());
     for (size_t i = 0; i < CHUNKS * lower_size; i++) lower[i] = (uint8_t)(int32_t)(128 + 127 * uniform());
-    for (int32_t x = 0; x < dims / 2; x++) {
-        uint32_t both = (uint8_t)(int32_t)(uniform() * (float)levels) | (uint32_t)(uint8_t)levels << 8;
-        q[x] = (int32_t)(both | both << 16);
-    }
+    for (int32_t x = 0; x < dims; x++) q[x] = (int8_t)(x % 2 ? levels : (int32_t)(uniform() * (float)levels));
     lh_peak_planes planes = {upper, lower, upper_size, lower_size, n_keys, dims};
     lh_peak_planes coarse = {upper, NULL, upper_size, 0, n_keys, dims};
     int32_t exact[CHUNKS], bound[CHUNKS], best;
@@ -358,7 +358,7 @@ int main(void) {
             }
         }
         for (lh_kv_type type = 0; type < LH_KV_TYPES; type++) test_attend_long(tables[i].name, &k, type);
-        static const int32_t peak_dims[] = {2, 8, 16, 32, 64, 128};
+        static const int32_t peak_dims[] = {8, 16, 24, 32, 64, 128};
         for (size_t d = 0; d < sizeof peak_dims / sizeof *peak_dims; d++)
             for (size_t r = 0; r < sizeof row_counts / sizeof *row_counts; r++)
                 for (int32_t n = 1; n <= 3; n++)
