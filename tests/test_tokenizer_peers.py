@@ -11,7 +11,7 @@ from typing import Any
 import native
 import pytest
 from helpers import smollm2
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from vocabularies import (
     BYTE,
@@ -88,6 +88,11 @@ def ours(path: Path) -> Tokenizer:
     return Tokenizer(path)
 
 
+@cache
+def bytes_without_token(path: Path) -> frozenset[int]:
+    return frozenset(b for b in range(0x80) if not ours(path).encode(chr(b), bos=False, special=False))
+
+
 HF_VOCABS = ["llama-bpe", "gpt-2", "smollm2"]
 LLAMA_CPP_VOCABS = ["llama-spm", "llama-bpe", "gpt-2", "smollm2", "stories260K"]
 
@@ -97,6 +102,8 @@ LLAMA_CPP_VOCABS = ["llama-spm", "llama-bpe", "gpt-2", "smollm2", "stories260K"]
 @given(text=TEXTS)
 def test_equals_tokenizers(name: str, text: str) -> None:
     path = real_vocab(name)
+    # What has no token is dropped by all. The library then merges what stood around it, llama.cpp does not, nor do we.
+    assume(bytes_without_token(path).isdisjoint(text.encode()))
     assert ours(path).encode(text, bos=False, special=False) == hugging_face(path).encode(text).ids
 
 
