@@ -20,6 +20,7 @@ typedef struct meeting {
     int32_t row, n;    // the first one, and how many
     int32_t distance;  // in chunks
     float bias;        // of q . k
+    int32_t done;      // of the rows
 } meeting;
 
 // The meetings of one chunk: [begin, end).
@@ -149,7 +150,10 @@ static int32_t chunk_at(const list *l, int32_t r) { return l->chosen ? l->chosen
 
 // The list's r-th chunk is met: after those meetings of it that are there, or as part of the last.
 static void meet(const job *j, const bench *b, const list *l, int32_t r, run *of) {
-    meeting m = {l->row, l->rows, lh_chunk_distance(j->a->plan, l->c, chunk_at(l, r), r), l->chosen ? l->bias[r] : 0};
+    meeting m = {
+        .row = l->row, .n = l->rows, .distance = lh_chunk_distance(j->a->plan, l->c, chunk_at(l, r), r),
+        .bias = l->chosen ? l->bias[r] : 0,
+    };
     meeting *last = of->end > of->begin ? &b->meetings[of->end - 1] : NULL;
     if (last && last->row + last->n == m.row && last->distance == m.distance && last->bias == m.bias) last->n += m.n;
     else b->meetings[of->end++] = m;
@@ -206,34 +210,42 @@ static void rotate_queries(const job *j, const unit *u, bench *b) {
     }
 }
 
-// Run some rows, already gathered, against all keys of a chunk. next: the chunk that comes after it, or -1. again: the last
-// call was of this chunk and TILE_ROWS rows.
-static void attend_chunk(const job *j, const unit *u, const bench *b, int32_t chunk, int32_t next, int32_t rows,
-                         bool own, bool again) {
+// Some rows that are ready to be run against the keys of a chunk. What else is known of each is in the bench.
+typedef struct batch {
+    int32_t n;
+    const float *q;     // (n, stride)
+    const float *turn;  // see lh_tile
+    bool own;           // it is their own chunk, of which they see a part
+} batch;
+
+// next: the chunk that comes after it, or -1. before: what was run against this chunk last, or nothing.
+static void attend_chunk(const job *j, const unit *u, const bench *b, int32_t chunk, int32_t next, const batch *now,
+                         const batch *before) {
     const lh_attention *a = j->a;
     size_t key = lh_kv_row_size(a->kv_type, a->head_dim);
     const char *keys = lh_cpu_keys(a, u->kv_head, chunk), *values = lh_cpu_values(a, u->kv_head, chunk);
     size_t n_rows = (size_t)j->block * j->group;
+    bool unpacked = before->n >= LH_MANY_ROWS && a->plan.chunk <= LH_TILE_KEYS;
     lh_tile tile = {
         .dim = a->head_dim, .stride = j->stride, .type = a->kv_type, .acc = b->state,
-        .top = b->state + n_rows * j->stride, .sum = b->state + n_rows * (j->stride + 1),
-        .again = again && a->plan.chunk <= LH_TILE_KEYS,
+        .top = b->state + n_rows * j->stride, .sum = b->state + n_rows * (j->stride + 1), .turn = now->turn,
+        .same_keys = unpacked && before->turn == now->turn, .same_values = unpacked,
     };
     // Rows are in the order of their tokens: those that see nothing of a later tile come first.
     int32_t skip = 0;
     for (int32_t first = 0; first < a->plan.chunk; first += LH_TILE_KEYS) {
         tile.n_keys = LH_MIN(LH_TILE_KEYS, a->plan.chunk - first);
-        if (own) {
-            while (skip < rows && b->limit[skip] <= first) skip++;
-            if (skip == rows) return;
+        if (now->own) {
+            while (skip < now->n && b->limit[skip] <= first) skip++;
+            if (skip == now->n) return;
         }
         int32_t limit[TILE_ROWS];
-        for (int32_t i = skip; own && i < rows; i++) limit[i] = LH_MIN(b->limit[i] - first, tile.n_keys);
-        tile.rows = rows - skip;
-        tile.q = b->rotated + (size_t)skip * j->stride;
+        for (int32_t i = skip; now->own && i < now->n; i++) limit[i] = LH_MIN(b->limit[i] - first, tile.n_keys);
+        tile.rows = now->n - skip;
+        tile.q = now->q + (size_t)skip * j->stride;
         tile.row = b->row + skip;
         tile.bias = b->bias + skip;
-        tile.limit = own ? limit + skip : NULL;
+        tile.limit = now->own ? limit + skip : NULL;
         tile.k = keys + first * key;
         tile.v = values + first * key;
         bool last = first + LH_TILE_KEYS >= a->plan.chunk;
@@ -243,30 +255,41 @@ static void attend_chunk(const job *j, const unit *u, const bench *b, int32_t ch
     }
 }
 
-// Make up to TILE_ROWS rows ready to be run, taken from the meetings from *next on: rotated, and told what they see. own:
-// the chunk is their own, of which they see a part; such rows are the first ones of a run or the last, and never among
-// others. Returns how many they are.
-static int32_t gather(const job *j, const unit *u, const bench *b, meeting **next, const meeting *end, bool own) {
+// Do so many rows meet the chunk alike that its keys are turned to them, once for all, not each of them to the keys?
+static bool turns_keys(const job *j, const meeting *m) { return m->distance == 0 || m->n >= j->a->plan.chunk; }
+
+// The next rows of a meeting become rows of the batch, as many as fit.
+static void take(const job *j, const unit *u, const bench *b, meeting *m, batch *now) {
     const lh_attention *a = j->a;
-    int32_t n = 0;
-    while (*next < end && n < TILE_ROWS && ((*next)->distance == 0) == own) {
-        meeting *m = *next;
-        int32_t some = LH_MIN(m->n, TILE_ROWS - n);
-        const float *q = b->query + (size_t)m->row * j->stride;
-        const float *table = a->rope_chunk + 2 * (size_t)a->head_dim * m->distance;
-        float *rotated = b->rotated + (size_t)n * j->stride;
-        if (own) memcpy(rotated, q, (size_t)some * j->stride * sizeof *q);
-        else j->cpu->attention.rotate(q, some, j->stride, table, 1, 1, a->head_dim, rotated);
-        for (int32_t i = 0; i < some; i++, n++) {
-            int32_t row = b->row[n] = m->row + i;
-            b->bias[n] = m->bias;
-            if (own) b->limit[n] = lh_offset_of(a->pos + u->first + row / j->group, a->plan.chunk) + 1;
-        }
-        m->row += some;
-        m->n -= some;
-        if (m->n == 0) ++*next;
+    for (; m->done < m->n && now->n < TILE_ROWS; m->done++, now->n++) {
+        int32_t row = b->row[now->n] = m->row + m->done;
+        b->bias[now->n] = m->bias;
+        if (now->own) b->limit[now->n] = lh_offset_of(a->pos + u->first + row / j->group, a->plan.chunk) + 1;
     }
-    return n;
+}
+
+// Up to TILE_ROWS rows of the meetings from *next on: of one that turns the keys, or of others.
+static batch gather(const job *j, const unit *u, const bench *b, meeting **next, const meeting *end) {
+    const lh_attention *a = j->a;
+    size_t table = 2 * (size_t)a->head_dim;
+    meeting *m = *next;
+    batch now = {.own = m->distance == 0, .q = b->rotated};
+    if (turns_keys(j, m)) {
+        now.q = b->query + (size_t)(m->row + m->done) * j->stride;
+        now.turn = now.own ? NULL : a->rope_chunk + table * m->distance;
+        take(j, u, b, m, &now);
+        m += m->done == m->n;
+    } else {
+        for (; m < end && now.n < TILE_ROWS && !turns_keys(j, m); m += m->done == m->n) {
+            const float *q = b->query + (size_t)(m->row + m->done) * j->stride;
+            j->cpu->attention.rotate(q, LH_MIN(m->n - m->done, TILE_ROWS - now.n), j->stride,
+                                     a->rope_chunk + table * m->distance, 1, 1, a->head_dim,
+                                     b->rotated + (size_t)now.n * j->stride);
+            take(j, u, b, m, &now);
+        }
+    }
+    *next = m;
+    return now;
 }
 
 static int64_t rows_of(const bench *b, const run *of) {
@@ -291,11 +314,10 @@ static void run_unit(const job *j, const unit *u, bench *b) {
         before += rows_of(b, &b->runs[i]);
         if (first < from) continue;
         meeting *next = b->meetings + b->runs[i].begin, *end = b->meetings + b->runs[i].end;
-        for (bool again = false; next < end;) {
-            bool own = next->distance == 0;
-            int32_t n = gather(j, u, b, &next, end, own);
-            attend_chunk(j, u, b, b->runs[i].chunk, before < to ? b->runs[i + 1].chunk : -1, n, own, again);
-            again = n == TILE_ROWS;
+        for (batch last = {0}; next < end;) {
+            batch now = gather(j, u, b, &next, end);
+            attend_chunk(j, u, b, b->runs[i].chunk, before < to ? b->runs[i + 1].chunk : -1, &now, &last);
+            last = now;
         }
     }
 }

@@ -12,6 +12,9 @@
 // Rows of queries, accumulators and panels are this many floats apart or a multiple: whole vectors on every machine.
 #define LH_PAD 16
 
+// Rows from which on every table unpacks keys and values.
+#define LH_MANY_ROWS 16
+
 #define LH_F16_MAX 65504.0f
 
 // Some rows of queries against some keys: one step of an online softmax (Milakov and Gimelshein, arXiv 1805.02867).
@@ -20,7 +23,9 @@ typedef struct lh_tile {
     int32_t dim, stride;      // stride = dim rounded up to LH_PAD
     lh_kv_type type;
     const char *k, *v;        // (n_keys) rows of dim values (kv_type.h)
-    bool again;               // k and v are those of the call before, which had as many rows or more, and this scratch
+    const float *turn;        // (2, dim), see rope.h: keys are rotated by as much, backwards, first; NULL: as they lie
+    bool same_keys, same_values;  // k and its turn, and v, are those of the call before, which had LH_MANY_ROWS or more and
+                                  // this scratch
     const char *next_k;       // of the tile that comes after this one, or NULL: to be fetched meanwhile
     const float *q;           // (rows, stride): rotated for this chunk, scaled, zero beyond dim
     const int32_t *limit;     // (rows): keys a row may see, 1..n_keys; NULL: all
@@ -33,7 +38,7 @@ typedef struct lh_tile {
 // Floats of scratch for one tile, LH_ALIGN-aligned: as much as the greediest table takes.
 static inline size_t lh_tile_scratch(int32_t rows, int32_t stride) {
     size_t wide = LH_ROUND_UP((size_t)stride, (size_t)32), n = LH_ROUND_UP((size_t)rows, (size_t)16);
-    return LH_TILE_KEYS * (2 * wide + n) + n * (1 + wide / 2);
+    return LH_TILE_KEYS * (3 * wide + n) + n * (1 + wide / 2);
 }
 
 // The codes of a head's keys (peak.h), from its chunk 0 on.

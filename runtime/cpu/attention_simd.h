@@ -14,6 +14,8 @@
 #include "quant.h"
 #include "simd_math.h"
 
+_Static_assert(FEW_ROWS < LH_MANY_ROWS, "LH_MANY_ROWS are unpacked");
+
 #define AT_ONCE 4    // of FEW_ROWS
 #define MOST_VECS 8  // of one row of a block
 
@@ -265,25 +267,39 @@ static float softmax_step(float *scores, int32_t visible, int32_t cols, float bi
     return shrink;
 }
 
+// Keys as they are to be met: out (n_keys, dim). scratch: as much.
+static void turn_keys(const lh_tile *t, float *scratch, float *out) {
+    size_t row = lh_kv_row_size(t->type, t->dim), dim = (size_t)t->dim;
+    for (int32_t j = 0; j < t->n_keys; j++) load_simd(t->k + (size_t)j * row, t->dim, t->type, scratch + (size_t)j * dim);
+    rotate_simd(scratch, t->n_keys, dim, t->turn, -1, 1, t->dim, out);
+}
+
 static void attend_simd(const lh_tile *t, float *scratch) {
     int32_t cols = LH_ROUND_UP(t->n_keys, VN);
     size_t stride = (size_t)t->stride;
-    float *panel = scratch, *values = panel + LH_TILE_KEYS * stride;
-    float *scores = values + LH_TILE_KEYS * stride, *shrink = scores + (size_t)t->rows * LH_TILE_KEYS;
-    bool few = t->rows <= FEW_ROWS, unpacked = !few && t->again;
+    float *panel = scratch, *values = panel + LH_TILE_KEYS * stride, *turned = values + LH_TILE_KEYS * stride;
+    float *scores = turned + LH_TILE_KEYS * stride, *shrink = scores + (size_t)t->rows * LH_TILE_KEYS;
+    bool few = t->rows <= FEW_ROWS, same_keys = !few && t->same_keys, same_values = !few && t->same_values;
+    const void *keys = t->k;
+    lh_kv_type key_type = t->type;
     int32_t step = few ? AT_ONCE : BLOCK_ROWS;
     size_t row = lh_kv_row_size(t->type, t->dim);
 
     // Few rows do little with what they read: memory has to work meanwhile. It fetches the values while keys are met, and
     // the next keys while values are; all at once would only wait for its turn.
-    if (!few && !unpacked) transpose(t->k, t->n_keys, t->dim, t->type, panel);
+    if (t->turn && !same_keys) {
+        turn_keys(t, panel, turned);
+        keys = turned;
+        key_type = LH_KV_F32;
+    }
+    if (!few && !same_keys) transpose(keys, t->n_keys, t->dim, key_type, panel);
     for (int32_t i = 0; i < t->rows; i += step) {
         int32_t some = LH_MIN(t->rows - i, step);
         const float *q = t->q + (size_t)i * stride;
         float *c[BLOCK_ROWS];
         for (int32_t r = 0; r < some; r++) c[r] = scores + (size_t)(i + r) * LH_TILE_KEYS;
         if (!few) product_f32(some, cols, t->dim, q, stride, panel, LH_TILE_KEYS, NULL, c);
-        else dots_few(some, q, stride, t->k, t->n_keys, t->dim, t->type, c[0], i == 0 ? t->v : NULL);
+        else dots_few(some, q, stride, keys, t->n_keys, t->dim, key_type, c[0], i == 0 ? t->v : NULL);
     }
     for (int32_t i = 0; i < t->rows; i++)
         shrink[i] = softmax_step(scores + (size_t)i * LH_TILE_KEYS, t->limit ? t->limit[i] : t->n_keys, cols,
@@ -291,7 +307,7 @@ static void attend_simd(const lh_tile *t, float *scratch) {
 
     // Values are read as they lie where a row is whole vectors; where it is not, or many rows read them, unpacked.
     bool as_they_lie = few && t->dim == t->stride;
-    for (int32_t j = 0; !as_they_lie && !unpacked && j < t->n_keys; j++) {
+    for (int32_t j = 0; !as_they_lie && !same_values && j < t->n_keys; j++) {
         load_simd((const char *)t->v + (size_t)j * row, t->dim, t->type, values + j * stride);
         memset(values + j * stride + t->dim, 0, (stride - (size_t)t->dim) * sizeof *values);
     }

@@ -45,6 +45,15 @@ LH_INLINE vf load_some(const char *row, int32_t x, int32_t dim, lh_kv_type type)
     return vf_load(some);
 }
 
+// The same of a key, as it is to be met.
+LH_INLINE vf load_key(const lh_tile *t, const char *key, int32_t x, lh_kv_type type) {
+    vf a = load_some(key, x, t->dim, type);
+    if (!t->turn) return a;
+    const char *cosines = (const char *)t->turn, *sines = (const char *)(t->turn + t->dim);
+    vf across = vf_mul(vf_swap_pairs(a), load_some(sines, x, t->dim, LH_KV_F32));
+    return vf_sub(vf_mul(a, load_some(cosines, x, t->dim, LH_KV_F32)), across);
+}
+
 LH_INLINE void pack_keys(const lh_tile *t, const bench *b, lh_kv_type type) {
     size_t row = lh_kv_row_size(type, t->dim);
     for (int32_t j = 0; j < b->key_blocks * T_COLS; j += T_SIDE)
@@ -54,8 +63,8 @@ LH_INLINE void pack_keys(const lh_tile *t, const bench *b, lh_kv_type type) {
                 const char *key = t->k + (size_t)(j + i) * row;
                 words[i] = vf_set1(0);
                 if (j + i < t->n_keys)
-                    words[i] = (vf)_mm512_cvtne2ps_pbh(load_some(key, block * T_COLS + VN, t->dim, type),
-                                                       load_some(key, block * T_COLS, t->dim, type));
+                    words[i] = (vf)_mm512_cvtne2ps_pbh(load_key(t, key, block * T_COLS + VN, type),
+                                                       load_key(t, key, block * T_COLS, type));
             }
             vf_transpose(words);
             char *to = b->keys + (size_t)(j / T_SIDE * b->blocks + block) * T_BYTES;
@@ -76,7 +85,8 @@ LH_INLINE void pack_values(const lh_tile *t, const bench *b, lh_kv_type type) {
 }
 
 static void pack(const lh_tile *t, const bench *b) {
-    BY_TYPE(t->type, (pack_keys(t, b, TYPE), pack_values(t, b, TYPE)))
+    if (!t->same_keys) BY_TYPE(t->type, pack_keys(t, b, TYPE))
+    if (!t->same_values) BY_TYPE(t->type, pack_values(t, b, TYPE))
 }
 
 // Scores are wanted as powers of two.
@@ -221,7 +231,7 @@ static void attend_amx(const lh_tile *t, float *scratch) {
     bench b = lay_out(t, scratch);
     tile_config before;
     begin_tiles(&before);
-    if (!t->again) pack(t, &b);
+    pack(t, &b);
     pack_queries(t, &b);
     tiles_follow_stores();
     multiply_keys(&b);

@@ -33,6 +33,11 @@ static void rotate_generic(const float *x, int32_t n, size_t stride, const float
         for (int32_t j = 0; j < dim; j++) y[j] = scale * (x[j] * table[j] + sign * x[j ^ 1] * table[dim + j]);
 }
 
+static float key_at(const lh_tile *t, int32_t j, int32_t x) {
+    float key = load_at(t, t->k, j, x);
+    return t->turn ? key * t->turn[x] - load_at(t, t->k, j, x ^ 1) * t->turn[t->dim + x] : key;
+}
+
 static float clamp(float x, float most) { return fminf(fmaxf(x, -most), most); }
 
 static void store_block(const float *x, int32_t n, lh_block_q8_0 *b) {
@@ -70,7 +75,7 @@ static void attend_generic(const lh_tile *t, float *scratch) {
         float top = t->top[state], bias = t->bias ? t->bias[i] : 0;
         for (int32_t j = 0; j < visible; j++) {
             float s = 0;
-            for (int32_t x = 0; x < t->dim; x++) s += q[x] * load_at(t, t->k, j, x);
+            for (int32_t x = 0; x < t->dim; x++) s += q[x] * key_at(t, j, x);
             scores[j] = s + bias;
             top = fmaxf(top, scores[j]);
         }

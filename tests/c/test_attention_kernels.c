@@ -140,9 +140,9 @@ static void test_top(const char *name, const lh_attention_kernels *k, int32_t n,
     lh_free(scores);
 }
 
-// Two tiles in a row into the same states, then everything against doubles.
+// Two tiles in a row into the same states, the second one's keys turned, then everything against doubles.
 static void test_attend(const char *name, const lh_attention_kernels *k, int32_t rows, int32_t n_keys, int32_t dim,
-                        lh_kv_type type, bool limited, bool biased, float size) {
+                        lh_kv_type type, bool limited, bool biased, bool turned, float size) {
     int32_t stride = LH_ROUND_UP(dim, LH_PAD), states = rows + 2;
     size_t keys = (size_t)n_keys * dim, row_size = lh_kv_row_size(type, dim), side = (size_t)n_keys * row_size;
     float *q = lh_alloc((size_t)rows * stride, 4), *kv = lh_alloc(4 * keys, 4),
@@ -150,7 +150,7 @@ static void test_attend(const char *name, const lh_attention_kernels *k, int32_t
     float *top = lh_alloc((size_t)states, 4), *sum = lh_alloc((size_t)states, 4),
           *scratch = lh_alloc(lh_tile_scratch(rows, stride), 4);
     char *stored = lh_alloc(4 * side, 1);
-    float *bias = lh_alloc((size_t)rows, 4);
+    float *bias = lh_alloc((size_t)rows, 4), *turn = lh_alloc(2 * (size_t)dim, 4);
     int32_t *limit = lh_alloc((size_t)rows, 4), *row = lh_alloc((size_t)rows, 4);
     for (int32_t i = 0; i < rows; i++) {
         for (int32_t x = 0; x < dim; x++) q[i * stride + x] = uniform() * size;
@@ -159,6 +159,7 @@ static void test_attend(const char *name, const lh_attention_kernels *k, int32_t
         bias[i] = biased ? 5 * uniform() : 0;
     }
     fill(kv, 4 * keys);
+    fill(turn, 2 * (size_t)dim);
     for (int32_t j = 0; j < 4 * n_keys; j++) {
         lh_attention_kernels_generic.store(kv + (size_t)j * dim, dim, type, stored + j * row_size);
         lh_attention_kernels_generic.load(stored + j * row_size, dim, type, kv + (size_t)j * dim);
@@ -177,18 +178,19 @@ static void test_attend(const char *name, const lh_attention_kernels *k, int32_t
                      .limit = limited ? limit : NULL,
                      .row = row,
                      .bias = biased && tile == 1 ? bias : NULL,
+                     .turn = turned && tile == 1 ? turn : NULL,
                      .top = top,
                      .sum = sum,
                      .acc = acc};
-        if (tile == 1 && rows > 7) {  // in two parts, many rows each
-            t.rows = (2 * rows + 2) / 3;
+        if (tile == 1 && rows > LH_MANY_ROWS) {  // in two parts
+            t.rows = LH_MANY_ROWS;
             k->attend(&t, scratch);
             t.q += t.rows * stride;
             t.row += t.rows;
             if (t.limit) t.limit += t.rows;
             if (t.bias) t.bias += t.rows;
             t.rows = rows - t.rows;
-            t.again = true;
+            t.same_keys = t.same_values = true;
         }
         k->attend(&t, scratch);
     }
@@ -203,9 +205,12 @@ static void test_attend(const char *name, const lh_attention_kernels *k, int32_t
             if (at >= limit[i]) continue;
             weight[j] = tile == 1 ? bias[i] : 0;
             for (int32_t x = 0; x < dim; x++) {
-                float of_query = q[i * stride + x], of_key = kv[2 * tile * keys + at * dim + x];
+                float of_query = q[i * stride + x];
+                const float *key = kv + 2 * tile * keys + (size_t)at * dim;
+                double of_key = key[x];
+                if (turned && tile == 1) of_key = of_key * turn[x] - (double)key[x ^ 1] * turn[dim + x];
                 if (bfloat) of_query = lh_bf16_to_f32(lh_bfloat(of_query * 0x1.715476p+0f));
-                if (bfloat) of_key = lh_bf16_to_f32(lh_bfloat(of_key));
+                if (bfloat) of_key = lh_bf16_to_f32(lh_bfloat((float)of_key));
                 weight[j] += unit * of_query * of_key;
             }
             most = fmax(most, weight[j]);
@@ -222,6 +227,7 @@ static void test_attend(const char *name, const lh_attention_kernels *k, int32_t
     for (int32_t x = 0; x < stride; x++) expect_near(name, "attend, another state", acc[x], 0, 0);
     lh_free(row);
     lh_free(limit);
+    lh_free(turn);
     lh_free(bias);
     lh_free(stored);
     lh_free(scratch);
@@ -353,7 +359,7 @@ int main(void) {
                 for (size_t n = 0; n < sizeof key_counts / sizeof *key_counts; n++) {
                     lh_kv_type type = (lh_kv_type)((r + n) % LH_KV_TYPES);
                     test_attend(tables[i].name, &k, row_counts[r], key_counts[n], dim, type, n % 3 == 1,
-                                (r + d) % 2, r % 4 == 3 ? 30 : 1);
+                                (r + d) % 2, (r + n / 2) % 2, r % 4 == 3 ? 30 : 1);
                 }
             }
         }
