@@ -3,19 +3,62 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from longheads._native import ffi, lib
-from longheads.errors import ArgumentError
+from longheads.errors import ArgumentError, check
 
-__all__ = ["Ids", "StrPath", "ffi", "ids_array", "ids_pointer", "lib", "path_bytes", "set_number", "text_bytes"]
+__all__ = [
+    "Ids",
+    "Progress",
+    "Reporting",
+    "StrPath",
+    "ffi",
+    "ids_array",
+    "ids_pointer",
+    "lib",
+    "path_bytes",
+    "set_number",
+    "text_bytes",
+]
 
 Ids: TypeAlias = Iterable[int] | NDArray[np.integer]
 StrPath: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+Progress: TypeAlias = Callable[[int, int], object]  #: called with what is done and what is to do in all
+
+
+class Reporting:
+    """What a long call of the core tells on its way. In between Python notices signals, and an exception stops the call."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._error: BaseException | None = None
+        self._handle = ffi.new_handle(self)
+        #: lh_progress *, for one call; it lives as long as this object
+        self.pointer = ffi.new("lh_progress *", {"report": lib.lh_report_to_python, "arg": self._handle})
+
+    def report(self, done: int, total: int) -> bool:
+        try:
+            if self._progress:
+                self._progress(done, total)
+        except BaseException as error:
+            self._error = error
+        return self._error is None
+
+    def check(self, status: int) -> None:
+        """Raise what stopped the call, or what its status stands for."""
+        if status == lib.LH_ERR_STOPPED:
+            raise self._error or KeyboardInterrupt
+        check(status)
+
+
+@ffi.def_extern(name="lh_report_to_python", onerror=lambda *_: False)
+def _report_to_python(arg: Any, done: int, total: int) -> bool:
+    return ffi.from_handle(arg).report(done, total)
 
 
 def set_number(struct: Any, field: str, value: float, name: str | None = None) -> None:

@@ -24,6 +24,7 @@ def main() -> None:
     header, out = sys.argv[1:]
     ffi = FFI()
     ffi.cdef(declarations(Path(header).read_text(encoding="utf-8")))
+    ffi.cdef('extern "Python" bool lh_report_to_python(void *arg, uint64_t done, uint64_t total);')
     ffi.set_source("longheads._native", '#include "include/longheads.h"')
     ffi.emit_c_code(out)
 

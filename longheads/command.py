@@ -10,10 +10,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from longheads.errors import FileError, LongHeadsError, LongHeadsWarning
+from longheads.model import Model
 from longheads.plot import check_plot
+from longheads.progress import ProgressBar
 
 
 def tell(message: str) -> None:
@@ -49,6 +51,12 @@ def check_writable(path: Path, *, replaced: bool = False) -> None:
         raise FileError(f"{path} cannot be written: it is a folder")
     if not os.access(path if path.exists() and not replaced else path.parent, os.W_OK):
         raise FileError(f"{path} cannot be written: check its permissions")
+
+
+def open_model(path: str | Path, **options: Any) -> Model:
+    """Model(path, **options) under a progress bar."""
+    with ProgressBar("loading", "B") as bar:
+        return Model(path, progress=bar, **options)
 
 
 class Stopped(SystemExit):

@@ -8,17 +8,16 @@ from collections.abc import Generator, Sequence
 from functools import cached_property
 from typing import Any, Literal, Unpack, overload
 
-from longheads._core import Ids, StrPath, ffi, ids_array, lib, path_bytes, set_number, text_bytes
+from longheads._core import Ids, Progress, Reporting, StrPath, ffi, ids_array, lib, path_bytes, set_number, text_bytes
 from longheads._handle import Handle, Shared
 from longheads.chat import ChatTemplate, Message
-from longheads.errors import BackendError, LongHeadsWarning, OutOfMemoryError, TemplateError, check
+from longheads.errors import BackendError, LongHeadsWarning, OutOfMemoryError, TemplateError
 from longheads.find import find_model
 from longheads.generate import Piece, Sampler, Sampling, check_room, with_defaults, write
 from longheads.metadata import Metadata
 from longheads.prompt import Part, encode_parts
 from longheads.session import (
     KVType,
-    Progress,
     RopeScaling,
     Session,
     SessionOptions,
@@ -86,6 +85,7 @@ class Model(Handle):
         that takes up to a second for each GB.
     threads: None: as many as the process may use (affinity and container quota).
     device: "auto", "cpu", "cuda" or "cuda:N".
+    progress: called with bytes of weights that are ready and bytes in all. What it raises, or Ctrl-C, stops the loading.
 
     What is capped gives a LongHeadsWarning that says so, as does a GPU that "auto" found and could not use. Raises
     FileError, FormatError or UnsupportedError for the file, ArgumentError for a value, OutOfMemoryError.
@@ -122,6 +122,7 @@ class Model(Handle):
         mmap: bool = False,
         threads: int | None = None,
         device: str = "auto",
+        progress: Progress | None = None,
     ) -> None:
         options = SessionOptions(
             ctx=ctx,
@@ -144,10 +145,13 @@ class Model(Handle):
             rope_scale=rope_scale,
         )
         device_name = ffi.new("char[]", text_bytes(device))
-        model_options = ffi.new("lh_model_options *", {"device": device_name, "mmap": bool(mmap)})
+        reporting = Reporting(progress)
+        model_options = ffi.new(
+            "lh_model_options *", {"device": device_name, "mmap": bool(mmap), "progress": reporting.pointer[0]}
+        )
         set_number(model_options, "n_threads", threads or 0, "threads")
         out = ffi.new("lh_model **")
-        check(lib.lh_model_open(path_bytes(find_model(path)), model_options, out))
+        reporting.check(lib.lh_model_open(path_bytes(find_model(path)), model_options, out))
         # The core's object goes when its last reference does; sessions and metadata hold one.
         pointer = out[0]
         self._shared = Shared(lambda: lib.lh_model_free(pointer))

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from longheads import __version__, trace
-from longheads.command import Stopped, check_outputs, check_writable, exit_status, leave, tell
+from longheads.command import Stopped, check_outputs, check_writable, exit_status, leave, open_model, tell
 from longheads.conversation import Conversation, conversation_about, shared_start
 from longheads.documents import STDIN, read_documents
 from longheads.errors import FileError
 from longheads.generate import DEFAULT_MAX_TOKENS, DEFAULTS, Sampling, check_room
-from longheads.model import Model
 from longheads.options import add_machine, add_reading, count, machine_options, session_options
+from longheads.progress import ProgressBar
 from longheads.prompt import common_prefix
 from longheads.session import Session
 from longheads.stats import Stats
@@ -143,7 +143,8 @@ def heads_drawer(path: Path) -> Callable[[Session], None]:
 def save(session: Session, path: Path) -> bool:
     """Has it been saved? What was asked for is worth more than its session."""
     try:
-        session.save(path)
+        with ProgressBar("saving", "B") as bar:
+            session.save(path, progress=bar)
     except FileError as error:
         tell(f"note: {error}")
         return False
@@ -155,7 +156,8 @@ def read_kept(writer: Writer, conversation: Conversation, path: Path) -> None:
     session, start = writer.session, shared_start(conversation)
     other = False
     if path.exists() and not (path.is_file() and path.stat().st_size == 0):
-        session.load(path)
+        with ProgressBar("loading", "B") as bar:
+            session.load(path, progress=bar)
         shared = common_prefix(session.ids, start)
         if shared == len(start):
             return
@@ -195,7 +197,7 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
     stats = Stats()
     began = time.monotonic()
     options = session_options(arguments)
-    with Model(arguments.model or arguments.named_model, **machine_options(arguments), **options) as model:
+    with open_model(arguments.model or arguments.named_model, **machine_options(arguments), **options) as model:
         conversation = conversation_about(model, document, arguments.chat, arguments.system)
         if not interactive:  # a prompt that does not fit is told before memory is set aside for it
             ids = conversation.prompt(arguments.prompt or "")

@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, ca
 import numpy as np
 from numpy.typing import NDArray
 
-from longheads._core import Ids, StrPath, ffi, ids_array, ids_pointer, lib, path_bytes, set_number
+from longheads._core import (
+    Ids,
+    Progress,
+    Reporting,
+    StrPath,
+    ffi,
+    ids_array,
+    ids_pointer,
+    lib,
+    path_bytes,
+    set_number,
+)
 from longheads._handle import Handle
 from longheads.errors import ArgumentError, BusyError, ContextError, LongHeadsWarning, check
 from longheads.generate import Piece, Sampler, Sampling, check_room, top_logprobs, with_defaults, write
@@ -25,8 +36,6 @@ if TYPE_CHECKING:
 
 KVType: TypeAlias = Literal["f16", "bf16", "q8_0", "f32"]
 RopeScaling: TypeAlias = Literal["none", "linear", "yarn"]
-
-Progress: TypeAlias = Callable[[int, int], object]  #: called with (tokens done, tokens in all)
 
 # Prompts are read in slices, so that Ctrl-C is noticed in between.
 SLICE_WORK = 7e10  # weights times tokens: what a thread gets through in about a second
@@ -396,21 +405,27 @@ class Session(Handle):
 
     # --- files ---------------------------------------------------------------------------------------------------
 
-    def save(self, path: StrPath) -> None:
-        """Write the session to a file, for the same model and version. Raises FileError where that fails."""
-        name = path_bytes(path)
-        with self._turn() as pointer:
-            check(lib.lh_session_save(pointer, name))
+    def save(self, path: StrPath, *, progress: Progress | None = None) -> None:
+        """Write the session to a file, for the same model and version.
 
-    def load(self, path: StrPath) -> None:
+        progress: called with bytes written and bytes in all. What it raises, or Ctrl-C, stops the writing, and a file that
+        was there stays as it was. Raises FileError where writing fails.
+        """
+        name, reporting = path_bytes(path), Reporting(progress)
+        with self._turn() as pointer:
+            reporting.check(lib.lh_session_save(pointer, name, reporting.pointer))
+
+    def load(self, path: StrPath, *, progress: Progress | None = None) -> None:
         """Go on from a saved session.
 
+        progress: called with bytes read and bytes in all, twice the file's. What it raises, or Ctrl-C, stops the reading.
+
         A file of another model or other settings, or a damaged one, is refused (LongHeadsError says which) and leaves
-        this session as it was.
+        this session as it was, as does stopping in the first half; in the second half the session becomes empty.
         """
-        name = path_bytes(path)
+        name, reporting = path_bytes(path), Reporting(progress)
         with self._turn() as pointer:
-            check(lib.lh_session_load(pointer, name))
+            reporting.check(lib.lh_session_load(pointer, name, reporting.pointer))
 
     def __repr__(self) -> str:
         if self._handle is None:

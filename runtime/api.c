@@ -10,35 +10,66 @@
 
 const char *lh_version(void) { return LH_VERSION; }
 
-// Every matrix of the model; stops at the first failure. output is embd again where they are tied.
-static lh_status each_matrix(lh_model *m, lh_status (*visit)(lh_model *, lh_tensor *)) {
-    lh_weights *w = &m->weights;
-    LH_TRY(visit(m, &w->embd));
-    if (w->tied) w->output = w->embd;
-    else LH_TRY(visit(m, &w->output));
-    for (int32_t i = 0; w->layers && i < m->config.n_layer; i++) {
-        lh_layer *l = &w->layers[i];
-        lh_tensor *matrices[] = {&l->wq, &l->wk, &l->wv, &l->wo, &l->gate, &l->up, &l->down};
-        for (size_t j = 0; j < sizeof matrices / sizeof *matrices; j++) LH_TRY(visit(m, matrices[j]));
-    }
+typedef lh_status (*visitor)(lh_model *m, lh_tensor *t, void *arg);
+
+static lh_status each_of_layer(lh_model *m, lh_layer *l, visitor visit, void *arg) {
+    lh_tensor *matrices[] = {&l->wq, &l->wk, &l->wv, &l->wo, &l->gate, &l->up, &l->down};
+    for (size_t j = 0; j < sizeof matrices / sizeof *matrices; j++) LH_TRY(visit(m, matrices[j], arg));
     return LH_OK;
 }
 
-static lh_status upload(lh_model *m, lh_tensor *t) {
+// Matrices of no layer. output is embd again where they are tied.
+static lh_status each_of_none(lh_model *m, visitor visit, void *arg) {
+    lh_weights *w = &m->weights;
+    LH_TRY(visit(m, &w->embd, arg));
+    if (!w->tied) return visit(m, &w->output, arg);
+    w->output = w->embd;
+    return LH_OK;
+}
+
+typedef struct loading {
+    const lh_progress *progress;
+    uint64_t done, total;
+} loading;
+
+static lh_status upload(lh_model *m, lh_tensor *t, void *arg) {
+    loading *l = arg;
     const void *mapped = t->data;
+    size_t bytes = (size_t)t->n_rows * t->row_size;
     LH_TRY(m->backend->ops->upload(m->backend, t));
     // The file's pages are not needed beside a copy.
-    if (t->device || t->data != mapped) lh_gguf_forget(mapped, (size_t)t->n_rows * t->row_size);
+    if (t->device || t->data != mapped) lh_gguf_forget(mapped, bytes);
+    l->done += bytes;
+    return lh_report(l->progress, l->done, l->total);
+}
+
+static lh_status count(lh_model *m, lh_tensor *t, void *arg) {
+    (void)m;
+    ((loading *)arg)->total += (uint64_t)t->n_rows * t->row_size;
     return LH_OK;
 }
 
-static lh_status unload(lh_model *m, lh_tensor *t) {
+static lh_status unload(lh_model *m, lh_tensor *t, void *arg) {
+    (void)arg;
     m->backend->ops->unload(m->backend, t);
     return LH_OK;
 }
 
+static lh_status load_weights(lh_model *m, const lh_progress *progress) {
+    const lh_config *c = &m->config;
+    loading l = {.progress = progress};
+    LH_TRY(each_of_none(m, count, &l));
+    for (int32_t i = 0; i < c->n_layer; i++) LH_TRY(each_of_layer(m, &m->weights.layers[i], count, &l));
+    LH_TRY(each_of_none(m, upload, &l));
+    for (int32_t i = 0; i < c->n_layer; i++) {
+        // First: no backend has them then.
+        LH_TRY(lh_reach(c, &m->weights.layers[i], m->reach + (size_t)i * c->n_head));
+        LH_TRY(each_of_layer(m, &m->weights.layers[i], upload, &l));
+    }
+    return LH_OK;
+}
+
 static lh_status open_model(lh_model *m, const char *path, const lh_model_options *o) {
-    LH_TRY(lh_backend_open(o->device, o->n_threads, &m->backend));
     LH_TRY(lh_gguf_open(path, &m->gguf));
     LH_TRY(lh_config_read(m->gguf, &m->config));
     LH_TRY(lh_weights_load(m->gguf, &m->config, &m->weights));
@@ -47,13 +78,13 @@ static lh_status open_model(lh_model *m, const char *path, const lh_model_option
         return lh_error(LH_ERR_FORMAT,
                         "the tokenizer has %d tokens, the model only %d rows of embeddings: the file is inconsistent",
                         lh_tokenizer_n_vocab(m->tokenizer), m->config.n_vocab);
+    LH_TRY(lh_backend_open(o->device, o->n_threads, &m->backend));
     m->reach = lh_alloc((size_t)m->config.n_layer * m->config.n_head, sizeof *m->reach);
     if (!m->reach) return LH_ERR_MEMORY;
-    LH_TRY(lh_reach(&m->config, &m->weights, m->reach));
     // Of all tensors, and what is between them.
     size_t bytes = (size_t)m->weights.bytes + (size_t)lh_gguf_n_tensors(m->gguf) * LH_ALIGN;
     if (m->backend->ops->reserve && !o->mmap) LH_TRY(m->backend->ops->reserve(m->backend, bytes));
-    return each_matrix(m, upload);
+    return load_weights(m, &o->progress);
 }
 
 lh_status lh_model_open(const char *path, const lh_model_options *options, lh_model **out) {
@@ -69,7 +100,10 @@ lh_status lh_model_open(const char *path, const lh_model_options *options, lh_mo
 
 void lh_model_free(lh_model *m) {
     if (!m) return;
-    if (m->backend && m->weights.layers) each_matrix(m, unload);
+    if (m->backend && m->weights.layers) {
+        each_of_none(m, unload, NULL);
+        for (int32_t i = 0; i < m->config.n_layer; i++) each_of_layer(m, &m->weights.layers[i], unload, NULL);
+    }
     lh_tokenizer_free(m->tokenizer);
     lh_free(m->reach);
     lh_weights_free(&m->weights);

@@ -36,6 +36,11 @@ lh_status lh_error_context(lh_status status, const char *format, ...) {
     return status;
 }
 
+lh_status lh_report(const lh_progress *p, uint64_t done, uint64_t total) {
+    if (!p || !p->report || p->report(p->arg, done, total)) return LH_OK;
+    return lh_error(LH_ERR_STOPPED, "stopped after %llu of %llu bytes", (unsigned long long)done, (unsigned long long)total);
+}
+
 // Kept in front of the aligned address.
 typedef struct block {
     char *start;

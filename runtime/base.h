@@ -25,6 +25,9 @@ lh_status lh_error_context(lh_status status, const char *format, ...) __attribut
         if (lh_try_ != LH_OK) return lh_try_;       \
     } while (0)
 
+// Tells of it, and fails where that stops the call. p: may be NULL.
+lh_status lh_report(const lh_progress *p, uint64_t done, uint64_t total);
+
 // Zeroed, LH_ALIGN-aligned; NULL if there is none (lh_error is set) or if count * size overflows. Much memory comes in huge
 // pages where the system has them for the asking.
 void *lh_alloc(size_t count, size_t size);

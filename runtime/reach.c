@@ -33,26 +33,23 @@ static double products(const lh_tensor *t, const float *norm, int64_t head, int3
     return squares;
 }
 
-lh_status lh_reach(const lh_config *c, const lh_weights *w, float *out) {
+lh_status lh_reach(const lh_config *c, const lh_layer *layer, float *out) {
     int32_t dims = lh_peak_dims(c->head_dim), group = c->n_head / c->n_head_kv;
     size_t square = (size_t)dims * dims, n = (size_t)LH_MIN(c->n_embd, COLUMNS);
     float *rows = lh_alloc(dims * n + 2 * square, sizeof *rows);
     if (!rows) return LH_ERR_MEMORY;
     float *of_q = rows + dims * n, *of_k = of_q + square;
-    for (int32_t i = 0; i < c->n_layer; i++) {
-        const lh_layer *layer = &w->layers[i];
-        double squares_of_k = 0;
-        for (int32_t h = 0; h < c->n_head; h++) {
-            if (h % group == 0)
-                squares_of_k = products(&layer->wk, layer->attn_norm, h / group, c->head_dim, dims, rows, n, of_k);
-            double squares_of_q = products(&layer->wq, layer->attn_norm, h, c->head_dim, dims, rows, n, of_q);
-            // |A B^T|^2 is the sum of (A A^T) * (B B^T), which are small.
-            double sum = 0;
-            for (size_t x = 0; x < square; x++) sum += (double)of_q[x] * of_k[x];
-            double norms = sqrt(squares_of_q * squares_of_k);
-            float reach = (float)(norms > 0 ? sum / norms / sqrt(c->head_dim) : 0);
-            out[(size_t)i * c->n_head + h] = isfinite(reach) ? reach : 0;  // heads are ordered by it
-        }
+    double squares_of_k = 0;
+    for (int32_t h = 0; h < c->n_head; h++) {
+        if (h % group == 0)
+            squares_of_k = products(&layer->wk, layer->attn_norm, h / group, c->head_dim, dims, rows, n, of_k);
+        double squares_of_q = products(&layer->wq, layer->attn_norm, h, c->head_dim, dims, rows, n, of_q);
+        // |A B^T|^2 is the sum of (A A^T) * (B B^T), which are small.
+        double sum = 0;
+        for (size_t x = 0; x < square; x++) sum += (double)of_q[x] * of_k[x];
+        double norms = sqrt(squares_of_q * squares_of_k);
+        float reach = (float)(norms > 0 ? sum / norms / sqrt(c->head_dim) : 0);
+        out[h] = isfinite(reach) ? reach : 0;  // heads are ordered by it
     }
     lh_free(rows);
     return LH_OK;

@@ -106,21 +106,36 @@ typedef struct stream {
     lh_backend *backend;
     char *stage;
     uint64_t sum;
-    uint64_t bytes;
+    const lh_progress *progress;
+    uint64_t done, total;  // bytes
 } stream;
 
+static lh_status not_written(const char *path) {
+    return lh_error(LH_ERR_IO, "%s could not be written: %s", path, strerror(errno));
+}
+
+// Whoever is told may use other sessions, or free them: they have their turn meanwhile.
+static lh_status passed(stream *s, size_t bytes) {
+    const lh_backend_ops *ops = s->backend->ops;
+    s->done += bytes;
+    ops->end(s->backend);
+    lh_status status = lh_report(s->progress, s->done, s->total);
+    ops->begin(s->backend);
+    return status;
+}
+
 static lh_status put(stream *s, const void *data, size_t bytes) {
-    if (bytes && fwrite(data, 1, bytes, s->f) != bytes)
-        return lh_error(LH_ERR_IO, "%s could not be written: is the disk full?", s->path);
+    if (bytes && fwrite(data, 1, bytes, s->f) != bytes) return not_written(s->path);
     s->sum = hash(s->sum, data, bytes);
-    return LH_OK;
+    return passed(s, bytes);
 }
 
 static lh_status get(stream *s, void *data, size_t bytes) {
     if (bytes && fread(data, 1, bytes, s->f) != bytes)
-        return lh_error(LH_ERR_FORMAT, "%s ends early: it is damaged", s->path);
+        return ferror(s->f) ? lh_error(LH_ERR_IO, "%s cannot be read: %s", s->path, strerror(errno))
+                            : lh_error(LH_ERR_FORMAT, "%s ends early: it is damaged", s->path);
     s->sum = hash(s->sum, data, bytes);
-    return LH_OK;
+    return passed(s, bytes);
 }
 
 static lh_status put_device(void *arg, void *device, size_t bytes) {
@@ -146,15 +161,15 @@ static lh_status get_device(void *arg, void *device, size_t bytes) {
 
 static lh_status count(void *arg, void *device, size_t bytes) {
     (void)device;
-    ((stream *)arg)->bytes += bytes;
+    *(uint64_t *)arg += bytes;
     return LH_OK;
 }
 
 static uint64_t payload_bytes(const lh_session *s, const header *h) {
-    stream counter = {0};
-    lh_kv_each(&s->kv, h->position, h->lost, count, &counter);
-    uint64_t logits = h->has_logits ? (uint64_t)s->model->config.n_vocab * sizeof *s->logits : 0;
-    return (uint64_t)h->position * sizeof *s->ids + logits + counter.bytes + sizeof(uint64_t);
+    uint64_t bytes = (uint64_t)h->position * sizeof *s->ids + sizeof(uint64_t);
+    if (h->has_logits) bytes += (uint64_t)s->model->config.n_vocab * sizeof *s->logits;
+    lh_kv_each(&s->kv, h->position, h->lost, count, &bytes);
+    return bytes;
 }
 
 static lh_status write_all(lh_session *s, stream *out) {
@@ -162,6 +177,7 @@ static lh_status write_all(lh_session *s, stream *out) {
     // Logits of an attention that the file does not name are left to be asked for anew.
     h.has_logits = s->has_logits && h.attention == (int32_t)s->options.attention;
     h.payload = payload_bytes(s, &h);
+    out->total = sizeof h + h.payload;
     LH_TRY(put(out, &h, sizeof h));
     LH_TRY(put(out, s->ids, (size_t)h.position * sizeof *s->ids));
     if (h.has_logits) LH_TRY(put(out, s->logits, (size_t)s->model->config.n_vocab * sizeof *s->logits));
@@ -191,22 +207,21 @@ static FILE *create_beside(const char *path, char *partial) {
     return NULL;
 }
 
-static lh_status save_as(lh_session *s, const char *path) {
+static lh_status save_as(lh_session *s, const char *path, const lh_progress *progress) {
     // Under its final name only when whole.
     char *partial = lh_alloc(strlen(path) + NAME_BYTES, 1), *stage = lh_alloc(1, STAGE_BYTES);
     lh_status status = partial && stage ? LH_OK : LH_ERR_MEMORY;
     FILE *f = NULL;
     if (status == LH_OK && !(f = create_beside(path, partial)))
-        status = lh_error(LH_ERR_IO, "%s cannot be created: check the folder and its permissions", path);
+        status = lh_error(LH_ERR_IO, "%s cannot be created: %s", path, strerror(errno));
     if (f) {
-        stream out = {.f = f, .path = path, .backend = s->model->backend, .stage = stage};
+        stream out = {.f = f, .path = path, .backend = s->model->backend, .stage = stage, .progress = progress};
         status = write_all(s, &out);
         // On the disk before it takes the other's place, which a loss of power must not cost.
-        bool kept = status == LH_OK && fflush(f) == 0 && fsync(fileno(f)) == 0;
-        if ((fclose(f) != 0 || !kept) && status == LH_OK)
-            status = lh_error(LH_ERR_IO, "%s could not be written: is the disk full?", path);
+        if (status == LH_OK && (fflush(f) != 0 || fsync(fileno(f)) != 0)) status = not_written(path);
+        if (fclose(f) != 0 && status == LH_OK) status = not_written(path);
         if (status == LH_OK && rename(partial, path) != 0)
-            status = lh_error(LH_ERR_IO, "%s cannot be replaced: is it a folder?", path);
+            status = lh_error(LH_ERR_IO, "%s cannot be replaced: %s", path, strerror(errno));
         if (status != LH_OK) remove(partial);
     }
     lh_free(stage);
@@ -214,12 +229,12 @@ static lh_status save_as(lh_session *s, const char *path) {
     return status;
 }
 
-static lh_status save(lh_session *s, const char *path) {
+static lh_status save(lh_session *s, const char *path, const lh_progress *progress) {
     struct stat old;
     if (stat(path, &old) == 0 && !S_ISREG(old.st_mode))
         return lh_error(LH_ERR_IO, "%s is not a regular file: give another name", path);
     char *target = realpath(path, NULL);  // where a link leads, if there is a file
-    lh_status status = save_as(s, target ? target : path);
+    lh_status status = save_as(s, target ? target : path, progress);
     free(target);
     return status;
 }
@@ -308,6 +323,12 @@ static lh_status skip_device(void *arg, void *device, size_t bytes) {
     return LH_OK;
 }
 
+static lh_status check_sum(stream *in) {
+    uint64_t expected = in->sum, found;
+    LH_TRY(get(in, &found, sizeof found));
+    return found == expected ? LH_OK : lh_error(LH_ERR_FORMAT, "%s is damaged: its checksum does not fit", in->path);
+}
+
 // Everything that can be wrong with a file is found before the session is touched: this reads it to its end and goes
 // back to where the cache begins. ids and logits are the session's next ones.
 static lh_status verify(lh_session *s, stream *in, header *h, int32_t *ids, float *logits) {
@@ -315,6 +336,8 @@ static lh_status verify(lh_session *s, stream *in, header *h, int32_t *ids, floa
         return lh_error(LH_ERR_FORMAT, "%s is not a saved session: it is too short", in->path);
     LH_TRY(check_header(s, in->path, h));
     in->sum = hash(0, h, sizeof *h);
+    in->total = 2 * (sizeof *h + h->payload);
+    in->done = sizeof *h;
     int32_t n_vocab = s->model->config.n_vocab;
     LH_TRY(get(in, ids, (size_t)h->position * sizeof *ids));
     for (int64_t i = 0; i < h->position; i++)
@@ -322,19 +345,21 @@ static lh_status verify(lh_session *s, stream *in, header *h, int32_t *ids, floa
             return lh_error(LH_ERR_FORMAT, "%s holds an id outside the vocabulary: it is damaged", in->path);
     if (h->has_logits) LH_TRY(get(in, logits, (size_t)n_vocab * sizeof *logits));
     long cache_at = ftell(in->f);
+    uint64_t sum = in->sum;
     LH_TRY(lh_kv_each(&s->kv, h->position, h->lost, skip_device, in));
-    uint64_t expected = in->sum, found;
-    LH_TRY(get(in, &found, sizeof found));
-    if (found != expected) return lh_error(LH_ERR_FORMAT, "%s is damaged: its checksum does not fit", in->path);
+    LH_TRY(check_sum(in));
     if (fgetc(in->f) != EOF) return lh_error(LH_ERR_FORMAT, "%s goes on after its end: it is damaged", in->path);
     if (fseek(in->f, cache_at, SEEK_SET) != 0)
         return lh_error(LH_ERR_IO, "%s cannot be read twice: it is not a regular file", in->path);
+    in->sum = sum;
+    in->done += (uint64_t)cache_at;
     return LH_OK;
 }
 
 static lh_status take_over(lh_session *s, stream *in, const header *h) {
     lh_session_clear(s);
     LH_TRY(lh_kv_each(&s->kv, h->position, h->lost, get_device, in));
+    LH_TRY(check_sum(in));  // again: it may have been written to
     LH_TRY(lh_kv_written(&s->kv));
     s->kv.position = h->position;
     s->kv.lost = lh_kv_lost_at(&s->kv, h->position, h->lost);
@@ -356,10 +381,12 @@ static FILE *open_regular(const char *path) {
     return f;
 }
 
-static lh_status load(lh_session *s, const char *path) {
+static lh_status load(lh_session *s, const char *path, const lh_progress *progress) {
     FILE *f = open_regular(path);
     if (!f) return LH_ERR_IO;
-    stream in = {.f = f, .path = path, .backend = s->model->backend, .stage = lh_alloc(1, STAGE_BYTES)};
+    stream in = {
+        .f = f, .path = path, .backend = s->model->backend, .stage = lh_alloc(1, STAGE_BYTES), .progress = progress,
+    };
     int32_t *ids = lh_alloc((size_t)s->options.ctx, sizeof *ids);
     float *logits = lh_alloc((size_t)s->model->config.n_vocab, sizeof *logits);
     header h;
@@ -381,16 +408,16 @@ static lh_status load(lh_session *s, const char *path) {
     return status;
 }
 
-lh_status lh_session_save(lh_session *s, const char *path) {
+lh_status lh_session_save(lh_session *s, const char *path, const lh_progress *progress) {
     LH_TRY(lh_session_enter(s));
-    lh_status status = save(s, path);
+    lh_status status = save(s, path, progress);
     lh_session_leave(s);
     return status;
 }
 
-lh_status lh_session_load(lh_session *s, const char *path) {
+lh_status lh_session_load(lh_session *s, const char *path, const lh_progress *progress) {
     LH_TRY(lh_session_enter(s));
-    lh_status status = load(s, path);
+    lh_status status = load(s, path, progress);
     lh_session_leave(s);
     return status;
 }

@@ -75,6 +75,7 @@ def test_signature():
         mmap=False,
         threads=None,
         device="auto",
+        progress=None,
     )
     assert defaults == expected
     assert all(p.kind is p.KEYWORD_ONLY for name, p in inspect.signature(Model).parameters.items() if name != "path")

@@ -20,10 +20,9 @@ from longheads.bench.engines import LongHeads
 from longheads.bench.measure import Place, Plan, Row, measure, warm_up
 from longheads.bench.plot import plot
 from longheads.bench.shapes import default_folder, shape_file
-from longheads.command import check_outputs, exit_status, tell
+from longheads.command import check_outputs, exit_status, open_model, tell
 from longheads.errors import ArgumentError, LongHeadsWarning
 from longheads.find import find_model
-from longheads.model import Model
 from longheads.options import add_machine, add_reading, count, machine_options, session_options
 from longheads.stats import memory_of
 
@@ -131,7 +130,7 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
     check_early(arguments, plan)
     path = model_file(arguments)
     with contextlib.ExitStack() as stack:
-        model = stack.enter_context(Model(path, **machine_options(arguments), **options))
+        model = stack.enter_context(open_model(path, **machine_options(arguments), **options))
         filled, theirs = not (arguments.read or arguments.whole), None
         if arguments.vs:
             reached = [depth for depth in plan.depths if depth <= plan.vs_depth]

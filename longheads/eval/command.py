@@ -14,7 +14,7 @@ from typing import Protocol
 
 from longheads import trace
 from longheads.chat import ChatTemplate
-from longheads.command import Stopped, check_outputs, exit_status, tell
+from longheads.command import Stopped, check_outputs, exit_status, open_model, tell
 from longheads.errors import ArgumentError, TemplateError
 from longheads.eval import heads, kv, lines, needles, passkey, perplexity, picture
 from longheads.eval.prompts import Encoder
@@ -161,7 +161,7 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
     results = Results(arguments.json)
     path = Path(os.fsdecode(find_model(arguments.model)))
     work = {"perplexity": predict, "heads": look}.get(arguments.task, retrieval)
-    with Model(path, **machine_options(arguments), kv_offload=bool(arguments.kv_offload)) as model:
+    with open_model(path, **machine_options(arguments), kv_offload=bool(arguments.kv_offload)) as model:
         arguments.model_name = path.name
         arguments.model_id = f"{path.name} {model_digest(path)}"
         try:

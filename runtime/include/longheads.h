@@ -37,11 +37,19 @@ typedef enum lh_status {
     LH_ERR_STATE,        // the call makes no sense now (no logits yet, ...)
     LH_ERR_BUSY,         // the session is in use on another thread
     LH_ERR_BACKEND,      // the device failed
+    LH_ERR_STOPPED,      // lh_progress said so
 } lh_status;
 
 // The sentence of the last call that failed on this thread ("" if none).
 LH_API const char *lh_last_error(void);
 LH_API const char *lh_version(void);
+
+// How far a long call is, in bytes: told every few milliseconds on the thread that made the call, and for the last time
+// with done = total. The call stops where it returns false, and fails with LH_ERR_STOPPED.
+typedef struct lh_progress {
+    bool (*report)(void *arg, uint64_t done, uint64_t total);  // NULL: nobody is told
+    void *arg;
+} lh_progress;
 
 // --- model -----------------------------------------------------------------------------------------------------
 
@@ -50,6 +58,7 @@ typedef struct lh_model_options {
     int32_t n_threads;   // 0: as many as this process may use (affinity and container quota)
     bool mmap;           // on a CPU: leave weights in the file's pages, which processes share. Otherwise up to 16 GiB of
                          // them are copied into huge pages, which are read faster, if half of the free memory holds them
+    lh_progress progress;  // of the weights
 } lh_model_options;
 
 typedef struct lh_model_info {
@@ -183,11 +192,12 @@ LH_API lh_status lh_session_fill(lh_session *s, int64_t n, uint64_t seed);
 // Chunks attended by the last token, (n_layer, n_head, *k), ascending, -1 where unused. out has room for cap of them; NULL:
 // to ask for *k, which grows with the position in dense attention.
 LH_API lh_status lh_session_selected(lh_session *s, int32_t *out, int64_t cap, int32_t *k);
-// For the same model, and for this version of longheads on a machine of the same byte order.
-LH_API lh_status lh_session_save(lh_session *s, const char *path);
+// For the same model, and for this version of longheads on a machine of the same byte order. A file that is there is
+// replaced when the new one is whole. progress: NULL: nobody is told.
+LH_API lh_status lh_session_save(lh_session *s, const char *path, const lh_progress *progress);
 // A file of another model, of other settings, or a damaged one leaves the session as it was; one that changes or cannot be
-// read any more once it has been checked leaves it empty.
-LH_API lh_status lh_session_load(lh_session *s, const char *path);
+// read any more once it has been checked, as when it is stopped then, leaves it empty. It is read twice.
+LH_API lh_status lh_session_load(lh_session *s, const char *path, const lh_progress *progress);
 
 // --- tokenizer -------------------------------------------------------------------------------------------------
 
