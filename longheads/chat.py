@@ -19,7 +19,9 @@ from longheads.errors import ArgumentError, TemplateError
 from longheads.prompt import Part, encode_parts
 from longheads.tokenizer import Tokenizer
 
-Message: TypeAlias = Mapping[str, Any]  #: {"role": "system" | "user" | "assistant" | ..., "content": text}
+#: {"role": "system" | "user" | "assistant" | ..., "content": text}, and what else the template knows. The content may be
+#: a list of {"type": "text", "text": text}, which are lines then, and None in a message that calls tools.
+Message: TypeAlias = Mapping[str, Any]
 
 
 def _raise(message: str) -> None:
@@ -63,29 +65,30 @@ class ChatTemplate:
             for name, token in (("bos", tokenizer.bos), ("eos", tokenizer.eos))
         }
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
-        """The prompt as text. Raises TemplateError where the template fails or refuses the messages."""
+    def render(self, messages: Sequence[Message], **variables: Any) -> str:
+        """The prompt as text.
+
+        variables: what else the template is told, beside bos_token, eos_token and add_generation_prompt=True.
+        Raises TemplateError where the template fails or refuses the messages.
+        """
+        known = {"add_generation_prompt": True, "tools": None, "documents": None, **self._tokens}
         try:
-            return self._template.render(
-                messages=messages,
-                add_generation_prompt=add_generation_prompt,
-                tools=None,
-                documents=None,
-                **self._tokens,
-            )
+            return self._template.render(known | variables | {"messages": messages})
         except TemplateError:
             raise
         except Exception as error:  # a template is a program that came with a file: it may fail in any way
             raise TemplateError(f"the chat template fails: {error}") from None
 
-    def encode(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> list[int]:
-        """The prompt as token ids. Control tokens count where the template writes them, never where a message does.
+    def encode(self, messages: Sequence[Message], **variables: Any) -> list[int]:
+        """The prompt as token ids. Control tokens count where the template writes them, never where a message or a
+        variable does.
 
-        Raises ArgumentError for messages that are none, TemplateError as render does.
+        variables: see render. Raises ArgumentError for messages that are none, TemplateError as render does.
         """
-        _check(messages)
-        text = self.render(messages, add_generation_prompt=add_generation_prompt)
         pattern = self._tokenizer.control_pattern
+        messages = [_broken({**m, "content": ""}, pattern) | {"content": _text_of(m)} for m in _checked(messages)]
+        variables = _broken(variables, pattern)
+        text = self.render(messages, **variables)
         if not any(pattern.search(message["content"]) for message in messages):
             return encode_parts(self._tokenizer, [Part(text, True)])
 
@@ -93,18 +96,37 @@ class ChatTemplate:
         for contents in ([m["content"] for m in messages], [m["content"].strip() for m in messages]):
             marks = [f"mark{secrets.token_hex(16)}" for _ in messages]
             marked = [{**m, "content": mark} for m, mark in zip(messages, marks)]
-            frame = self.render(marked, add_generation_prompt=add_generation_prompt)
+            frame = self.render(marked, **variables)
             parts = _fill(frame, dict(zip(marks, contents)))
             if "".join(part.text for part in parts) == text:
                 return encode_parts(self._tokenizer, parts)
 
         # The template does more with contents than insert them: break the tokens up before it sees them.
-        broken = [{**m, "content": pattern.sub(lambda found: " ".join(found.group()), m["content"])} for m in messages]
-        text = self.render(broken, add_generation_prompt=add_generation_prompt)
+        text = self.render(_broken(messages, pattern), **variables)
         return encode_parts(self._tokenizer, [Part(text, True)])
 
 
-def _check(messages: Sequence[Message]) -> None:
+def _broken(value: Any, pattern: re.Pattern[str]) -> Any:
+    """The same without a control token in any text of it: their characters are put apart."""
+    if isinstance(value, str):
+        return pattern.sub(lambda found: " ".join(found.group()), value)
+    if isinstance(value, Mapping):
+        return {_broken(key, pattern): _broken(item, pattern) for key, item in value.items()}
+    return [_broken(item, pattern) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _text_of(message: Message) -> str | None:
+    """What a message says; None: it is no message."""
+    content = message.get("content")
+    if content is None and message.get("tool_calls"):
+        return ""
+    if isinstance(content, (list, tuple)):
+        texts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
+        return "\n".join(texts) if all(isinstance(text, str) for text in texts) else None
+    return content if isinstance(content, str) else None
+
+
+def _checked(messages: Sequence[Message]) -> Sequence[Message]:
     if isinstance(messages, (str, bytes, Mapping)):
         raise TypeError(
             f"expected a list of messages, got {type(messages).__name__}: write [{{'role': 'user', 'content': ...}}]"
@@ -112,12 +134,11 @@ def _check(messages: Sequence[Message]) -> None:
     if not messages:
         raise ArgumentError("there are no messages: a chat needs at least one")
     for i, message in enumerate(messages):
-        if not isinstance(message, Mapping) or not all(
-            isinstance(message.get(key), str) for key in ("role", "content")
-        ):
+        if not (isinstance(message, Mapping) and isinstance(message.get("role"), str) and _text_of(message) is not None):
             raise ArgumentError(
                 f"message {i} is {message!r:.80}, expected a mapping with the texts 'role' and 'content'"
             )
+    return messages
 
 
 def _fill(frame: str, contents: dict[str, str]) -> list[Part]:

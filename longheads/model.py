@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, Unpack, overload
 
@@ -346,6 +346,8 @@ class Model(Handle):
         messages: Sequence[Message],
         *,
         stream: Literal[False] = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
         **sampling: Unpack[Sampling],
     ) -> str: ...
@@ -356,6 +358,8 @@ class Model(Handle):
         messages: Sequence[Message],
         *,
         stream: Literal[True],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
         **sampling: Unpack[Sampling],
     ) -> Generator[Piece, None, None]: ...
@@ -366,6 +370,8 @@ class Model(Handle):
         messages: Sequence[Message],
         *,
         stream: bool,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
         **sampling: Unpack[Sampling],
     ) -> str | Generator[Piece, None, None]: ...
@@ -375,23 +381,35 @@ class Model(Handle):
         messages: Sequence[Message],
         *,
         stream: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
         **sampling: Unpack[Sampling],
     ) -> str | Generator[Piece, None, None]:
         """The model's answer to messages, through its own chat template: text, or pieces with stream=True.
 
-        messages: mappings with "role" ("system", "user", "assistant") and "content". Control tokens written in a
-            content are text.
+        messages: mappings with "role" ("system", "user", "assistant") and "content" (see Message). Control tokens written
+            in them are text.
+        tools: what the model may call, for templates that tell it: JSON schemas. Calls come as text, as the model writes
+            them.
+        chat_template_kwargs: what else the template is told.
         Raises TemplateError where the model has no template or that refuses the messages; otherwise as stream.
         """
-        pieces = self.stream(self.chat_prompt(messages), progress=progress, **sampling)
+        prompt = self.chat_prompt(messages, tools=tools, chat_template_kwargs=chat_template_kwargs)
+        pieces = self.stream(prompt, progress=progress, **sampling)
         return pieces if stream else "".join(piece.text for piece in pieces)
 
-    def chat_prompt(self, messages: Sequence[Message]) -> list[int]:
+    def chat_prompt(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[int]:
         """The token ids that chat reads. Raises as chat."""
         if self.chat_template is None:
             raise TemplateError("the model has no chat template: use generate or stream with a prompt of your own")
-        return self.chat_template.encode(messages)
+        return self.chat_template.encode(messages, tools=tools, **(chat_template_kwargs or {}))
 
     def _borrow(self) -> Session:
         with self._lock:
