@@ -26,13 +26,17 @@ def count(text: str) -> int:
     return int(number) * (1024 if number != text.lower() else 1)
 
 
+def capacity(text: str) -> int | None:
+    """A count; 0, as llama.cpp has it, for what is trained."""
+    return None if text == "0" else count(text)
+
+
 def add_reading(p: argparse.ArgumentParser, ctx: str = "the trained context") -> None:
     """The options that become SessionOptions; ctx: what its default is called."""
     g = p.add_argument_group("reading; lengths in tokens")
     # fmt: off
-    g.add_argument("-c", "--ctx", "--ctx-size", metavar="N", type=count, help=f"capacity (default: {ctx})")
-    g.add_argument("--attention", choices=["longheads", "dense"], default="longheads",
-                   help="default: %(default)s")
+    g.add_argument("-c", "--ctx", "--ctx-size", metavar="N", type=capacity, help=f"capacity (default, and 0: {ctx})")
+    g.add_argument("--attention", choices=["longheads", "dense"], help="default: longheads")
     g.add_argument("--budget", metavar="N", type=count,
                    help="tokens that a head attends, if it chooses chunks (default: 2048)")
     g.add_argument("--near-budget", metavar="N", type=count,
@@ -51,18 +55,16 @@ def add_reading(p: argparse.ArgumentParser, ctx: str = "the trained context") ->
     g.add_argument("--far-bias", metavar="X", type=float,
                    help="how much more chosen chunks weigh where there are few to choose from, and less where there are "
                         "many; 0: all alike (default: 0.5)")
-    g.add_argument("--scheme", choices=["peak", "bounds", "paper"], default="peak",
-                   help="how chunks are judged (default: %(default)s)")
-    g.add_argument("--select-per", choices=["kv_head", "head"], default="kv_head",
-                   help="who chooses chunks (default: %(default)s)")
-    g.add_argument("-b", "--batch", metavar="N", type=count, help="most tokens computed at once (default: 1024)")
+    g.add_argument("--scheme", choices=["peak", "bounds", "paper"], help="how chunks are judged (default: peak)")
+    g.add_argument("--select-per", choices=["kv_head", "head"], help="who chooses chunks (default: kv_head)")
+    g.add_argument("-b", "--batch", "--batch-size", metavar="N", type=count, help="most tokens computed at once (default: 1024)")
     g.add_argument("--rope-scaling", choices=get_args(RopeScaling),
                    help="stretch positions over more than the trained context, which --window and --ctx then reckon "
                         "with (default: as the file says)")
     g.add_argument("--rope-scale", metavar="X", type=float,
                    help="how many times as far (default: as the file says); alone it is a linear scaling")
-    g.add_argument("--kv-type", choices=get_args(KVType), default="f16",
-                   help="how keys and values are kept; q8_0 takes half of the memory (default: %(default)s)")
+    g.add_argument("--kv-type", choices=get_args(KVType),
+                   help="how keys and values are kept; q8_0 takes half of the memory (default: f16)")
     g.add_argument("--keep-all", action="store_true", default=None,
                    help="keep keys and values of the whole text in all KV heads, not only in those that choose among all "
                         "chunks: five times the memory, and any part of the text can be forgotten again")
@@ -74,7 +76,7 @@ def add_machine(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     g = p.add_argument_group("machine")
     g.add_argument("-t", "--threads", metavar="N", type=count, help="default: as many as the process may use")
     g.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
-    g.add_argument("--mmap", action="store_true",
+    g.add_argument("--mmap", action=argparse.BooleanOptionalAction, default=False,
                    help="leave weights in the file's pages, which processes share; they are read faster where they are "
                         "copied")
     g.add_argument("--kv-offload", action="store_true", default=None,

@@ -7,6 +7,7 @@ Standard output carries what the model writes and nothing else. Exit status: 0; 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -35,11 +36,28 @@ def limit(text: str) -> int:
 
 
 def bias(text: str) -> tuple[int, float]:
-    token, _, value = text.partition("=")
+    """ID=X, or llama.cpp's ID+X and ID-X."""
+    found = re.fullmatch(r"(\d+)(?:=|(?=[+-]))(.+)", text)
     try:
-        return int(token), float(value)
+        if found:
+            return int(found[1]), float(found[2])
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a bias: expected ID=X, such as 198=-5") from None
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is not a bias: expected ID=X, such as 198=-5")
+
+
+_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "'": "'", '"': '"', "\\": "\\"}
+
+
+def unescaped(text: str) -> str:
+    """The text with \\n, \\r, \\t, \\', \\", \\\\ and \\xHH, a byte, for what they mean; other backslashes stay."""
+
+    def meant(found: re.Match[str]) -> str:
+        if found[1]:
+            return bytes.fromhex(found[1].replace("\\x", "")).decode("utf-8", "replace")
+        return _ESCAPES[found[2]]
+
+    return re.sub(r"((?:\\x[0-9A-Fa-f]{2})+)|\\([nrt'\"\\])", meant, text)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -67,9 +85,12 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("-n", "--max-tokens", "--n-predict", metavar="N", type=limit, default=DEFAULTS["max_tokens"],
                    help="most tokens to write; -1: as many as fit "
                         f"(default: {DEFAULT_MAX_TOKENS}, or fewer where no more fit)")
+    g.add_argument("-e", "--escape", action=argparse.BooleanOptionalAction, default=True,
+                   help=r"read \n, \r, \t, \', \", \\ and \xHH in --prompt, --system and --stop as llama.cpp does "
+                        "(default: yes)")
     g.add_argument("--chat", action=argparse.BooleanOptionalAction, default=None,
                    help="use the model's chat template (default: where it has one)")
-    g.add_argument("--system", metavar="TEXT", help="the system message of a chat")
+    g.add_argument("-sys", "--system", "--system-prompt", metavar="TEXT", help="the system message of a chat")
     g.add_argument("--stop", metavar="TEXT", action="append", default=[],
                    help="stop before this text; may be repeated")
 
@@ -92,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
                    help="0: off (default: %(default)s)")
     g.add_argument("--presence-penalty", metavar="X", type=float, default=DEFAULTS["presence_penalty"],
                    help="0: off (default: %(default)s)")
-    g.add_argument("--penalty-last-n", metavar="N", type=int, default=DEFAULTS["penalty_last_n"],
+    g.add_argument("--penalty-last-n", "--repeat-last-n", metavar="N", type=int, default=DEFAULTS["penalty_last_n"],
                    help="tokens that penalties look back at; -1: all (default: %(default)s)")
     g.add_argument("--logit-bias", metavar="ID=X", type=bias, action="append", default=[],
                    help="add X to the logit of a token; may be repeated")
@@ -224,6 +245,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     usage = parser()
     arguments = usage.parse_args(argv)
+    if arguments.escape:
+        arguments.prompt, arguments.system = (text and unescaped(text) for text in (arguments.prompt, arguments.system))
+        arguments.stop = [unescaped(text) for text in arguments.stop]
     return exit_status(lambda: run(arguments, usage))
 
 

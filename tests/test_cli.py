@@ -144,6 +144,40 @@ def test_session_file(tiny_path, tmp_path, chat):
     )
 
 
+@pytest.mark.parametrize(
+    "said, meant",
+    [
+        (r"a\nb", "a\nb"),
+        (r"\r\t\'\"\\", "\r\t'\"\\"),
+        (r"\\n", r"\n"),
+        (r"\x41\xc3\xa9 \xff", "Aé \ufffd"),
+        (r"\\x41 \x4 \d C:\new \ ", "\\x41 \\x4 \\d C:\new \\ "),
+    ],
+)
+def test_escapes(said, meant):
+    from longheads.run import unescaped
+
+    assert unescaped(said) == meant
+
+
+def test_escapes_are_read_unless_they_are_not_to_be(tiny_path):
+    asked = [tiny_path, "--no-chat", "-n", 8, *GREEDY, "-p"]
+    assert run(*asked, r"a\nb").stdout == run(*asked, "a\nb", "--no-escape").stdout
+    assert run(*asked, r"a\nb", "--no-escape").stdout == run(*asked, r"a\\nb").stdout != run(*asked, "a\nb").stdout
+    first = run(*asked, "a").stdout
+    at = first[2:4].encode("unicode_escape").decode()
+    assert run(*asked, "a", "--stop", at).stdout.rstrip("\n") == first[:2].rstrip("\n")
+
+
+def test_names_that_llama_cpp_has(tiny_path):
+    """The same text under its names."""
+    ours = ["--system", "Be brief.", "--batch", 32, "--penalty-last-n", 9, "--logit-bias", "77=1.5", "--logit-bias", "78=-2"]
+    theirs = ["-sys", "Be brief.", "--batch-size", 32, "--repeat-last-n", 9, "--logit-bias", "77+1.5", "--logit-bias", "78-2"]
+    asked = [tiny_path, "-p", "The king", "-n", 8, *GREEDY]
+    assert run(*asked, *ours).stdout == run(*asked, *theirs, "-c", 0, "--no-mmap").stdout
+    assert "is not a bias" in run(*asked, "--logit-bias", "77", status=2).stderr
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_session_file_after_a_signal(tiny_path, tmp_path, monkeypatch, capsys, how):
     """What was read is not lost, and the same command goes on."""
@@ -333,7 +367,7 @@ def test_a_prompt_that_does_not_fit(tiny_path):
     [
         [],
         ["--budget", "many", "-p", "x"],
-        ["--ctx", "0", "-p", "x"],
+        ["--ctx", "-1", "-p", "x"],
         ["--scheme", "best", "-p", "x"],
         ["--no-chat", "--system", "x", "-p", "x"],
         ["--logit-bias", "x", "-p", "x"],
