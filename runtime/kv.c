@@ -87,18 +87,19 @@ static lh_status place(lh_kv *kv, int32_t layer, bool whole) {
     return LH_OK;
 }
 
+// Pages come only when they are touched: running dry then would kill the process, not the call.
+lh_status lh_kv_ask(lh_backend *backend, const lh_kv_shape *shape) {
+    if (shape->offload)
+        return check_room("KV cache in memory of the host", (uint64_t)whole_bytes(shape), lh_memory_available(), shape);
+    return check_room("KV cache", (uint64_t)(lh_kv_bytes(shape) + lh_summary_bytes(shape)),
+                      backend->ops->available(backend), shape);
+}
+
 lh_status lh_kv_init(lh_kv *kv, lh_backend *backend, const lh_kv_shape *shape, const bool *whole) {
     *kv = (lh_kv){.shape = *shape, .backend = backend, .lost = 1};
     const lh_backend_ops *ops = backend->ops;
-    // Pages come only when they are touched, so ask first: running dry later would kill the process, not the call.
-    uint64_t have = ops->available(backend);
-    if (shape->offload) {
-        uint64_t host = lh_memory_available();
-        LH_TRY(check_room("KV cache in memory of the host", (uint64_t)whole_bytes(shape), host, shape));
-        LH_TRY(count_slots(kv, have));
-    } else {
-        LH_TRY(check_room("KV cache", (uint64_t)(lh_kv_bytes(shape) + lh_summary_bytes(shape)), have, shape));
-    }
+    LH_TRY(lh_kv_ask(backend, shape));
+    if (shape->offload) LH_TRY(count_slots(kv, ops->available(backend)));
     // One table of pointers, five columns of it.
     size_t n = (size_t)shape->n_layer, heads = (size_t)lh_kv_n_heads(shape);
     void **table = lh_alloc(n * 5, sizeof *table);

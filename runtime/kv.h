@@ -41,6 +41,8 @@ int64_t lh_kv_bytes(const lh_kv_shape *s);       // keys and values
 int64_t lh_summary_bytes(const lh_kv_shape *s);  // summaries and kept queries
 
 // whole (n_layer, n_head_kv): shape->n_whole of them.
+// Would it fit? Asked before anything is set aside for a session.
+lh_status lh_kv_ask(lh_backend *backend, const lh_kv_shape *shape);
 lh_status lh_kv_init(lh_kv *kv, lh_backend *backend, const lh_kv_shape *shape, const bool *whole);
 void lh_kv_free(lh_kv *kv);
 

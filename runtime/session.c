@@ -15,14 +15,18 @@ static lh_status init_longheads(const lh_model *m, const lh_session_options *o, 
 }
 
 // KV heads that do not read far attend the last chunks only, and keep little more.
+static lh_kv_shape shape_of(const lh_model *m, const lh_session_options *o) {
+    bool all = o->keep_all || o->attention == LH_ATTENTION_DENSE;
+    return lh_kv_shape_of(&m->config, o, all ? m->config.n_layer * m->config.n_head_kv : o->far_heads);
+}
+
 static lh_status init_kv(lh_session *s) {
-    const lh_model *m = s->model;
-    int32_t n = m->config.n_layer * m->config.n_head_kv, n_whole = 0;
-    bool *whole = lh_alloc((size_t)n, sizeof *whole);
+    lh_kv_shape shape = shape_of(s->model, &s->options);
+    size_t n = (size_t)lh_kv_n_heads(&shape);
+    bool *whole = lh_alloc(n, sizeof *whole);
     if (!whole) return LH_ERR_MEMORY;
-    for (int32_t i = 0; i < n; i++) n_whole += whole[i] = s->options.keep_all || s->longheads.far[i];
-    lh_kv_shape shape = lh_kv_shape_of(&m->config, &s->options, n_whole);
-    lh_status status = lh_kv_init(&s->kv, m->backend, &shape, whole);
+    for (size_t i = 0; i < n; i++) whole[i] = s->options.keep_all || s->longheads.far[i];
+    lh_status status = lh_kv_init(&s->kv, s->model->backend, &shape, whole);
     lh_free(whole);
     return status;
 }
@@ -39,6 +43,9 @@ lh_status lh_session_new(const lh_model *m, const lh_session_options *options, l
     s->kept_logits = lh_alloc((size_t)m->config.n_vocab, sizeof *s->kept_logits);
     lh_status status = s->ids && s->logits && s->kept_logits ? LH_OK : LH_ERR_MEMORY;
     m->backend->ops->begin(m->backend);
+    // Before all: what else is made for a context is less than this, but may be much where a file claims a huge one.
+    lh_kv_shape shape = shape_of(m, &o);
+    if (status == LH_OK) status = lh_kv_ask(m->backend, &shape);
     if (status == LH_OK) status = init_longheads(m, &o, &s->longheads);
     if (status == LH_OK) status = lh_forward_init(&s->forward, m->backend, &m->config, &m->weights, o.batch);
     // Last: it asks whether what is left is enough.

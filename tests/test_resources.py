@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import native
 import pytest
+from helpers import smollm2
 
 NONE_V1 = 9223372036854771712
 
@@ -68,3 +70,20 @@ def test_what_was_promised_is_not_free():
     if before is None or before < 2 * size:
         pytest.skip("there is too little free memory to promise a gigabyte")
     assert after is not None and before - after > size // 2
+
+
+def test_a_context_that_cannot_be_is_refused_before_anything_is_made_for_it():
+    """Tables of rotations for it alone are gigabytes, and 6 TB are asked for: no machine is to have these."""
+    program = f"""
+import resource, longheads
+model = longheads.Model({str(smollm2())!r})
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    model.session(ctx=2**28, attention="dense")
+except longheads.OutOfMemoryError as error:
+    print(error)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True)
+    sentence, grown = done.stdout.splitlines()
+    assert "5760.00 GiB" in sentence and int(grown) < 100 << 10
