@@ -337,9 +337,10 @@ lh_status lh_cuda_attend_one(lh_cuda *c, const lh_attention_args *x) {
     one_shape s = {};
     void *scratch = NULL;
     s.width = LH_ROUND_UP(a->head_dim, 8);
-    // An odd number of sixteens, so that threads with neighbouring keys read other banks; blocks of q8_0 lie at even
-    // addresses anyway, and stay as they are.
-    s.stride = a->kv_type == LH_KV_Q8_0 ? (int32_t)x->row : (int32_t)(((x->row + 15) / 16) | 1) * 16;
+    // Rows are read in whole eights. An odd number of sixteens, so that threads with neighbouring keys read other banks;
+    // blocks of q8_0 lie at even addresses anyway, and stay as they are.
+    size_t read = lh_kv_row_size(a->kv_type, s.width);
+    s.stride = a->kv_type == LH_KV_Q8_0 ? (int32_t)x->row : (int32_t)(((read + 15) / 16) | 1) * 16;
     s.keys = 64;
     while (s.keys > 16 && 2 * s.keys * s.stride > STAGED_BYTES) s.keys /= 2;
     // At the end HEADS times two components of each thread, twice that of the longest heads.

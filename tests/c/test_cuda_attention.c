@@ -516,6 +516,8 @@ static const struct group {
         {"bf16", 4, 2, 64, {16, 4, 9, 1, 4, 0}, PEAK, false, BF16, RANDOM, {150}, 18, 0, 0, 0, 0},
         {"q8_0", 4, 2, 64, {16, 4, 9, 1, 4, 0.5f}, PEAK, false, Q8_0, RANDOM, {150}, 18, 0, 0, 0, 0},
         {"q8_0, part of a block", 4, 2, 40, {24, 4, 9, 1, 4, 0}, BOUNDS, true, Q8_0, RANDOM, {190}, 6, 0, 0, 0, 0},
+        {"f32, rows of no eights", 3, 1, 100, {16, 4, 9, 1, 4, 0}, PEAK, false, F32, RANDOM, {150}, 6, 0, 0, 0, 0},
+        {"f32, rows of no fours", 2, 1, 90, {16, 4, 9, 1, 4, 0}, PEAK, false, F32, RANDOM, {150}, 6, 0, 0, 0, 0},
         {"f32, long rows", 2, 1, 192, {16, 4, 9, 1, 4, 0}, BOUNDS, false, F32, RANDOM, {100}, 6, 0, 0, 0, 0},
     }},
     {"shapes", {
