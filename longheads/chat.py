@@ -7,7 +7,7 @@ import json
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import jinja2
 import jinja2.ext
@@ -122,7 +122,7 @@ def _text_of(message: Message) -> str | None:
         return ""
     if isinstance(content, (list, tuple)):
         texts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
-        return "\n".join(texts) if all(isinstance(text, str) for text in texts) else None
+        return "\n".join(cast(list[str], texts)) if all(isinstance(text, str) for text in texts) else None
     return content if isinstance(content, str) else None
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, cast
@@ -26,7 +25,7 @@ from longheads._core import (
     set_number,
 )
 from longheads._handle import Handle
-from longheads.errors import ArgumentError, BusyError, ContextError, LongHeadsWarning, check
+from longheads.errors import ArgumentError, BusyError, LongHeadsWarning, check
 from longheads.generate import Piece, Sampler, Sampling, check_room, top_logprobs, with_defaults, write
 from longheads.prompt import common_prefix
 
@@ -36,12 +35,6 @@ if TYPE_CHECKING:
 
 KVType: TypeAlias = Literal["f16", "bf16", "q8_0", "f32"]
 RopeScaling: TypeAlias = Literal["none", "linear", "yarn"]
-
-# Prompts are read in slices, so that Ctrl-C is noticed in between.
-SLICE_WORK = 7e10  # weights times tokens: what a thread gets through in about a second
-LEAST_SLICE = 128  # tokens; with fewer, unpacking the weights costs more than using them
-AMX_WORK, AMX_SLICE = 4 * SLICE_WORK, 2 * LEAST_SLICE  # of processors that multiply tiles: unpacking is no faster there
-
 
 class SessionOptions(TypedDict, total=False):
     """The keywords of Model that each of its sessions may set anew; see Model. None is the default of Model there."""
@@ -132,18 +125,6 @@ def _expected(name: str) -> str:
     return f"a positive number of {units.get(name, 'tokens')}"
 
 
-def _slice(model: Model, batch: int) -> int:
-    """How many tokens are read between two looks at Ctrl-C: about a second's work.
-
-    Estimated, not timed: how a text is cut bears on rounding, and the same call shall give the same text again.
-    """
-    if model.device.startswith("cuda"):
-        return batch
-    work, least = (AMX_WORK, AMX_SLICE) if model.device.startswith("cpu (amx") else (SLICE_WORK, LEAST_SLICE)
-    tokens = work * model.threads / model.n_params
-    return min(max(2 ** round(math.log2(tokens)), least), batch)
-
-
 class Session(Handle):
     """What a model has read: keys and values, summaries, position and logits. Made by Model.session.
 
@@ -169,7 +150,6 @@ class Session(Handle):
 
         self._handle = ffi.gc(out[0], free)
         self._turn_lock = threading.Lock()
-        self._slice = _slice(model, options.batch)
         self.tokenizer: Tokenizer = model.tokenizer
         self.n_vocab: int = model.n_vocab
         self._shape = (model.n_layer, model.n_head)
@@ -265,42 +245,23 @@ class Session(Handle):
         if len(ids) and ids.max() >= self.n_vocab:
             raise ArgumentError(f"id {ids.max()} is outside the vocabulary of {self.n_vocab}")
 
-    def _in_slices(self, pointer: Any, n: int, run: Callable[[int, int], int], progress: Progress | None) -> None:
-        """Call run(begin, end) over n tokens. Ctrl-C comes between two calls and leaves the session as it is there."""
-        position = lib.lh_session_position(pointer)
-        if position + n > self.ctx:
-            raise ContextError(
-                f"{n} tokens at position {position} exceed the context of {self.ctx} by {position + n - self.ctx}: "
-                "shorten the text or raise ctx"
-            )
-        if progress and n:
-            progress(0, n)
-        end = 0
-        while end < n:
-            # A last token alone joins the others: the core keeps logits at the end of a text, not of a token.
-            begin, end = end, n if n - end <= self._slice + 1 else end + self._slice
-            check(run(begin, end))
-            if progress:
-                progress(end, n)
-
     def feed(self, ids: Ids, *, progress: Progress | None = None) -> None:
         """Read token ids at the current position.
 
-        progress: called as progress(done, total), first with 0, then about every second; it may raise to stop reading.
+        progress: called as progress(done, total), first with 0, last with both alike; it may raise to stop reading.
         After Ctrl-C, an exception of progress or a failure on the way, the session is valid: `position` tells how far
-        it got.
+        it got, in whole batches.
         Raises ContextError where they do not fit, ArgumentError for an id outside the vocabulary; nothing is read then.
         """
         array_ = ids_array(ids)
         with self._turn() as pointer:
-            self._check_ids(array_)
             self._feed(pointer, array_, progress)
 
     def _feed(self, pointer: Any, ids: NDArray[np.int32], progress: Progress | None) -> None:
-        def run(begin: int, end: int) -> int:
-            return lib.lh_session_feed(pointer, ids_pointer(ids[begin:end]), end - begin)
-
-        self._in_slices(pointer, len(ids), run, progress)
+        reporting = Reporting(progress)
+        # One token is done before anybody would stop it.
+        told = reporting.pointer if progress or len(ids) > 1 else ffi.NULL
+        reporting.check(lib.lh_session_feed(pointer, ids_pointer(ids), len(ids), told))
 
     def score(self, ids: Ids, *, progress: Progress | None = None) -> NDArray[np.float32]:
         """Read token ids as feed does, and say how likely each was.
@@ -308,16 +269,13 @@ class Session(Handle):
         Returns (n,) float32: ln p(ids[i] | all before it, this session's past included); NaN for the first id of an
         empty session.
         """
-        array_ = ids_array(ids)
+        array_, reporting = ids_array(ids), Reporting(progress)
         logprobs = np.empty(len(array_), np.float32)
-
-        def run(begin: int, end: int) -> int:
-            out = ffi.cast("float *", logprobs[begin:].ctypes.data)
-            return lib.lh_session_score(pointer, ids_pointer(array_[begin:end]), end - begin, out)
-
+        out = ffi.cast("float *", logprobs.ctypes.data)
         with self._turn() as pointer:
-            self._check_ids(array_)
-            self._in_slices(pointer, len(array_), run, progress)
+            reporting.check(
+                lib.lh_session_score(pointer, ids_pointer(array_), len(array_), out, reporting.pointer)
+            )
         return logprobs
 
     def fill(self, n: int, *, seed: int = 0, progress: Progress | None = None) -> None:
@@ -328,10 +286,9 @@ class Session(Handle):
         """
         if n < 0:
             raise ArgumentError(f"{n} tokens cannot be filled in: expected 0 or more")
+        reporting = Reporting(progress)
         with self._turn() as pointer:
-            self._in_slices(
-                pointer, n, lambda begin, end: lib.lh_session_fill(pointer, end - begin, seed & (2**64 - 1)), progress
-            )
+            reporting.check(lib.lh_session_fill(pointer, n, seed & (2**64 - 1), reporting.pointer))
 
     def read(self, ids: Ids, *, progress: Progress | None = None) -> int:
         """Make the session hold exactly these ids: what it has in common with them is kept, the rest forgotten or fed.

@@ -152,9 +152,11 @@ typedef struct lh_backend_ops {
     // where that is memory of the host, and t->spans where it is in another order.
     lh_status (*upload)(lh_backend *b, lh_tensor *t);
     void (*unload)(lh_backend *b, lh_tensor *t);
-    // Enter and leave a sequence of operations: sessions on several threads take turns here.
+    // Enter and leave a sequence of operations: sessions on several threads take turns here. Where operations are queued
+    // they are done when the sequence is left; elsewhere when they return.
     void (*begin)(lh_backend *b);
     void (*end)(lh_backend *b);
+    bool queues;
 
     // x (n, n_cols) = rows ids of table. ids: host memory, already checked.
     lh_status (*embed)(lh_backend *b, const lh_tensor *table, const int32_t *ids, int32_t n, float *x);

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #define ERROR_CAP 1024
 #define HUGE_PAGE ((size_t)2 << 20)
@@ -34,6 +35,12 @@ lh_status lh_error_context(lh_status status, const char *format, ...) {
     // A long prefix must not push the cause out of the buffer.
     snprintf(error_text, sizeof error_text, "%.*s: %.*s", ERROR_CAP / 2, prefix, ERROR_CAP - ERROR_CAP / 2 - 4, rest);
     return status;
+}
+
+double lh_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 lh_status lh_report(const lh_progress *p, uint64_t done, uint64_t total) {

@@ -25,6 +25,9 @@ lh_status lh_error_context(lh_status status, const char *format, ...) __attribut
         if (lh_try_ != LH_OK) return lh_try_;       \
     } while (0)
 
+// Seconds since some time ago, which never go backwards.
+double lh_now(void);
+
 // Tells of it, and fails where that stops the call. p: may be NULL.
 lh_status lh_report(const lh_progress *p, uint64_t done, uint64_t total);
 

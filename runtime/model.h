@@ -36,6 +36,20 @@ struct lh_session {
 lh_status lh_session_enter(lh_session *s);
 void lh_session_leave(lh_session *s);
 
+// A reading of many tokens: what it tells of itself, and stops by.
+typedef struct lh_reading {
+    lh_session *session;
+    const lh_progress *progress;  // or NULL
+    int64_t done, total;          // tokens; done: in whole batches
+    int32_t n;                    // of the batch at hand
+    double told;                  // when, in seconds
+} lh_reading;
+
+// Between two batches, and where it begins and ends: done is told. Other sessions have their turn meanwhile.
+lh_status lh_reading_tell(lh_reading *r);
+// In a batch, which is through so many layers.
+lh_status lh_reading_in_batch(void *reading, int32_t layers);
+
 // Do n more tokens fit?
 lh_status lh_session_check_room(const lh_session *s, int64_t n);
 

@@ -211,13 +211,35 @@ static lh_status check_ids(const lh_session *s, const int32_t *ids, int64_t n) {
     return LH_OK;
 }
 
-// One batch, n <= options.batch. logprobs: NULL, or (n) where logprobs[i] scores ids[i].
-static lh_status run_batch(lh_session *s, const int32_t *ids, int32_t n, bool want_logits, float *logprobs) {
+#define TELL_SECONDS 0.1  // between layers
+
+static lh_status tell(lh_reading *r, int64_t done) {
+    if (!r->progress || r->total == 0) return LH_OK;
+    lh_backend *b = r->session->model->backend;
+    b->ops->end(b);
+    lh_status status = lh_report(r->progress, (uint64_t)done, (uint64_t)r->total);
+    b->ops->begin(b);
+    r->told = lh_now();
+    return status;
+}
+
+lh_status lh_reading_tell(lh_reading *r) { return tell(r, r->done); }
+
+lh_status lh_reading_in_batch(void *reading, int32_t layers) {
+    lh_reading *r = reading;
+    if (lh_now() - r->told < TELL_SECONDS) return LH_OK;
+    return tell(r, r->done + (int64_t)r->n * layers / r->session->model->config.n_layer);
+}
+
+// One batch, n <= options.batch. logprobs: NULL, or (n) where logprobs[i] scores ids[i]. r: NULL: nobody is told.
+static lh_status run_batch(lh_session *s, const int32_t *ids, int32_t n, bool want_logits, float *logprobs, lh_reading *r) {
     int32_t n_vocab = s->model->config.n_vocab;
     float before = logprobs && s->has_logits ? lh_log_softmax(s->logits, n_vocab, ids[0]) : NAN;
     memmove(s->ids + s->kv.position, ids, (size_t)n * sizeof *ids);  // what is read again lies there already
     s->has_logits = false;
-    lh_status status = lh_forward_layers(&s->forward, &s->longheads, &s->kv, ids, n, logprobs ? 0 : n - 1);
+    const lh_between between = {lh_reading_in_batch, r};
+    lh_status status = lh_forward_layers(&s->forward, &s->longheads, &s->kv, ids, n, logprobs ? 0 : n - 1,
+                                         r ? &between : NULL);
     if (status != LH_OK) lh_session_give_up(s, n);
     LH_TRY(status);
     if (logprobs) {
@@ -246,7 +268,7 @@ static lh_status rewind_to(lh_session *s, int64_t target) {
     lh_status status = LH_OK;
     while (status == LH_OK && s->kv.position < target) {
         int32_t rows = (int32_t)LH_MIN(target - s->kv.position, (int64_t)s->options.batch);
-        status = run_batch(s, s->ids + s->kv.position, rows, false, NULL);
+        status = run_batch(s, s->ids + s->kv.position, rows, false, NULL, NULL);
     }
     // Nothing is asked of what was read again: wait for it, so that a failure is this call's.
     if (again && status == LH_OK) status = s->model->backend->ops->read(s->model->backend, NULL, s->forward.x, 0);
@@ -263,38 +285,44 @@ static lh_status restore_last(lh_session *s) {
     if (s->kv.position == 0) return LH_OK;
     int32_t last = s->ids[s->kv.position - 1];
     LH_TRY(rewind_to(s, s->kv.position - 1));
-    lh_status status = run_batch(s, &last, 1, true, NULL);
+    lh_status status = run_batch(s, &last, 1, true, NULL, NULL);
     if (status != LH_OK) lh_session_clear(s);  // rather than one token short without a word
     take_kept_logits(s);
     return status;
 }
 
-static lh_status run(lh_session *s, const int32_t *ids, int64_t n, float *logprobs) {
+static lh_status run(lh_session *s, const int32_t *ids, int64_t n, float *logprobs, const lh_progress *progress) {
+    lh_reading r = {.session = s, .progress = progress, .total = n};
     LH_TRY(check_ids(s, ids, n));
+    LH_TRY(lh_reading_tell(&r));
     if (logprobs && !s->has_logits) LH_TRY(restore_last(s));
-    for (int64_t i = 0; i < n; i += s->options.batch) {
-        int32_t rows = (int32_t)LH_MIN(n - i, (int64_t)s->options.batch);
+    while (r.done < n) {
+        const int32_t *here = ids + r.done;
+        r.n = (int32_t)LH_MIN(n - r.done, (int64_t)s->options.batch);
         // Scores of a batch's first id need the logits of the batch before it.
-        bool want_logits = logprobs || i + rows == n;
-        LH_TRY(run_batch(s, ids + i, rows, want_logits, logprobs ? logprobs + i : NULL));
+        bool last = r.done + r.n == n;
+        LH_TRY(run_batch(s, here, r.n, logprobs || last, logprobs ? logprobs + r.done : NULL,
+                         progress ? &r : NULL));
+        if (last && n > 1) lh_session_keep_logits(s);
+        r.done += r.n;
+        LH_TRY(lh_reading_tell(&r));
     }
-    if (n > 1) lh_session_keep_logits(s);
     return LH_OK;
 }
 
-lh_status lh_session_feed(lh_session *s, const int32_t *ids, int64_t n) {
+lh_status lh_session_feed(lh_session *s, const int32_t *ids, int64_t n, const lh_progress *progress) {
     LH_TRY(lh_session_enter(s));
-    lh_status status = run(s, ids, n, NULL);
+    lh_status status = run(s, ids, n, NULL, progress);
     lh_session_leave(s);
     return status;
 }
 
-lh_status lh_session_score(lh_session *s, const int32_t *ids, int64_t n, float *logprobs) {
+lh_status lh_session_score(lh_session *s, const int32_t *ids, int64_t n, float *logprobs, const lh_progress *progress) {
     LH_TRY(lh_session_enter(s));
     lh_status status = LH_OK;
     if (!s->rows) s->rows = lh_alloc((size_t)LH_LOGITS_ROWS * s->model->config.n_vocab, sizeof *s->rows);
     if (!s->rows) status = LH_ERR_MEMORY;
-    if (status == LH_OK) status = run(s, ids, n, logprobs);
+    if (status == LH_OK) status = run(s, ids, n, logprobs, progress);
     lh_session_leave(s);
     return status;
 }

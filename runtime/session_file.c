@@ -114,7 +114,7 @@ static lh_status not_written(const char *path) {
     return lh_error(LH_ERR_IO, "%s could not be written: %s", path, strerror(errno));
 }
 
-// Whoever is told may use other sessions, or free them: they have their turn meanwhile.
+// Whoever is told may use other sessions, or Python free them: they have their turn meanwhile.
 static lh_status passed(stream *s, size_t bytes) {
     const lh_backend_ops *ops = s->backend->ops;
     s->done += bytes;

@@ -55,8 +55,10 @@ static lh_status fill_batch(lh_session *s, int32_t n, uint64_t seed, float *host
     return LH_OK;
 }
 
-static lh_status fill(lh_session *s, int64_t n, uint64_t seed) {
+static lh_status fill(lh_session *s, int64_t n, uint64_t seed, const lh_progress *progress) {
+    lh_reading r = {.session = s, .progress = progress, .total = n};
     LH_TRY(lh_session_check_room(s, n));
+    LH_TRY(lh_reading_tell(&r));
     if (n == 0) return LH_OK;
     const lh_kv_shape *shape = &s->kv.shape;
     int32_t batch = s->options.batch;
@@ -66,15 +68,19 @@ static lh_status fill(lh_session *s, int64_t n, uint64_t seed) {
     s->has_logits = false;
     s->longheads.last_position = -1;
     lh_status status = LH_OK;
-    for (int64_t i = 0; i < n && status == LH_OK; i += batch)
-        status = fill_batch(s, (int32_t)LH_MIN(n - i, (int64_t)batch), seed, host);
+    while (status == LH_OK && r.done < n) {
+        r.n = (int32_t)LH_MIN(n - r.done, (int64_t)batch);
+        status = fill_batch(s, r.n, seed, host);
+        r.done += r.n;
+        if (status == LH_OK) status = lh_reading_tell(&r);
+    }
     lh_free(host);
     return status;
 }
 
-lh_status lh_session_fill(lh_session *s, int64_t n, uint64_t seed) {
+lh_status lh_session_fill(lh_session *s, int64_t n, uint64_t seed, const lh_progress *progress) {
     LH_TRY(lh_session_enter(s));
-    lh_status status = fill(s, n, seed);
+    lh_status status = fill(s, n, seed, progress);
     lh_session_leave(s);
     return status;
 }

@@ -122,12 +122,6 @@ def folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("models")
 
 
-@pytest.fixture(autouse=True)
-def whole_calls(monkeypatch):
-    """What a test feeds in one call reaches the core in one call; Session would cut it, to hear Ctrl-C in between."""
-    monkeypatch.setattr("longheads.session.LEAST_SLICE", 1 << 30)
-
-
 def tie_of(plan: Plan) -> float:
     return PEAK_TIE if plan.scheme == "peak" else F32_TIE
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import smollm2
 
 from longheads import Model
 
@@ -146,3 +147,32 @@ def test_a_file_that_changes_once_it_was_checked_is_refused(session, tmp_path):
     with pytest.raises(ValueError, match="checksum"):
         session.load(tmp_path / "a", progress=change)
     assert half and session.position == 0
+
+
+def test_reading_tells_and_stops_within_a_batch():
+    """A batch of a large model takes a minute."""
+    ids = np.arange(2000) % 900 + 100
+    with Model(smollm2(), batch=2000, ctx=2048, device="cpu", threads=1) as model, model.session() as session:
+        reports = Reports()
+        session.feed(ids, progress=reports)
+        reports.check()
+        assert reports.told[0] == (0, 2000) and len(reports.told) > 3
+        expected = session.logits
+        session.rewind(2000)
+        with pytest.raises(Enough):
+            session.feed(ids, progress=Reports(3))
+        assert session.position == 0
+        session.feed(ids)
+        assert (session.logits == expected).all()
+
+
+@pytest.mark.parametrize("how", ["feed", "score", "fill"])
+def test_reading_stops_between_batches(tiny_path, how):
+    with Model(tiny_path, batch=64) as model, model.session() as session:
+        what = 200 if how == "fill" else np.arange(200)
+        with pytest.raises(Enough):
+            getattr(session, how)(what, progress=Reports(3))
+        assert session.position == 128
+        reports = Reports()
+        session.feed(np.arange(72), progress=reports)
+        assert reports.told == [(0, 72), (64, 72), (72, 72)]

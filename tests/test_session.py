@@ -10,10 +10,8 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import warnings
 import weakref
-from types import SimpleNamespace
 
 import native
 import numpy as np
@@ -26,7 +24,6 @@ from helpers import make_model  # noqa: E402
 
 from longheads import Model  # noqa: E402
 from longheads._core import ffi, lib  # noqa: E402
-from longheads.session import _slice  # noqa: E402
 
 # Logits after the same tokens fed in other pieces; logits spread over a few units.
 ROUNDING = 2e-4
@@ -116,9 +113,8 @@ def test_rewind_and_feed_again(session, ids):
 
 
 @pytest.mark.parametrize("n", [2, 210, 257])
-def test_the_end_of_a_text_is_what_it_was(model, session, ids, tmp_path, monkeypatch, n):
-    """Bit for bit, whereas the last token read again alone rounds otherwise."""
-    monkeypatch.setattr(session, "_slice", 128)  # of 257, none has one token
+def test_the_end_of_a_text_is_what_it_was(model, session, ids, tmp_path, n):
+    """Bit for bit, whereas the last token read again alone rounds otherwise; where the last batch has one, too."""
     session.feed(ids[:n])
     logits = session.logits
     for token in ids[n : n + 5]:
@@ -189,7 +185,7 @@ def test_options_of_a_session(model, ids):
 
 
 def test_ctrl_c(session, model, ids):
-    """The session stops between two slices and goes on from there."""
+    """The session stops between two batches and goes on from there."""
 
     def interrupt(done: int, total: int) -> None:
         if done > 100:
@@ -202,15 +198,6 @@ def test_ctrl_c(session, model, ids):
     other = model.session()
     other.feed(ids)
     assert np.abs(session.logits - other.logits).max() < ROUNDING
-
-
-def test_how_a_text_is_cut_is_not_a_matter_of_time(tiny_path, monkeypatch):
-    """Cuts bear on rounding: the same call gives the same numbers, on a busy machine, too."""
-    monkeypatch.setattr(time, "monotonic", iter(range(0, 100000, 10)).__next__)
-    with longheads.Model(tiny_path, ctx=2048, batch=512) as model, model.session() as session:
-        steps = []
-        session.feed([1] * 1300, progress=lambda done, total: steps.append(done))
-    assert steps == [0, 512, 1024, 1300]
 
 
 def test_a_signal_while_the_core_computes(tiny_path, ids):
@@ -313,23 +300,13 @@ def test_stream_goes_on_from_the_session(model, session):
         session.stream(max_tokens=2000)
 
 
-def test_slices_are_about_a_second(model):
-    """Whatever the model's size, within what a batch holds and what is worth unpacking weights for."""
-
-    def of(n_params: float, device: str = "cpu (avx2, 2 threads)") -> int:
-        return _slice(SimpleNamespace(device=device, threads=2, n_params=n_params), 1024)
-
-    assert [of(n) for n in (8.03e9, 1.1e9, 360e6, 135e6)] == [128, 128, 512, 1024]
-    assert [of(n, "cpu (amx, 2 threads)") for n in (8.03e9, 1.1e9, 360e6)] == [256, 512, 1024]
-
-
 def test_the_core_refuses_a_session_in_use(tiny_path):
     """For whoever calls it from C; Python has a lock of its own."""
     ids = ffi.new("int32_t[]", [5] * 30000)
     with Model(tiny_path, ctx=2**16) as model, model.session() as session:
 
         def feed() -> None:
-            while lib.lh_session_feed(session._pointer, ids, len(ids)) == lib.LH_ERR_BUSY:
+            while lib.lh_session_feed(session._pointer, ids, len(ids), ffi.NULL) == lib.LH_ERR_BUSY:
                 pass
 
         thread = threading.Thread(target=feed)

@@ -2,9 +2,6 @@
 //
 // Every ceiling is the best of many passes over all threads. A pass takes some milliseconds: short enough that some are
 // left alone on a busy machine, long enough for a thread that slept to be there.
-#define _POSIX_C_SOURCE 200809L
-#include <time.h>
-
 #include "cpu.h"
 #include "features.h"
 #include "probe_kernels.h"
@@ -105,20 +102,14 @@ static void read_task(void *arg, int64_t piece, int thread) {
     j->kernels.read(j->memory + (j->at + piece) % j->n_memory * READ_FLOATS, READ_FLOATS);
 }
 
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 // Things a second, where a piece is n of them.
 static double best_rate(lh_cpu *c, double seconds, double n, lh_task task, probe_job *j) {
     int64_t pieces = (int64_t)PIECES * lh_threads_count(c->threads);
-    double best = 0, began = now(), before, after = began;
+    double best = 0, began = lh_now(), before, after = began;
     do {
         before = after;
         lh_threads_for(c->threads, pieces, task, j);
-        after = now();
+        after = lh_now();
         best = LH_MAX(best, (double)pieces * n / (after - before));
         j->at += pieces;
     } while (after - began < seconds);

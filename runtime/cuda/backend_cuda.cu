@@ -266,6 +266,7 @@ static const lh_backend_ops *operations() {
     ops.unload = cuda_unload;
     ops.begin = cuda_begin;
     ops.end = cuda_end;
+    ops.queues = true;
     ops.embed = cuda_embed;
     ops.project = cuda_project;
     ops.append = cuda_append;

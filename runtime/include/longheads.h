@@ -44,8 +44,9 @@ typedef enum lh_status {
 LH_API const char *lh_last_error(void);
 LH_API const char *lh_version(void);
 
-// How far a long call is, in bytes: told every few milliseconds on the thread that made the call, and for the last time
-// with done = total. The call stops where it returns false, and fails with LH_ERR_STOPPED.
+// How far a long call is, in bytes, or in tokens where it reads some: told now and then on the thread that made the call,
+// and for the last time with done = total. The call stops where it returns false, and fails with LH_ERR_STOPPED. Other
+// sessions may be used meanwhile, the one that the call is about may not. NULL in place of one: nobody is told.
 typedef struct lh_progress {
     bool (*report)(void *arg, uint64_t done, uint64_t total);  // NULL: nobody is told
     void *arg;
@@ -167,13 +168,14 @@ LH_API void lh_session_free(lh_session *s);
 LH_API lh_status lh_session_set_options(lh_session *s, const lh_session_options *options);
 LH_API void lh_session_get_stats(const lh_session *s, lh_session_stats *out);
 
-// Read n ids at the current position. All are checked before the first is computed. Afterwards logits are those that
-// follow the last id. n may be any size; slices keep the caller responsive. Where the device or memory fails on the way,
-// position tells where to go on from: the end of the last batch that was read, or with LH_SCHEME_PAPER the start of the
-// chunk that it ends in; 0 where that cannot be gone on from.
-LH_API lh_status lh_session_feed(lh_session *s, const int32_t *ids, int64_t n);
+// Read n ids, any number, at the current position. All are checked before the first is computed. Afterwards logits are
+// those that follow the last id. Where the device or memory fails on the way, or progress stops it, position tells where to
+// go on from: the end of the last batch that was read, or with LH_SCHEME_PAPER the start of the chunk that it ends in; 0
+// where that cannot be gone on from.
+LH_API lh_status lh_session_feed(lh_session *s, const int32_t *ids, int64_t n, const lh_progress *progress);
 // As feed; logprobs[i] becomes ln p(ids[i] | everything before it), NaN for the first id of an empty session.
-LH_API lh_status lh_session_score(lh_session *s, const int32_t *ids, int64_t n, float *logprobs);
+LH_API lh_status lh_session_score(lh_session *s, const int32_t *ids, int64_t n, float *logprobs,
+                                  const lh_progress *progress);
 LH_API lh_status lh_session_logits(lh_session *s, const float **out);  // (n_vocab,), valid until the next call
 LH_API int64_t lh_session_position(const lh_session *s);
 // The ids that were read, position of them; valid until the session is loaded or freed.
@@ -188,12 +190,12 @@ LH_API int64_t lh_session_oldest(const lh_session *s);
 // For benchmarks: n tokens whose keys and values are random instead of computed, so that a depth is reached in
 // seconds. Their ids are 0, as which they are read where they must be read again (see rewind). The same seed gives the
 // same state, in whatever pieces.
-LH_API lh_status lh_session_fill(lh_session *s, int64_t n, uint64_t seed);
+LH_API lh_status lh_session_fill(lh_session *s, int64_t n, uint64_t seed, const lh_progress *progress);
 // Chunks attended by the last token, (n_layer, n_head, *k), ascending, -1 where unused. out has room for cap of them; NULL:
 // to ask for *k, which grows with the position in dense attention.
 LH_API lh_status lh_session_selected(lh_session *s, int32_t *out, int64_t cap, int32_t *k);
 // For the same model, and for this version of longheads on a machine of the same byte order. A file that is there is
-// replaced when the new one is whole. progress: NULL: nobody is told.
+// replaced when the new one is whole.
 LH_API lh_status lh_session_save(lh_session *s, const char *path, const lh_progress *progress);
 // A file of another model, of other settings, or a damaged one leaves the session as it was; one that changes or cannot be
 // read any more once it has been checked, as when it is stopped then, leaves it empty. It is read twice.

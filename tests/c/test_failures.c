@@ -52,10 +52,10 @@ static int32_t ids[TOKENS];
 
 static lh_status feed_to(lh_session *s, int64_t end) {
     int64_t at = lh_session_position(s);
-    return lh_session_feed(s, ids + at, end - at);
+    return lh_session_feed(s, ids + at, end - at, NULL);
 }
 
-static lh_status fill_to(lh_session *s, int64_t end) { return lh_session_fill(s, end - lh_session_position(s), 7); }
+static lh_status fill_to(lh_session *s, int64_t end) { return lh_session_fill(s, end - lh_session_position(s), 7, NULL); }
 
 // Every head attends the last token's own chunk.
 static int wrong_choices(lh_session *s) {
