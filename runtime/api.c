@@ -13,8 +13,8 @@ const char *lh_version(void) { return LH_VERSION; }
 typedef lh_status (*visitor)(lh_model *m, lh_tensor *t, void *arg);
 
 static lh_status each_of_layer(lh_model *m, lh_layer *l, visitor visit, void *arg) {
-    lh_tensor *matrices[] = {&l->wq, &l->wk, &l->wv, &l->wo, &l->gate, &l->up, &l->down};
-    for (size_t j = 0; j < sizeof matrices / sizeof *matrices; j++) LH_TRY(visit(m, matrices[j], arg));
+    lh_tensor *t;
+    for (int32_t i = 0; (t = lh_layer_matrix(l, i)); i++) LH_TRY(visit(m, t, arg));
     return LH_OK;
 }
 
@@ -74,10 +74,6 @@ static lh_status open_model(lh_model *m, const char *path, const lh_model_option
     LH_TRY(lh_config_read(m->gguf, &m->config));
     LH_TRY(lh_weights_load(m->gguf, &m->config, &m->weights));
     LH_TRY(lh_tokenizer_from_gguf(m->gguf, &m->tokenizer));
-    if (lh_tokenizer_n_vocab(m->tokenizer) > m->config.n_vocab)
-        return lh_error(LH_ERR_FORMAT,
-                        "the tokenizer has %d tokens, the model only %d rows of embeddings: the file is inconsistent",
-                        lh_tokenizer_n_vocab(m->tokenizer), m->config.n_vocab);
     LH_TRY(lh_backend_open(o->device, o->n_threads, &m->backend));
     m->reach = lh_alloc((size_t)m->config.n_layer * m->config.n_head, sizeof *m->reach);
     if (!m->reach) return LH_ERR_MEMORY;

@@ -2,7 +2,7 @@
 
 #include <inttypes.h>
 #include <math.h>
-#include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -81,23 +81,55 @@ static lh_status load_vector(const loader *l, const char *tensor, int64_t n, boo
 
 // --- the model -------------------------------------------------------------------------------------------------
 
+// Everything a layer has. Sizes by name, since a model gives them.
+typedef enum side { ONE, EMBD, FF, Q, KV } side;
+static const struct {
+    const char *name;
+    size_t at;        // in lh_layer
+    side rows, cols;  // of a matrix; a vector has ONE column
+    bool optional;
+} parts[] = {
+    {"attn_norm.weight", offsetof(lh_layer, attn_norm), EMBD, ONE, false},
+    {"attn_q.weight", offsetof(lh_layer, wq), Q, EMBD, false},
+    {"attn_k.weight", offsetof(lh_layer, wk), KV, EMBD, false},
+    {"attn_v.weight", offsetof(lh_layer, wv), KV, EMBD, false},
+    {"attn_output.weight", offsetof(lh_layer, wo), EMBD, Q, false},
+    {"attn_q.bias", offsetof(lh_layer, bq), Q, ONE, true},
+    {"attn_k.bias", offsetof(lh_layer, bk), KV, ONE, true},
+    {"attn_v.bias", offsetof(lh_layer, bv), KV, ONE, true},
+    {"attn_output.bias", offsetof(lh_layer, bo), EMBD, ONE, true},
+    {"ffn_norm.weight", offsetof(lh_layer, ffn_norm), EMBD, ONE, false},
+    {"ffn_gate.weight", offsetof(lh_layer, gate), FF, EMBD, false},
+    {"ffn_up.weight", offsetof(lh_layer, up), FF, EMBD, false},
+    {"ffn_down.weight", offsetof(lh_layer, down), EMBD, FF, false},
+};
+#define N_PARTS ((int32_t)(sizeof parts / sizeof *parts))
+
+static int64_t length_of(side s, const lh_config *c) {
+    switch (s) {
+        case EMBD: return c->n_embd;
+        case FF: return c->n_ff;
+        case Q: return (int64_t)c->n_head * c->head_dim;
+        case KV: return (int64_t)c->n_head_kv * c->head_dim;
+        default: return 1;
+    }
+}
+
+lh_tensor *lh_layer_matrix(lh_layer *l, int32_t i) {
+    for (int32_t p = 0; p < N_PARTS; p++)
+        if (parts[p].cols != ONE && i-- == 0) return (lh_tensor *)(void *)((char *)l + parts[p].at);
+    return NULL;
+}
+
 static lh_status load_layer(const loader *l, int32_t i) {
-    const lh_config *c = l->c;
-    lh_layer *layer = &l->w->layers[i];
-    int64_t q = (int64_t)c->n_head * c->head_dim, kv = (int64_t)c->n_head_kv * c->head_dim;
-    LH_TRY(load_vector(l, in_layer(i, "attn_norm.weight").text, c->n_embd, false, &layer->attn_norm));
-    LH_TRY(load_matrix(l, in_layer(i, "attn_q.weight").text, q, c->n_embd, &layer->wq));
-    LH_TRY(load_matrix(l, in_layer(i, "attn_k.weight").text, kv, c->n_embd, &layer->wk));
-    LH_TRY(load_matrix(l, in_layer(i, "attn_v.weight").text, kv, c->n_embd, &layer->wv));
-    LH_TRY(load_matrix(l, in_layer(i, "attn_output.weight").text, c->n_embd, q, &layer->wo));
-    LH_TRY(load_vector(l, in_layer(i, "attn_q.bias").text, q, true, &layer->bq));
-    LH_TRY(load_vector(l, in_layer(i, "attn_k.bias").text, kv, true, &layer->bk));
-    LH_TRY(load_vector(l, in_layer(i, "attn_v.bias").text, kv, true, &layer->bv));
-    LH_TRY(load_vector(l, in_layer(i, "attn_output.bias").text, c->n_embd, true, &layer->bo));
-    LH_TRY(load_vector(l, in_layer(i, "ffn_norm.weight").text, c->n_embd, false, &layer->ffn_norm));
-    LH_TRY(load_matrix(l, in_layer(i, "ffn_gate.weight").text, c->n_ff, c->n_embd, &layer->gate));
-    LH_TRY(load_matrix(l, in_layer(i, "ffn_up.weight").text, c->n_ff, c->n_embd, &layer->up));
-    return load_matrix(l, in_layer(i, "ffn_down.weight").text, c->n_embd, c->n_ff, &layer->down);
+    for (int32_t p = 0; p < N_PARTS; p++) {
+        void *part = (char *)&l->w->layers[i] + parts[p].at;
+        int64_t rows = length_of(parts[p].rows, l->c), cols = length_of(parts[p].cols, l->c);
+        name n = in_layer(i, parts[p].name);
+        if (parts[p].cols == ONE) LH_TRY(load_vector(l, n.text, rows, parts[p].optional, part));
+        else LH_TRY(load_matrix(l, n.text, rows, cols, part));
+    }
+    return LH_OK;
 }
 
 static lh_status load_rope_freqs(const loader *l) {
@@ -116,13 +148,8 @@ static lh_status load_rope_freqs(const loader *l) {
 
 static const char *const global_tensors[] = {"token_embd.weight", "output.weight", "output_norm.weight",
                                              "rope_freqs.weight"};
-static const char *const layer_tensors[] = {
-    "attn_norm.weight", "attn_q.weight", "attn_k.weight", "attn_v.weight", "attn_output.weight",
-    "attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias",
-    "ffn_norm.weight", "ffn_gate.weight", "ffn_up.weight", "ffn_down.weight",
-    // Rotation frequencies, in files of 2023. They follow from the metadata.
-    "attn_rot_embd", "attn_rot_embd.weight",
-};
+// Rotation frequencies, in files of 2023. They follow from the metadata.
+static const char *const left_out_of_layers[] = {"attn_rot_embd", "attn_rot_embd.weight"};
 
 static bool is_one_of(const char *text, const char *const *list, size_t n) {
     for (size_t i = 0; i < n; i++)
@@ -131,12 +158,18 @@ static bool is_one_of(const char *text, const char *const *list, size_t n) {
 }
 #define IS_ONE_OF(text, list) is_one_of(text, list, sizeof list / sizeof *list)
 
+static bool is_of_layer(const char *text) {
+    for (int32_t p = 0; p < N_PARTS; p++)
+        if (strcmp(text, parts[p].name) == 0) return true;
+    return IS_ONE_OF(text, left_out_of_layers);
+}
+
 // A tensor that the graph leaves out would change the model silently.
 static lh_status check_known(const loader *l, const lh_gguf_tensor *t) {
     if (IS_ONE_OF(t->name, global_tensors)) return LH_OK;
     int layer = 0, used = 0;
     if (sscanf(t->name, "blk.%9d.%n", &layer, &used) == 1 && used > 0 && layer >= 0 &&
-        strncmp(t->name, in_layer(layer, "").text, (size_t)used) == 0 && IS_ONE_OF(t->name + used, layer_tensors)) {
+        strncmp(t->name, in_layer(layer, "").text, (size_t)used) == 0 && is_of_layer(t->name + used)) {
         if (layer < l->c->n_layer) return LH_OK;
         return lh_error(LH_ERR_FORMAT, "the tensor %s is of a layer past llama.block_count %d: " OTHER_MODEL,
                         lh_quote_name(t->name).text, l->c->n_layer);

@@ -14,6 +14,9 @@ typedef struct lh_layer {
     const float *bq, *bk, *bv, *bo;              // biases, NULL where the model has none
 } lh_layer;
 
+// The i-th matrix of a layer, in the order of the graph; NULL past the last.
+lh_tensor *lh_layer_matrix(lh_layer *l, int32_t i);
+
 typedef struct lh_weights {
     lh_tensor embd;                              // (n_vocab, n_embd)
     lh_tensor output;                            // (n_vocab, n_embd); embd again where tied
