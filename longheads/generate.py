@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from longheads._core import ffi, ids_array, lib, set_number
+from longheads._core import ffi, ids_array, ids_pointer, lib, set_number
 from longheads.errors import ArgumentError, ContextError, StateError, check
 from longheads.tokenizer import Detokenizer
 
@@ -189,20 +189,11 @@ class Sampler:
         out = ffi.new("lh_sampler **")
         check(lib.lh_sampler_new(options, n_vocab, out))
         self._handle: Any = ffi.gc(out[0], lib.lh_sampler_free)
-        self._penalises = (
-            settings["repeat_penalty"] != 1 or settings["frequency_penalty"] != 0 or settings["presence_penalty"] != 0
-        )
-        self._last_n = settings["penalty_last_n"]
         self._id, self._logprob = ffi.new("int32_t *"), ffi.new("float *")
 
-    def accept_prompt(self, ids: NDArray[np.int32]) -> None:
-        """Tell the penalties what was read."""
-        if self._penalises and self._last_n:
-            for token in (ids if self._last_n < 0 else ids[-self._last_n :]).tolist():
-                self.accept(token)
-
-    def accept(self, token: int) -> None:
-        check(lib.lh_sampler_accept(self._handle, token))
+    def accept(self, ids: NDArray[np.int32]) -> None:
+        """Tell the penalties what was read, or written."""
+        check(lib.lh_sampler_accept(self._handle, ids_pointer(ids), len(ids)))
 
     def sample(self, logits: Any) -> tuple[int, float]:
         """logits: the core's pointer, (n_vocab,). Returns the token and its log-probability."""
@@ -210,12 +201,12 @@ class Sampler:
         return self._id[0], self._logprob[0]
 
 
-def top_logprobs(logits: NDArray[np.float32], n: int) -> list[tuple[int, float]]:
-    """The n likeliest tokens with their log-probabilities, ties to the lower id."""
-    order = np.argsort(-logits, kind="stable")[:n]
-    shifted = (logits - logits[order[0]]).astype(np.float64)
-    log_sum = np.log(np.exp(shifted).sum())
-    return [(int(token), float(shifted[token] - log_sum)) for token in order]
+def top_logprobs(logits: Any, n_vocab: int, n: int) -> list[tuple[int, float]]:
+    """The n likeliest tokens with their log-probabilities, ties to the lower id. logits: the core's pointer, (n_vocab,)."""
+    n = min(n, n_vocab)
+    ids, logprobs = ffi.new("int32_t[]", n), ffi.new("float[]", n)
+    check(lib.lh_top_logprobs(logits, n_vocab, n, ids, logprobs))
+    return list(zip(ids, logprobs))
 
 
 def write(
@@ -227,7 +218,7 @@ def write(
     """
     tokenizer = session.tokenizer
     known = session.ids
-    sampler.accept_prompt(known)
+    sampler.accept(known)
     # A character that the prompt's last tokens left unfinished, a byte each, is completed here; what they say themselves
     # was read, not written.
     detokenizer = Detokenizer(tokenizer)
@@ -255,8 +246,9 @@ def write(
         yield Piece(text, token, logprob, top, finish)
         if finish == "stop" or (finish and not go_on):
             return
-        sampler.accept(token)
+        written = ids_array([token])
+        sampler.accept(written)
         if session.position != position:
             raise StateError("the session was used elsewhere while it was writing: give each stream its own session")
-        session.feed(ids_array([token]))
+        session.feed(written)
         position += 1

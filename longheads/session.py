@@ -328,18 +328,18 @@ class Session(Handle):
     def logits(self) -> NDArray[np.float32]:
         """Scores of every token as the next: (n_vocab,) float32, a copy. Raises StateError where nothing was fed."""
         with self._turn() as pointer:
-            return self._logits(pointer)[1].copy()
+            return np.frombuffer(ffi.buffer(self._logits(pointer), 4 * self.n_vocab), np.float32).copy()
 
-    def _logits(self, pointer: Any) -> tuple[Any, NDArray[np.float32]]:
+    def _logits(self, pointer: Any) -> Any:
         out = ffi.new("const float **")
         check(lib.lh_session_logits(pointer, out))
-        return out[0], np.frombuffer(ffi.buffer(out[0], 4 * self.n_vocab), np.float32)
+        return out[0]
 
     def _sample(self, sampler: Sampler, n_top: int) -> tuple[int, float, list[tuple[int, float]] | None]:
         with self._turn() as pointer:
-            raw, logits = self._logits(pointer)
+            raw = self._logits(pointer)
             token, logprob = sampler.sample(raw)
-            return token, logprob, top_logprobs(logits, n_top) if n_top else None
+            return token, logprob, top_logprobs(raw, self.n_vocab, n_top) if n_top else None
 
     def stream(self, **sampling: Unpack[Sampling]) -> Generator[Piece, None, None]:
         """Write on from where the session stands, a token at a time; see Sampling for the keywords.

@@ -4,8 +4,11 @@
 // does not come after the cut, so nothing is ever sorted, the cost is linear in the vocabulary, and what a seed draws
 // does not depend on how the cut was found.
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "chunk_map.h"
+#include "rank.h"
 #include "sampler.h"
 
 struct lh_sampler {
@@ -166,9 +169,7 @@ static lh_status ring_grow(lh_sampler *s) {
     return LH_OK;
 }
 
-lh_status lh_sampler_accept(lh_sampler *s, int32_t id) {
-    LH_TRY(check_id("the accepted token", id, s->n_vocab));
-    if (!s->counts) return LH_OK;
+static lh_status accept_one(lh_sampler *s, int32_t id) {
     int32_t last_n = s->options.penalty_last_n;
     if (last_n > 0) {
         if (s->ring_size == s->ring_capacity && s->ring_capacity < last_n) LH_TRY(ring_grow(s));
@@ -180,6 +181,14 @@ lh_status lh_sampler_accept(lh_sampler *s, int32_t id) {
         if (++s->ring_next == last_n) s->ring_next = 0;
     }
     s->counts[id]++;
+    return LH_OK;
+}
+
+lh_status lh_sampler_accept(lh_sampler *s, const int32_t *ids, int64_t n) {
+    for (int64_t i = 0; i < n; i++) LH_TRY(check_id("an accepted token", ids[i], s->n_vocab));
+    if (!s->counts) return LH_OK;
+    int32_t last_n = s->options.penalty_last_n;
+    for (int64_t i = last_n > 0 ? LH_MAX(n - last_n, 0) : 0; i < n; i++) LH_TRY(accept_one(s, ids[i]));
     return LH_OK;
 }
 
@@ -208,9 +217,16 @@ static void adjust(lh_sampler *s, const float *logits) {
 
 // --- filters -----------------------------------------------------------------------------------------------------
 
+#define LANES 16  // of plain loops that compilers turn into vectors
+
 static float max_logit(const float *logit, int32_t n) {
-    float max = -INFINITY;
-    for (int32_t i = 0; i < n; i++) max = logit[i] > max ? logit[i] : max;
+    float best[LANES], max = -INFINITY;
+    for (int l = 0; l < LANES; l++) best[l] = -INFINITY;
+    int32_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int l = 0; l < LANES; l++) best[l] = logit[i + l] > best[l] ? logit[i + l] : best[l];
+    for (; i < n; i++) max = logit[i] > max ? logit[i] : max;
+    for (int l = 0; l < LANES; l++) max = best[l] > max ? best[l] : max;
     return max;
 }
 
@@ -333,14 +349,116 @@ static int32_t draw(lh_sampler *s) {
     return chosen;
 }
 
+// All candidates; of more than top_k the best ones, some more perhaps: filters cost what they have to look at.
+static void begin_choice(lh_sampler *s) {
+    int32_t k = s->options.top_k, least = lh_order_of(-INFINITY), *order = (int32_t *)s->key;
+    for (int32_t i = 0; i < s->n_vocab; i++) order[i] = lh_order_of(s->logit[i]);
+    if (k > 0 && k < s->n_vocab) least = LH_MAX(least, lh_floor_of_best(order, s->n_vocab, k));
+    s->n = 0;
+    for (int32_t i = 0; i < s->n_vocab; i++) {
+        if (order[i] < least || s->logit[i] == -INFINITY) continue;
+        s->logit[s->n] = s->logit[i];
+        s->id[s->n++] = i;
+    }
+}
+
+// --- probabilities -----------------------------------------------------------------------------------------------
+
+static int32_t bits_of(float x) {
+    int32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+static float from_bits(int32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+// e^x to 2e-7 for -87 <= x <= 0; 0 for what is less, or no number. e^x = 2^n e^r with |r| <= ln 2 / 2, and
+// e^r = 1 + r + r^2 P(r), P of degree 4 with the least relative error (Remez exchange). Adding and subtracting 1.5 * 2^23
+// rounds to whole numbers. A mask, since compilers make no vectors of a choice between floats.
+static float exp_below(float x) {
+    const float magic = 0x1.8p23f;
+    int32_t some = -(x >= -87);
+    x = from_bits(bits_of(x) & some);
+    float whole = x * 0x1.715476p+0f + magic, n = whole - magic;
+    float r = x - n * 0x1.62e4p-1f - n * 0x1.7f7d1cp-20f;
+    float p = 0x1.6a241ap-10f;
+    p = p * r + 0x1.1239f2p-7f;
+    p = p * r + 0x1.5558f2p-5f;
+    p = p * r + 0x1.555492p-3f;
+    p = p * r + 0x1.fffffcp-2f;
+    p = (p * r + 1) * r + 1;
+    return from_bits((int32_t)((uint32_t)bits_of(p) + ((uint32_t)bits_of(whole) << 23)) & some);
+}
+
+// Sum of exp(logit - max), max finite. Few are added up as floats.
+#define RUN (64 * LANES)
+static double sum_below(const float *logit, int32_t n, float max) {
+    double sum = 0;
+    int32_t i = 0;
+    while (i + LANES <= n) {
+        float lanes[LANES] = {0};
+        for (int32_t end = LH_MIN(i + RUN, n); i + LANES <= end; i += LANES)
+            for (int l = 0; l < LANES; l++) lanes[l] += exp_below(logit[i + l] - max);
+        for (int l = 0; l < LANES; l++) sum += (double)lanes[l];
+    }
+    for (; i < n; i++) sum += (double)exp_below(logit[i] - max);
+    return sum;
+}
+
+// ln of the sum of exp(logit - max); where max is infinite, of how many have it.
+static double log_sum(const float *logit, int32_t n, float max) {
+    if (isfinite(max)) return log(sum_below(logit, n, max));
+    int32_t equal = 0;
+    for (int32_t i = 0; i < n; i++) equal += logit[i] == max;
+    return log(equal);
+}
+
 float lh_log_softmax(const float *logits, int32_t n, int32_t id) {
     float max = max_logit(logits, n);  // NaN is never above the maximum
     if (isnan(logits[id]) || logits[id] == -INFINITY) return -INFINITY;
-    double sum = 0;
-    for (int32_t i = 0; i < n; i++)
-        if (!isnan(logits[i])) sum += (double)expf((float)below_max(logits[i], max));
-    return (float)(below_max(logits[id], max) - log(sum));
+    return (float)(below_max(logits[id], max) - log_sum(logits, n, max));
 }
+
+typedef struct candidate {
+    float logit;
+    int32_t id;
+} candidate;
+
+static int by_rank(const void *a, const void *b) {
+    const candidate *x = a, *y = b;
+    return lh_ranks_before(x->logit, x->id, y->logit, y->id) ? -1 : 1;
+}
+
+lh_status lh_top_logprobs(const float *logits, int32_t n_vocab, int32_t k, int32_t *ids, float *logprobs) {
+    if (k < 0 || k > n_vocab)
+        return lh_error(LH_ERR_ARGUMENT, "the %d likeliest of %d tokens were asked for", (int)k, (int)n_vocab);
+    if (k == 0) return LH_OK;
+    int32_t *order = lh_alloc((size_t)n_vocab, sizeof *order), n = 0;
+    candidate *best = lh_alloc((size_t)n_vocab, sizeof *best);
+    lh_status status = order && best ? LH_OK : LH_ERR_MEMORY;
+    if (status == LH_OK) {
+        for (int32_t i = 0; i < n_vocab; i++) order[i] = lh_order_of(without_nan(logits[i]));
+        int32_t least = lh_floor_of_best(order, n_vocab, k);
+        for (int32_t i = 0; i < n_vocab; i++)
+            if (order[i] >= least) best[n++] = (candidate){without_nan(logits[i]), i};
+        qsort(best, (size_t)n, sizeof *best, by_rank);
+        float max = best[0].logit;
+        double sum = log_sum(logits, n_vocab, max);
+        for (int32_t i = 0; i < k; i++) {
+            ids[i] = best[i].id;
+            logprobs[i] = best[i].logit == -INFINITY ? -INFINITY : (float)(below_max(best[i].logit, max) - sum);
+        }
+    }
+    lh_free(best);
+    lh_free(order);
+    return status;
+}
+
+// --- sample ------------------------------------------------------------------------------------------------------
 
 lh_status lh_sampler_sample(lh_sampler *s, const float *logits, int32_t *id, float *logprob) {
     const lh_sampler_options *o = &s->options;
@@ -354,12 +472,7 @@ lh_status lh_sampler_sample(lh_sampler *s, const float *logits, int32_t *id, flo
         while (s->logit[best] != max) best++;
         *id = best;
     } else {
-        s->n = 0;
-        for (int32_t i = 0; i < s->n_vocab; i++) {
-            if (s->logit[i] == -INFINITY) continue;
-            s->logit[s->n] = s->logit[i];
-            s->id[s->n++] = i;
-        }
+        begin_choice(s);
         keep_top_k(s, o->top_k);
         keep_typical(s, o->typical_p);
         keep_top_p(s, o->top_p);

@@ -52,6 +52,18 @@ def _emulated_native() -> ModuleType:
     module.ffi = cffi.FFI()
     module.ffi.cdef(_declarations() + EMULATOR_H)
     module.lib = module.ffi.dlopen(str(library))
+
+    def def_extern(name: str, onerror: Any) -> Any:
+        """As what is built ahead has it: Python's part of the library."""
+
+        def define(function: Any) -> Any:
+            # Found there before the library is asked, and kept.
+            vars(module.lib)[name] = module.ffi.callback("bool(void *, uint64_t, uint64_t)", function, onerror=onerror)
+            return function
+
+        return define
+
+    module.ffi.def_extern = def_extern
     # Functions are looked up under a lock, which must not happen while objects are collected: look them all up now.
     for name in dir(module.lib):
         getattr(module.lib, name)

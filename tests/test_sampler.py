@@ -64,8 +64,8 @@ class Sampler:
         self._id = ffi.new("int32_t *")
         self._logprob = ffi.new("float *")
 
-    def accept(self, token: int):
-        check(lib.lh_sampler_accept(self._native, token))
+    def accept(self, *tokens: int):
+        check(lib.lh_sampler_accept(self._native, ffi.new("int32_t[]", tokens), len(tokens)))
 
     def sample_with_logprob(self, logits) -> tuple[int, float]:
         logits = np.ascontiguousarray(logits, dtype=np.float32)
@@ -486,9 +486,71 @@ def test_bad_vocabulary_and_token():
         Sampler(GREEDY, 0)
     for options in GREEDY, Options(repeat_penalty=1.1):
         for token in -1, 4:
-            with pytest.raises(NativeError, match=f"the accepted token is {token}; ids of this vocabulary are 0 to 3"):
+            with pytest.raises(NativeError, match=f"an accepted token is {token}; ids of this vocabulary are 0 to 3"):
                 Sampler(options, 4).accept(token)
 
 
 def test_free_accepts_null():
     lib.lh_sampler_free(ffi.NULL)
+
+
+# --- the likeliest -----------------------------------------------------------------------------------------------
+
+
+def likeliest(logits, k: int) -> list[tuple[int, float]]:
+    logits = np.ascontiguousarray(logits, dtype=np.float32)
+    ids, logprobs = ffi.new("int32_t[]", k), ffi.new("float[]", k)
+    check(lib.lh_top_logprobs(ffi.from_buffer("float[]", logits), len(logits), k, ids, logprobs))
+    return list(zip(ids, logprobs))
+
+
+@pytest.mark.parametrize("n", [1, 7, 255, 256, 300, 5000])
+@pytest.mark.parametrize("values", [None, 3])
+def test_the_likeliest(n, values):
+    """Against doubles; `values`: there are so few that most are ties, which go to the lower id."""
+    rng = np.random.default_rng(n)
+    logits = (rng.normal(size=n) * 4 if values is None else rng.integers(0, values, n)).astype(np.float32)
+    logits[rng.random(n) < 0.1] = math.nan
+    logits[rng.random(n) < 0.1] = -math.inf
+    logits[n // 2] = 9
+    known = np.where(np.isnan(logits), -np.inf, logits).astype(np.float64)
+    expected = known - known.max() - np.log(np.exp(known - known.max()).sum())
+    order = np.lexsort((np.arange(n), -known))
+    for k in {1, min(5, n), min(64, n), min(65, n), n}:
+        found = likeliest(logits, k)
+        assert [token for token, _ in found] == order[:k].tolist()
+        for token, logprob in found:
+            assert logprob == expected[token] or abs(logprob - expected[token]) <= LOGPROB_TOLERANCE * max(
+                1, abs(expected[token])
+            )
+
+
+def test_the_likeliest_of_infinities():
+    half = pytest.approx(-math.log(2))
+    assert likeliest([0, math.inf, math.nan, math.inf], 4) == [(1, half), (3, half), (0, -math.inf), (2, -math.inf)]
+    assert likeliest([0, 1], 0) == []
+    with pytest.raises(NativeError, match="the 3 likeliest of 2 tokens"):
+        likeliest([0, 1], 3)
+
+
+@pytest.mark.parametrize("last_n", [-1, 0, 1, 5, 64, 1000])
+def test_a_text_is_accepted_as_its_tokens_are(last_n):
+    options = Options(repeat_penalty=1.3, frequency_penalty=0.2, penalty_last_n=last_n, temperature=1, seed=3)
+    tokens = np.random.default_rng(1).integers(0, 50, 300).tolist()
+    at_once, in_turn = Sampler(options, 50), Sampler(options, 50)
+    at_once.accept(*tokens)
+    for token in tokens:
+        in_turn.accept(token)
+    logits = np.random.default_rng(2).normal(size=50)
+    assert [at_once.sample(logits) for _ in range(40)] == [in_turn.sample(logits) for _ in range(40)]
+
+
+def test_more_candidates_than_are_looked_at():
+    """The best of a large vocabulary are found by groups: what is drawn is what it would be from all of them."""
+    logits = np.random.default_rng(5).normal(size=5000).astype(np.float32) * 3
+    for k in 1, 40, 64, 65, 200:
+        cut = np.sort(logits)[-k]
+        few, all_ = Options(temperature=1, seed=k, top_k=k), Options(temperature=1, seed=k)
+        banned = np.where(logits >= cut, logits, -np.inf)
+        one, other = Sampler(few, 5000), Sampler(all_, 5000)
+        assert [one.sample(logits) for _ in range(50)] == [other.sample(banned) for _ in range(50)]

@@ -12,6 +12,7 @@
 #include "kv_simd.h"
 #include "prefetch.h"
 #include "quant.h"
+#include "rank.h"
 #include "simd_math.h"
 
 _Static_assert(FEW_ROWS < LH_MANY_ROWS, "LH_MANY_ROWS are unpacked");
@@ -325,42 +326,7 @@ static void attend_simd(const lh_tile *t, float *scratch) {
 
 // --- top ---------------------------------------------------------------------------------------------------------
 
-// Floats as integers of the same order; -0 and 0 are one value, as they are to lh_ranks_before.
-static inline int32_t order_of(float x) {
-    x += 0.0f;
-    int32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits ^ (int32_t)((uint32_t)(bits >> 31) >> 1);
-}
-
-// The largest value that at least k of n keys reach, 1 <= k <= n: counting is what vectors do well.
-static int32_t kth_best(const int32_t *keys, int32_t n, int32_t k) {
-    int32_t low = INT32_MAX, high = INT32_MIN;
-    for (int32_t i = 0; i < n; i++) {
-        low = keys[i] < low ? keys[i] : low;
-        high = keys[i] > high ? keys[i] : high;
-    }
-    while (low < high) {
-        int32_t middle = (int32_t)((int64_t)low + ((int64_t)high - low + 1) / 2), reached = 0;
-        for (int32_t i = 0; i < n; i++) reached += keys[i] >= middle;
-        if (reached >= k) low = middle;
-        else high = middle - 1;
-    }
-    return low;
-}
-
-#define TOP_GROUPS 64
 #define TOP_RUN 32  // keys that are looked at together
-
-// A value that at least k of n keys reach and few more: the k-th best of the best keys of groups.
-static int32_t floor_of(const int32_t *keys, int32_t n, int32_t k) {
-    int32_t best[TOP_GROUPS], i = TOP_GROUPS;
-    memcpy(best, keys, sizeof best);
-    for (; i + TOP_GROUPS <= n; i += TOP_GROUPS)
-        for (int g = 0; g < TOP_GROUPS; g++) best[g] = keys[i + g] > best[g] ? keys[i + g] : best[g];
-    for (int g = 0; i + g < n; g++) best[g] = keys[i + g] > best[g] ? keys[i + g] : best[g];
-    return kth_best(best, TOP_GROUPS, k);
-}
 
 // Those of n keys that reach `least`, moved to the front; their places into `at`. Returns how many they are.
 static int32_t keep_reaching(int32_t *keys, int32_t n, int32_t least, int32_t *at) {
@@ -381,11 +347,10 @@ static int32_t keep_reaching(int32_t *keys, int32_t n, int32_t least, int32_t *a
 static void top_simd(const float *scores, int32_t n, int32_t k, int32_t first, int32_t *out, int32_t *scratch) {
     if (k <= 0) return;
     int32_t *keys = scratch, *at = scratch + n;
-    for (int32_t i = 0; i < n; i++) keys[i] = order_of(scores[i]);
+    for (int32_t i = 0; i < n; i++) keys[i] = lh_order_of(scores[i]);
     // Where groups would be few or small, everything is looked at.
-    bool many = n >= 4 * TOP_GROUPS && k <= TOP_GROUPS;
-    n = keep_reaching(keys, n, many ? floor_of(keys, n, k) : INT32_MIN, at);
-    int32_t least = kth_best(keys, n, k), ties = k;
+    n = keep_reaching(keys, n, lh_floor_of_best(keys, n, k), at);
+    int32_t least = lh_kth_best(keys, n, k), ties = k;
     for (int32_t i = 0; i < n; i++) ties -= keys[i] > least;
     for (int32_t i = 0; i < n; i++)
         if (keys[i] > least || (keys[i] == least && ties-- > 0)) *out++ = at[i] + first;

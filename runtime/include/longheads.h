@@ -250,10 +250,12 @@ typedef struct lh_sampler_options {
 LH_API lh_sampler_options lh_sampler_default_options(void);
 LH_API lh_status lh_sampler_new(const lh_sampler_options *options, int32_t n_vocab, lh_sampler **out);
 LH_API void lh_sampler_free(lh_sampler *s);
-// Tell the penalties about a token (of the prompt, or one just chosen).
-LH_API lh_status lh_sampler_accept(lh_sampler *s, int32_t id);
+// Tell the penalties about tokens (a prompt's, or one just chosen), in their order.
+LH_API lh_status lh_sampler_accept(lh_sampler *s, const int32_t *ids, int64_t n);
 // logits (n_vocab,). logprob (may be NULL): ln softmax of the untouched logits at the chosen id.
 LH_API lh_status lh_sampler_sample(lh_sampler *s, const float *logits, int32_t *id, float *logprob);
+// The k likeliest ids, ties to the lower one, and ln softmax of each: (k). NaN counts as minus infinity.
+LH_API lh_status lh_top_logprobs(const float *logits, int32_t n_vocab, int32_t k, int32_t *ids, float *logprobs);
 
 // --- weights ---------------------------------------------------------------------------------------------------
 
