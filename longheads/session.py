@@ -215,7 +215,7 @@ class Session(Handle):
         in memory of the host but for heads that keep the last chunks only, the GPU's copies of chunks."""
         out = self._stats()
         return {"kv": out.kv_bytes, "summaries": out.summary_bytes, "buffers": out.buffer_bytes,
-                "cache": out.cache_bytes}  # fmt: skip
+                "cache": out.copy_bytes}  # fmt: skip
 
     @property
     def chunk_hits(self) -> tuple[int, int]:

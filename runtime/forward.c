@@ -58,14 +58,14 @@ static lh_status run_layer(lh_forward *f, lh_longheads *lh, lh_kv *kv, int32_t i
 
 lh_status lh_forward_layers(lh_forward *f, lh_longheads *lh, lh_kv *kv, const int32_t *ids, int32_t n, int32_t first,
                             const lh_between *between) {
-    lh_kv_grow(kv, n);
+    lh_kv_begin(kv, n);
     LH_TRY(f->backend->ops->embed(f->backend, &f->weights->embd, ids, n, f->x));
     int32_t last = f->config->n_layer - 1;
     for (int32_t i = 0; i <= last; i++) {
         LH_TRY(run_layer(f, lh, kv, i, n, i == last ? first : 0));
         if (between && i < last && !f->backend->ops->queues) LH_TRY(between->layers(between->arg, i + 1));
     }
-    kv->position += n;
+    lh_kv_commit(kv, n);
     return LH_OK;
 }
 

@@ -125,7 +125,11 @@ int32_t lh_kv_lost_at(const lh_kv *kv, int64_t position, int32_t lost) {
     return LH_MAX(lost, lh_chunk_of(position - 1, kv->shape.chunk) - kv->shape.n_near + 2);
 }
 
-void lh_kv_grow(lh_kv *kv, int64_t n) { kv->lost = lh_kv_lost_at(kv, kv->position + n, kv->lost); }
+void lh_kv_begin(lh_kv *kv, int64_t n) { kv->lost = lh_kv_lost_at(kv, kv->position + n, kv->lost); }
+
+void lh_kv_commit(lh_kv *kv, int64_t n) { kv->position += n; }
+
+void lh_kv_rewind(lh_kv *kv, int64_t position) { kv->position = position; }
 
 void lh_kv_clear(lh_kv *kv) {
     kv->position = 0;

@@ -40,14 +40,17 @@ typedef struct lh_kv {
 int64_t lh_kv_bytes(const lh_kv_shape *s);       // keys and values
 int64_t lh_summary_bytes(const lh_kv_shape *s);  // summaries and kept queries
 
-// whole (n_layer, n_head_kv): shape->n_whole of them.
 // Would it fit? Asked before anything is set aside for a session.
 lh_status lh_kv_ask(lh_backend *backend, const lh_kv_shape *shape);
+// whole (n_layer, n_head_kv): shape->n_whole of them.
 lh_status lh_kv_init(lh_kv *kv, lh_backend *backend, const lh_kv_shape *shape, const bool *whole);
 void lh_kv_free(lh_kv *kv);
 
-// n tokens are about to be written behind `position`.
-void lh_kv_grow(lh_kv *kv, int64_t n);
+// n tokens are about to be written behind `position`: what they lie over is lost from now on. Then: they were written.
+void lh_kv_begin(lh_kv *kv, int64_t n);
+void lh_kv_commit(lh_kv *kv, int64_t n);
+// Back to a position that is there.
+void lh_kv_rewind(lh_kv *kv, int64_t position);
 // The state as it is after reading nothing.
 void lh_kv_clear(lh_kv *kv);
 

@@ -99,7 +99,7 @@ void lh_session_give_up(lh_session *s, int32_t n) {
     s->longheads.last_position = -1;  // layers that came through chose for tokens that were not read
     if (!s->kv.shape.keep_queries || lh_chunk_of(position + n - 1, chunk) == lh_chunk_of(position, chunk)) return;
     // Queries of a later chunk have taken the place of those of the unfinished one, which must be read again.
-    s->kv.position -= lh_offset_of(position, chunk);
+    lh_kv_rewind(&s->kv, position - lh_offset_of(position, chunk));
     if (s->kept_at > s->kv.position) s->kept_at = 0;
     if (s->kv.position < lh_session_oldest(s)) lh_session_clear(s);
 }
@@ -174,8 +174,8 @@ void lh_session_get_stats(const lh_session *s, lh_session_stats *out) {
         .kv_bytes = lh_kv_bytes(&s->kv.shape),
         .summary_bytes = lh_summary_bytes(&s->kv.shape),
         .buffer_bytes = s->forward.bytes,
-        .cache_bytes = lh_kv_cache_bytes(&s->kv),
-        .summaries_bytes = (int64_t)s->kv.shape.summary_size * s->kv.shape.n_summary,
+        .copy_bytes = lh_kv_cache_bytes(&s->kv),
+        .chunk_summary_bytes = (int64_t)s->kv.shape.summary_size * s->kv.shape.n_summary,
         .row_bytes = 2 * (int64_t)lh_kv_row_size(s->kv.shape.type, s->kv.shape.head_dim),
     };
     if (!s->kv.slots) return;
@@ -264,7 +264,7 @@ static lh_status rewind_to(lh_session *s, int64_t target) {
     if (target == 0) lh_kv_clear(&s->kv);
     bool incomplete = s->kv.shape.keep_queries && lh_chunk_of(target, chunk) != lh_chunk_of(s->kv.position, chunk);
     int32_t again = incomplete ? lh_offset_of(target, chunk) : 0;
-    s->kv.position = target - again;
+    lh_kv_rewind(&s->kv, target - again);
     lh_status status = LH_OK;
     while (status == LH_OK && s->kv.position < target) {
         int32_t rows = (int32_t)LH_MIN(target - s->kv.position, (int64_t)s->options.batch);

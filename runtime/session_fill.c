@@ -34,7 +34,7 @@ static lh_status fill_layers(lh_session *s, int32_t n, uint64_t seed, float *hos
     // Queries are read only where summaries are made from them.
     const column columns[] = {{s->forward.k, kv_row}, {s->forward.v, kv_row}, {s->forward.q, q_row}};
     const uint32_t n_columns = shape->keep_queries ? 3 : 2;
-    lh_kv_grow(&s->kv, n);
+    lh_kv_begin(&s->kv, n);
     for (int32_t layer = 0; layer < shape->n_layer; layer++) {
         for (uint32_t c = 0; c < n_columns; c++) {
             for (int32_t t = 0; t < n; t++)
@@ -51,7 +51,7 @@ static lh_status fill_batch(lh_session *s, int32_t n, uint64_t seed, float *host
     if (status != LH_OK) lh_session_give_up(s, n);
     LH_TRY(status);
     memset(s->ids + s->kv.position, 0, (size_t)n * sizeof *s->ids);
-    s->kv.position += n;
+    lh_kv_commit(&s->kv, n);
     return LH_OK;
 }
 

@@ -59,5 +59,5 @@ def token_bytes(model: Model, session: Session) -> int:
     n_chosen = sum(len(np.unique(group[group >= 0])) for group in groups)
     rows = n_chosen * chunk - len(groups) * (chunk - 1 - last % chunk)  # the own chunk ends with the token
     sparse = chosen.shape[2] < last // chunk + 1
-    summaries = session.options["far_heads"] * (last // chunk) * stats.summaries_bytes if sparse else 0
+    summaries = session.options["far_heads"] * (last // chunk) * stats.chunk_summary_bytes if sparse else 0
     return model._info.active_bytes + rows * stats.row_bytes + summaries

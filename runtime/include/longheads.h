@@ -149,10 +149,10 @@ typedef struct lh_session_options {
 
 typedef struct lh_session_stats {
     int64_t kv_bytes, summary_bytes, buffer_bytes;  // reserved for the whole ctx
-    int64_t cache_bytes;               // kv_offload: of the GPU's copies of chunks
+    int64_t copy_bytes;                // kv_offload: of the GPU's copies of chunks
     int64_t cache_hits, cache_misses;  // of chunks that single tokens attended: found there, fetched
     int64_t row_bytes;                 // of a token's key and value in one KV head
-    int64_t summaries_bytes;           // of a chunk's summaries in one KV head, of what each token reads
+    int64_t chunk_summary_bytes;       // of a chunk's summaries in one KV head, of what each token reads
 } lh_session_stats;
 
 // Fill in every 0, cap what exceeds the model, refuse what makes no sense. Each cap adds a sentence and a newline to
