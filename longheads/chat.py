@@ -6,7 +6,7 @@ import datetime
 import json
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 import jinja2
@@ -126,11 +126,12 @@ def _text_of(message: Message) -> str | None:
     return content if isinstance(content, str) else None
 
 
-def _checked(messages: Sequence[Message]) -> Sequence[Message]:
+def _checked(messages: Iterable[Message]) -> list[Message]:
     if isinstance(messages, (str, bytes, Mapping)):
         raise TypeError(
             f"expected a list of messages, got {type(messages).__name__}: write [{{'role': 'user', 'content': ...}}]"
         )
+    messages = list(messages)  # which an iterator gives once only
     if not messages:
         raise ArgumentError("there are no messages: a chat needs at least one")
     for i, message in enumerate(messages):
