@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 KVType: TypeAlias = Literal["f16", "bf16", "q8_0", "f32"]
 RopeScaling: TypeAlias = Literal["none", "linear", "yarn"]
 
+
 class SessionOptions(TypedDict, total=False):
     """The keywords of Model that each of its sessions may set anew; see Model. None is the default of Model there."""
 
@@ -258,10 +259,11 @@ class Session(Handle):
             self._feed(pointer, array_, progress)
 
     def _feed(self, pointer: Any, ids: NDArray[np.int32], progress: Progress | None) -> None:
+        if len(ids) == 1 and not progress:  # done before anybody would stop it
+            check(lib.lh_session_feed(pointer, ids_pointer(ids), 1, ffi.NULL))
+            return
         reporting = Reporting(progress)
-        # One token is done before anybody would stop it.
-        told = reporting.pointer if progress or len(ids) > 1 else ffi.NULL
-        reporting.check(lib.lh_session_feed(pointer, ids_pointer(ids), len(ids), told))
+        reporting.check(lib.lh_session_feed(pointer, ids_pointer(ids), len(ids), reporting.pointer))
 
     def score(self, ids: Ids, *, progress: Progress | None = None) -> NDArray[np.float32]:
         """Read token ids as feed does, and say how likely each was.
@@ -273,9 +275,7 @@ class Session(Handle):
         logprobs = np.empty(len(array_), np.float32)
         out = ffi.cast("float *", logprobs.ctypes.data)
         with self._turn() as pointer:
-            reporting.check(
-                lib.lh_session_score(pointer, ids_pointer(array_), len(array_), out, reporting.pointer)
-            )
+            reporting.check(lib.lh_session_score(pointer, ids_pointer(array_), len(array_), out, reporting.pointer))
         return logprobs
 
     def fill(self, n: int, *, seed: int = 0, progress: Progress | None = None) -> None:

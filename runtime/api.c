@@ -27,6 +27,12 @@ static lh_status each_of_none(lh_model *m, visitor visit, void *arg) {
     return LH_OK;
 }
 
+static lh_status each_matrix(lh_model *m, visitor visit, void *arg) {
+    LH_TRY(each_of_none(m, visit, arg));
+    for (int32_t i = 0; i < m->config.n_layer; i++) LH_TRY(each_of_layer(m, &m->weights.layers[i], visit, arg));
+    return LH_OK;
+}
+
 typedef struct loading {
     const lh_progress *progress;
     uint64_t done, total;
@@ -58,8 +64,7 @@ static lh_status unload(lh_model *m, lh_tensor *t, void *arg) {
 static lh_status load_weights(lh_model *m, const lh_progress *progress) {
     const lh_config *c = &m->config;
     loading l = {.progress = progress};
-    LH_TRY(each_of_none(m, count, &l));
-    for (int32_t i = 0; i < c->n_layer; i++) LH_TRY(each_of_layer(m, &m->weights.layers[i], count, &l));
+    LH_TRY(each_matrix(m, count, &l));
     LH_TRY(each_of_none(m, upload, &l));
     for (int32_t i = 0; i < c->n_layer; i++) {
         // First: no backend has them then.
@@ -96,10 +101,7 @@ lh_status lh_model_open(const char *path, const lh_model_options *options, lh_mo
 
 void lh_model_free(lh_model *m) {
     if (!m) return;
-    if (m->backend && m->weights.layers) {
-        each_of_none(m, unload, NULL);
-        for (int32_t i = 0; i < m->config.n_layer; i++) each_of_layer(m, &m->weights.layers[i], unload, NULL);
-    }
+    if (m->backend && m->weights.layers) each_matrix(m, unload, NULL);
     lh_tokenizer_free(m->tokenizer);
     lh_free(m->reach);
     lh_weights_free(&m->weights);

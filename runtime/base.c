@@ -45,7 +45,7 @@ double lh_now(void) {
 
 lh_status lh_report(const lh_progress *p, uint64_t done, uint64_t total) {
     if (!p || !p->report || p->report(p->arg, done, total)) return LH_OK;
-    return lh_error(LH_ERR_STOPPED, "stopped after %llu of %llu bytes", (unsigned long long)done, (unsigned long long)total);
+    return lh_error(LH_ERR_STOPPED, "stopped after %llu of %llu", (unsigned long long)done, (unsigned long long)total);
 }
 
 // Kept in front of the aligned address.

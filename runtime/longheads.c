@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "peak.h"
+#include "rank.h"
 
 static const lh_scheme_traits schemes[] = {
     [LH_SCHEME_BOUNDS] = {.vectors = 2},
@@ -77,27 +78,16 @@ static int32_t largest(const float *x, int32_t n) {
     return best;
 }
 
-// A KV head, and the largest reach of its query heads.
-typedef struct ranked {
-    float reach;
-    int32_t kv_head;
-} ranked;
-
-static int by_rank(const void *a, const void *b) {
-    const ranked *x = a, *y = b;
-    return lh_ranks_before(x->reach, x->kv_head, y->reach, y->kv_head) ? -1 : 1;
-}
-
 // Of n KV heads with `group` query heads each, the n_far whose strongest have the largest reach; the first of equals.
 static lh_status choose_far(const float *reach, int32_t n, int32_t group, int32_t n_far, bool *far) {
-    ranked *heads = lh_alloc((size_t)n, sizeof *heads);
+    lh_ranked *heads = lh_alloc((size_t)n, sizeof *heads);
     if (!heads) return LH_ERR_MEMORY;
     for (int32_t i = 0; i < n; i++) {
         const float *own = reach + (size_t)i * group;
-        heads[i] = (ranked){own[largest(own, group)], i};
+        heads[i] = (lh_ranked){own[largest(own, group)], i};
     }
-    qsort(heads, (size_t)n, sizeof *heads, by_rank);
-    for (int32_t i = 0; i < n; i++) far[heads[i].kv_head] = i < n_far;
+    qsort(heads, (size_t)n, sizeof *heads, lh_by_rank);
+    for (int32_t i = 0; i < n; i++) far[heads[i].index] = i < n_far;
     lh_free(heads);
     return LH_OK;
 }

@@ -47,8 +47,6 @@ typedef struct lh_reading {
 
 // Between two batches, and where it begins and ends: done is told. Other sessions have their turn meanwhile.
 lh_status lh_reading_tell(lh_reading *r);
-// In a batch, which is through so many layers.
-lh_status lh_reading_in_batch(void *reading, int32_t layers);
 
 // Do n more tokens fit?
 lh_status lh_session_check_room(const lh_session *s, int64_t n);

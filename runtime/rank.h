@@ -6,6 +6,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "chunk_map.h"
+
 // Floats as integers of the same order; -0 and 0 are one value, as they are to lh_ranks_before.
 static inline int32_t lh_order_of(float x) {
     x += 0.0f;
@@ -28,6 +30,17 @@ static inline int32_t lh_kth_best(const int32_t *keys, int32_t n, int32_t k) {
         else high = middle - 1;
     }
     return low;
+}
+
+// What qsort takes to put the best first; the lower index of equals.
+typedef struct lh_ranked {
+    float value;
+    int32_t index;
+} lh_ranked;
+
+static inline int lh_by_rank(const void *a, const void *b) {
+    const lh_ranked *x = a, *y = b;
+    return lh_ranks_before(x->value, x->index, y->value, y->index) ? -1 : 1;
 }
 
 #define LH_RANK_GROUPS 64

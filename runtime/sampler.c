@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "chunk_map.h"
 #include "rank.h"
 #include "sampler.h"
 
@@ -242,12 +241,7 @@ static double weigh(lh_sampler *s, double temperature) {
 }
 
 // Bits that sort, as unsigned integers, like the floats.
-static uint32_t ascending_key(float x) {
-    uint32_t bits;
-    x += 0.0f;  // -0 ties with 0
-    memcpy(&bits, &x, sizeof bits);
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
+static uint32_t ascending_key(float x) { return (uint32_t)lh_order_of(x) ^ 0x80000000u; }
 
 static void rank_by_logit(lh_sampler *s) {
     for (int32_t i = 0; i < s->n; i++) s->key[i] = ~ascending_key(s->logit[i]);
@@ -351,12 +345,14 @@ static int32_t draw(lh_sampler *s) {
 
 // All candidates; of more than top_k the best ones, some more perhaps: filters cost what they have to look at.
 static void begin_choice(lh_sampler *s) {
-    int32_t k = s->options.top_k, least = lh_order_of(-INFINITY), *order = (int32_t *)s->key;
-    for (int32_t i = 0; i < s->n_vocab; i++) order[i] = lh_order_of(s->logit[i]);
-    if (k > 0 && k < s->n_vocab) least = LH_MAX(least, lh_floor_of_best(order, s->n_vocab, k));
+    int32_t k = s->options.top_k, least = INT32_MIN, *order = (int32_t *)s->key;
+    if (k > 0 && k < s->n_vocab) {
+        for (int32_t i = 0; i < s->n_vocab; i++) order[i] = lh_order_of(s->logit[i]);
+        least = lh_floor_of_best(order, s->n_vocab, k);
+    }
     s->n = 0;
     for (int32_t i = 0; i < s->n_vocab; i++) {
-        if (order[i] < least || s->logit[i] == -INFINITY) continue;
+        if (s->logit[i] == -INFINITY || lh_order_of(s->logit[i]) < least) continue;
         s->logit[s->n] = s->logit[i];
         s->id[s->n++] = i;
     }
@@ -423,34 +419,24 @@ float lh_log_softmax(const float *logits, int32_t n, int32_t id) {
     return (float)(below_max(logits[id], max) - log_sum(logits, n, max));
 }
 
-typedef struct candidate {
-    float logit;
-    int32_t id;
-} candidate;
-
-static int by_rank(const void *a, const void *b) {
-    const candidate *x = a, *y = b;
-    return lh_ranks_before(x->logit, x->id, y->logit, y->id) ? -1 : 1;
-}
-
 lh_status lh_top_logprobs(const float *logits, int32_t n_vocab, int32_t k, int32_t *ids, float *logprobs) {
     if (k < 0 || k > n_vocab)
         return lh_error(LH_ERR_ARGUMENT, "the %d likeliest of %d tokens were asked for", (int)k, (int)n_vocab);
     if (k == 0) return LH_OK;
     int32_t *order = lh_alloc((size_t)n_vocab, sizeof *order), n = 0;
-    candidate *best = lh_alloc((size_t)n_vocab, sizeof *best);
+    lh_ranked *best = lh_alloc((size_t)n_vocab, sizeof *best);
     lh_status status = order && best ? LH_OK : LH_ERR_MEMORY;
     if (status == LH_OK) {
         for (int32_t i = 0; i < n_vocab; i++) order[i] = lh_order_of(without_nan(logits[i]));
         int32_t least = lh_floor_of_best(order, n_vocab, k);
         for (int32_t i = 0; i < n_vocab; i++)
-            if (order[i] >= least) best[n++] = (candidate){without_nan(logits[i]), i};
-        qsort(best, (size_t)n, sizeof *best, by_rank);
-        float max = best[0].logit;
+            if (order[i] >= least) best[n++] = (lh_ranked){without_nan(logits[i]), i};
+        qsort(best, (size_t)n, sizeof *best, lh_by_rank);
+        float max = best[0].value;
         double sum = log_sum(logits, n_vocab, max);
         for (int32_t i = 0; i < k; i++) {
-            ids[i] = best[i].id;
-            logprobs[i] = best[i].logit == -INFINITY ? -INFINITY : (float)(below_max(best[i].logit, max) - sum);
+            ids[i] = best[i].index;
+            logprobs[i] = best[i].value == -INFINITY ? -INFINITY : (float)(below_max(best[i].value, max) - sum);
         }
     }
     lh_free(best);

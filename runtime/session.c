@@ -225,7 +225,8 @@ static lh_status tell(lh_reading *r, int64_t done) {
 
 lh_status lh_reading_tell(lh_reading *r) { return tell(r, r->done); }
 
-lh_status lh_reading_in_batch(void *reading, int32_t layers) {
+// In a batch, which is through so many layers.
+static lh_status tell_in_batch(void *reading, int32_t layers) {
     lh_reading *r = reading;
     if (lh_now() - r->told < TELL_SECONDS) return LH_OK;
     return tell(r, r->done + (int64_t)r->n * layers / r->session->model->config.n_layer);
@@ -237,7 +238,7 @@ static lh_status run_batch(lh_session *s, const int32_t *ids, int32_t n, bool wa
     float before = logprobs && s->has_logits ? lh_log_softmax(s->logits, n_vocab, ids[0]) : NAN;
     memmove(s->ids + s->kv.position, ids, (size_t)n * sizeof *ids);  // what is read again lies there already
     s->has_logits = false;
-    const lh_between between = {lh_reading_in_batch, r};
+    const lh_between between = {tell_in_batch, r};
     lh_status status = lh_forward_layers(&s->forward, &s->longheads, &s->kv, ids, n, logprobs ? 0 : n - 1,
                                          r ? &between : NULL);
     if (status != LH_OK) lh_session_give_up(s, n);

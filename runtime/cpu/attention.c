@@ -23,9 +23,9 @@ typedef struct meeting {
     int32_t done;      // of the rows
 } meeting;
 
-// The meetings of one chunk: [begin, end).
+// The meetings of one chunk: [begin, end), of so many rows.
 typedef struct run {
-    int32_t chunk, begin, end;
+    int32_t chunk, begin, end, rows;
 } run;
 
 typedef struct job {
@@ -87,7 +87,7 @@ typedef struct bench {
     float *tile;       // scratch of the kernel
     meeting *meetings; // by chunk
     run *runs;
-    int32_t *place;    // (end_chunk + 2): scratch of sorting
+    int32_t *place;    // (end_chunk + 1): scratch of sorting
     int32_t *row, *limit;  // (TILE_ROWS): see lh_tile
     float *bias;           // (TILE_ROWS)
 } bench;
@@ -102,7 +102,7 @@ static size_t lay_out(const job *j, void *memory, bench *b) {
     b->tile = lh_take(&at, lh_tile_scratch(TILE_ROWS, j->stride), sizeof *b->tile);
     b->meetings = lh_take(&at, j->max_meetings, sizeof *b->meetings);
     b->runs = lh_take(&at, LH_MIN(chunks, j->max_meetings), sizeof *b->runs);
-    b->place = lh_take(&at, chunks + 1, sizeof *b->place);
+    b->place = lh_take(&at, chunks, sizeof *b->place);
     b->row = lh_take(&at, TILE_ROWS, sizeof *b->row);
     b->limit = lh_take(&at, TILE_ROWS, sizeof *b->limit);
     b->bias = lh_take(&at, TILE_ROWS, sizeof *b->bias);
@@ -154,6 +154,7 @@ static void meet(const job *j, const bench *b, const list *l, int32_t r, run *of
         .row = l->row, .n = l->rows, .distance = lh_chunk_distance(j->a->plan, l->c, chunk_at(l, r), r),
         .bias = l->chosen ? l->bias[r] : 0,
     };
+    of->rows += m.n;
     meeting *last = of->end > of->begin ? &b->meetings[of->end - 1] : NULL;
     if (last && last->row + last->n == m.row && last->distance == m.distance && last->bias == m.bias) last->n += m.n;
     else b->meetings[of->end++] = m;
@@ -169,7 +170,7 @@ static int32_t meet_few(const job *j, const unit *u, const bench *b) {
         for (int32_t i = 0; i < n_lists; i++)
             if (next[i] < lists[i].n) s = LH_MIN(s, chunk_at(&lists[i], next[i]));
         if (s == INT32_MAX) return n_runs;
-        b->runs[n_runs] = (run){s, n, n};
+        b->runs[n_runs] = (run){s, n, n, 0};
         for (int32_t i = 0; i < n_lists; i++)
             if (next[i] < lists[i].n && chunk_at(&lists[i], next[i]) == s) meet(j, b, &lists[i], next[i]++, &b->runs[n_runs]);
         n = b->runs[n_runs].end;
@@ -187,7 +188,7 @@ static int32_t meet_many(const job *j, const unit *u, const bench *b) {
     }
     for (int32_t s = 0; s <= j->end_chunk; s++) {
         if (!place[s]) continue;
-        b->runs[n_runs] = (run){s, n, n};
+        b->runs[n_runs] = (run){s, n, n, 0};
         n += place[s];
         place[s] = n_runs++;
     }
@@ -292,26 +293,20 @@ static batch gather(const job *j, const unit *u, const bench *b, meeting **next,
     return now;
 }
 
-static int64_t rows_of(const bench *b, const run *of) {
-    int64_t n = 0;
-    for (int32_t m = of->begin; m < of->end; m++) n += b->meetings[m].n;
-    return n;
-}
-
 static void run_unit(const job *j, const unit *u, bench *b) {
     size_t rows = (size_t)j->block * j->group;
     memset(b->state, 0, state_floats(j) * sizeof *b->state);
     for (size_t i = 0; i < rows; i++) b->state[rows * j->stride + i] = -INFINITY;
-    memset(b->rotated, 0, (size_t)TILE_ROWS * j->stride * sizeof *b->rotated);
+    memset(b->rotated, 0, (size_t)LH_MIN(u->n * j->group, TILE_ROWS) * j->stride * sizeof *b->rotated);
     rotate_queries(j, u, b);
     int32_t n_runs = u->n * j->group <= MERGED_ROWS ? meet_few(j, u, b) : meet_many(j, u, b);
     // The slice's share: runs whose first row lies in its part of all of them.
     int64_t total = 0, before = 0;
-    for (int32_t i = 0; i < n_runs; i++) total += rows_of(b, &b->runs[i]);
+    for (int32_t i = 0; i < n_runs; i++) total += b->runs[i].rows;
     int64_t from = total * u->slice / j->n_slices, to = total * (u->slice + 1) / j->n_slices;
     for (int32_t i = 0; i < n_runs && before < to; i++) {
         int64_t first = before;
-        before += rows_of(b, &b->runs[i]);
+        before += b->runs[i].rows;
         if (first < from) continue;
         meeting *next = b->meetings + b->runs[i].begin, *end = b->meetings + b->runs[i].end;
         for (batch last = {0}; next < end;) {
