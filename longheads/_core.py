@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -69,7 +69,10 @@ def set_number(struct: Any, field: str, value: float, name: str | None = None) -
     except OverflowError:
         raise ArgumentError(f"{name or field} is {value}, which is out of range") from None
     except TypeError:
-        raise TypeError(f"{name or field} is {value!r}: expected another type of number") from None
+        kind = ffi.typeof(struct)
+        fields = dict((kind.item if kind.kind == "pointer" else kind).fields)
+        whole = fields[field].type.cname not in ("float", "double")
+        raise TypeError(f"{name or field} is {value!r}, expected a {'whole ' if whole else ''}number") from None
 
 
 def path_bytes(path: StrPath) -> bytes:
@@ -87,15 +90,19 @@ def text_bytes(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise ArgumentError(
-            f"the text is not valid Unicode: a lone surrogate (U+{ord(text[error.start]):04X}) at index {error.start}"
-        ) from None
+        code = ord(text[error.start])
+        # As Python decodes the command line and the environment where they are no UTF-8.
+        escaped = 0xDC80 <= code < 0xDD00
+        found = f"byte 0x{code - 0xDC00:02X}, which is no UTF-8," if escaped else f"lone surrogate (U+{code:04X})"
+        raise ArgumentError(f"the text is not valid Unicode: a {found} at index {error.start}") from None
 
 
 def ids_array(ids: Ids) -> NDArray[np.int32]:
     """Token ids as the core takes them: (n,) int32, contiguous."""
     if isinstance(ids, (str, bytes, bytearray)):
         raise TypeError(f"expected token ids, got {type(ids).__name__}: tokenize it first")
+    if not isinstance(ids, Iterable) or isinstance(ids, (Set, Mapping)):
+        raise TypeError(f"expected a sequence of token ids, got {type(ids).__name__}")
     array = np.asarray(ids if isinstance(ids, (np.ndarray, list, tuple)) else list(ids))
     if array.size == 0:
         return np.empty(0, np.int32)

@@ -79,31 +79,54 @@ class ChatTemplate:
         except Exception as error:  # a template is a program that came with a file: it may fail in any way
             raise TemplateError(f"the chat template fails: {error}") from None
 
-    def encode(self, messages: Sequence[Message], **variables: Any) -> list[int]:
+    def encode(
+        self, messages: Iterable[Message], *, continue_final_message: bool = False, **variables: Any
+    ) -> list[int]:
         """The prompt as token ids. Control tokens count where the template writes them, never where a message or a
         variable does.
 
+        continue_final_message: end where the last message does, for the model to go on with it.
         variables: see render. Raises ArgumentError for messages that are none, TemplateError as render does.
         """
         pattern = self._tokenizer.control_pattern
-        messages = [_broken({**m, "content": ""}, pattern) | {"content": _text_of(m)} for m in _checked(messages)]
+        said = [_broken({**m, "content": ""}, pattern) | {"content": _text_of(m)} for m in _checked(messages)]
         variables = _broken(variables, pattern)
+        if not continue_final_message:
+            return encode_parts(self._tokenizer, self._parts(said, variables))
+        variables = {"add_generation_prompt": False} | variables
+        parts = self._parts(said, variables)
+        end = self._end_of_last(said, "".join(part.text for part in parts), variables)
+        return encode_parts(self._tokenizer, _up_to(parts, end))
+
+    def _end_of_last(self, messages: Sequence[dict[str, Any]], text: str, variables: dict[str, Any]) -> int:
+        """Where the last message's content, which the template may have stripped, ends in the text."""
+        mark, content = _mark(), messages[-1]["content"]
+        before, found, _ = self.render([*messages[:-1], {**messages[-1], "content": mark}], **variables).partition(mark)
+        if not content.strip():
+            raise TemplateError("the last message cannot be continued: it is empty")
+        for said in (content, content.strip()):
+            if found and text.startswith(before + said):
+                return len(before + said)
+        raise TemplateError("the last message cannot be continued: the chat template does not write it as it is")
+
+    def _parts(self, messages: Sequence[dict[str, Any]], variables: dict[str, Any]) -> list[Part]:
+        """The prompt, in parts that are the template's and parts that are the messages'."""
+        pattern = self._tokenizer.control_pattern
         text = self.render(messages, **variables)
         if not any(pattern.search(message["content"]) for message in messages):
-            return encode_parts(self._tokenizer, [Part(text, True)])
+            return [Part(text, True)]
 
         # Somebody wrote control tokens. Find what of the prompt is theirs by rendering with marks in place of contents.
         for contents in ([m["content"] for m in messages], [m["content"].strip() for m in messages]):
-            marks = [f"mark{secrets.token_hex(16)}" for _ in messages]
+            marks = [_mark() for _ in messages]
             marked = [{**m, "content": mark} for m, mark in zip(messages, marks)]
             frame = self.render(marked, **variables)
             parts = _fill(frame, dict(zip(marks, contents)))
             if "".join(part.text for part in parts) == text:
-                return encode_parts(self._tokenizer, parts)
+                return parts
 
         # The template does more with contents than insert them: break the tokens up before it sees them.
-        text = self.render(_broken(messages, pattern), **variables)
-        return encode_parts(self._tokenizer, [Part(text, True)])
+        return [Part(self.render(_broken(messages, pattern), **variables), True)]
 
 
 def _broken(value: Any, pattern: re.Pattern[str]) -> Any:
@@ -140,6 +163,20 @@ def _checked(messages: Iterable[Message]) -> list[Message]:
                 f"message {i} is {message!r:.80}, expected a mapping with the texts 'role' and 'content'"
             )
     return messages
+
+
+def _up_to(parts: Sequence[Part], end: int) -> list[Part]:
+    """The first `end` characters."""
+    out: list[Part] = []
+    for part in parts:
+        out.append(Part(part.text[:end], part.trusted))
+        end -= len(out[-1].text)
+    return out
+
+
+def _mark() -> str:
+    """What stands for a content, and is found nowhere else."""
+    return f"mark{secrets.token_hex(16)}"
 
 
 def _fill(frame: str, contents: dict[str, str]) -> list[Part]:

@@ -116,8 +116,11 @@ def exit_status(run: Callable[[], None]) -> int:
     except LongHeadsError as error:
         tell(str(error))
         return 1
-    except (MemoryError, OSError) as error:
+    except MemoryError as error:
         tell(str(error) or "there is not enough memory")
+        return 1
+    except OSError as error:  # of a named file, or else of standard output
+        tell(f"{error.filename or 'standard output'}: {error.strerror or error}")
         return 1
     finally:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from longheads.errors import ArgumentError
-from longheads.model import TEMPLATE_KEY, Model
+from longheads.model import Model
 from longheads.prompt import Part, ask_about, common_prefix, encode_parts
 
 
@@ -81,11 +81,10 @@ def conversation_about(
     model: Model, document: str, chat: bool | None = None, system: str | None = None
 ) -> Conversation:
     """A chat where the model has a template, unless chat says otherwise. Raises ArgumentError, TemplateError."""
-    has_template = TEMPLATE_KEY in model.metadata
-    if chat and not has_template:
-        raise ArgumentError("the model has no chat template, so --chat means nothing: omit it")
-    if has_template if chat is None else chat:
+    if chat is not False and model.chat_template:
         return Chat(model, document, system)
+    if chat:
+        raise ArgumentError("the model has no chat template, so --chat means nothing: omit it, or name a template")
     if system is not None:
         raise ArgumentError("the model has no chat template, so --system means nothing: put the text into the prompt")
     return PlainText(model, document)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypedDict, cast
@@ -27,7 +27,8 @@ class Sampling(TypedDict, total=False):
 
     Defaults are llama.cpp's, but for max_tokens. All filters work together.
 
-    max_tokens: Most tokens to write. Default None: 512, or fewer where the context has less room; negative: what fits.
+    max_tokens: Most tokens to write. Default None: 512, or fewer where the context has less room; 0: none, the prompt is
+        read only; negative: what fits.
     temperature: Divides the logits: higher is more varied. Default 0.8; 0 always takes the likeliest token.
     top_k: Keep the k likeliest tokens. Default 40; 0 is off.
     top_p: Keep the likeliest tokens that together reach this probability. Default 0.95; 1 is off.
@@ -104,23 +105,27 @@ def with_defaults(sampling: Sampling) -> Sampling:
         raise TypeError(f"unknown keyword {min(unknown)!r}; known are {', '.join(DEFAULTS)}")
     settings = cast(Sampling, DEFAULTS | {name: value for name, value in sampling.items() if value is not None})
     for name, value in (("max_tokens", settings["max_tokens"]), ("logprobs", settings["logprobs"])):
-        if not isinstance(value, Integral | None):
+        if not isinstance(value, Integral | None) or isinstance(value, bool):
             raise TypeError(f"{name} is {value!r}, expected a whole number")
     settings["logprobs"] = settings["logprobs"] or 0
-    stop = settings["stop"] or ()
-    if settings["max_tokens"] == 0:
-        raise ArgumentError("max_tokens is 0: ask for at least one token, or None for the default")
     if settings["logprobs"] < 0:
         raise ArgumentError(f"logprobs is {settings['logprobs']}, expected 0 or more")
+    stop = settings["stop"] or ()
+    if not isinstance(stop, Iterable):
+        raise TypeError(f"stop is {stop!r}, expected a text or a list of them")
     settings["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
     if not all(isinstance(text, str) and text for text in settings["stop"]):
         raise ArgumentError("a stop text is empty or no text")
+    bias = settings["logit_bias"] or {}
+    if not isinstance(bias, Mapping):
+        raise TypeError(f"logit_bias is {bias!r:.80}, expected a mapping of token ids to numbers")
+    settings["logit_bias"] = bias
     return settings
 
 
 def check_room(n_prompt: int, max_tokens: int | None, ctx: int) -> None:
     """Raise ContextError where a prompt, and the number of tokens asked for, exceed the context."""
-    wanted = max_tokens if max_tokens is not None and max_tokens > 0 else 1
+    wanted = max_tokens if max_tokens is not None and max_tokens >= 0 else 1
     excess = n_prompt + wanted - ctx
     if excess > 0:
         raise ContextError(
@@ -184,7 +189,7 @@ class Sampler:
         biases = ffi.new("lh_logit_bias[]", len(bias))
         for entry, (token, value) in zip(biases, bias.items()):
             set_number(entry, "id", token, "a token of logit_bias")
-            entry.bias = value
+            set_number(entry, "bias", value, "a bias of logit_bias")
         options.logit_bias, options.n_logit_bias = biases, len(bias)
         out = ffi.new("lh_sampler **")
         check(lib.lh_sampler_new(options, n_vocab, out))
@@ -228,11 +233,10 @@ def write(
     last = {tokenizer.control_tokens.get(text) for text in settings["stop"]}  # these have no text to be found in
 
     position = session.position
-    room = session.ctx - position
-    if room < 1:
+    room, limit = session.ctx - position, settings["max_tokens"]
+    if room < 1 and limit != 0:
         raise ContextError(f"the context of {session.ctx} tokens is full: nothing more can be written, raise ctx")
-    limit = settings["max_tokens"]
-    limit = min(DEFAULT_MAX_TOKENS if limit is None else limit if limit > 0 else room, room)
+    limit = min(DEFAULT_MAX_TOKENS if limit is None else limit if limit >= 0 else room, room)
 
     for n in range(1, limit + 1):
         token, logprob, top = session._sample(sampler, settings["logprobs"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, Unpack, overload
 
@@ -27,6 +27,16 @@ from longheads.session import (
 from longheads.tokenizer import Tokenizer
 
 TEMPLATE_KEY = "tokenizer.chat_template"
+
+
+class ChatOptions(Sampling, total=False):
+    """The keywords of Model.chat."""
+
+    continue_final_message: bool
+    tools: Sequence[Mapping[str, Any]] | None
+    chat_template_kwargs: Mapping[str, Any] | None
+    cache_prompt: bool
+    progress: Progress | None
 
 
 class _Default(int):
@@ -85,6 +95,7 @@ class Model(Handle):
         that takes up to a second for each GB.
     threads: None: as many as the process may use (affinity and container quota).
     device: "auto", "cpu", "cuda" or "cuda:N".
+    chat_template: a jinja2 template in place of the file's.
     progress: called with bytes of weights that are ready and bytes in all. What it raises, or Ctrl-C, stops the loading.
 
     What is capped gives a LongHeadsWarning that says so, as does a GPU that "auto" found and could not use. Raises
@@ -121,7 +132,8 @@ class Model(Handle):
         batch: int | None = None,
         mmap: bool = False,
         threads: int | None = None,
-        device: str = "auto",
+        device: str | None = "auto",
+        chat_template: str | None = None,
         progress: Progress | None = None,
     ) -> None:
         options = SessionOptions(
@@ -144,7 +156,7 @@ class Model(Handle):
             rope_scaling=rope_scaling,
             rope_scale=rope_scale,
         )
-        device_name = ffi.new("char[]", text_bytes(device))
+        device_name = ffi.new("char[]", text_bytes("auto" if device is None else device))
         reporting = Reporting(progress)
         model_options = ffi.new(
             "lh_model_options *", {"device": device_name, "mmap": bool(mmap), "progress": reporting.pointer[0]}
@@ -164,6 +176,7 @@ class Model(Handle):
             warnings.warn(f"the GPU is not used: {note}", LongHeadsWarning, stacklevel=2)
         self._resolved = resolve_options(handle, options)
         self._options = options
+        self._template_source = chat_template
         self._handle = handle
         # An abandoned stream gives its session back whenever it is collected, be it in here.
         self._lock = threading.RLock()
@@ -285,8 +298,9 @@ class Model(Handle):
 
     @cached_property
     def chat_template(self) -> ChatTemplate | None:
-        """The file's chat template, if it has one. Raises TemplateError for one that cannot be read."""
-        source = self.metadata.get(TEMPLATE_KEY)
+        """The chat template: the one that was given, or the file's if it has one. Raises TemplateError for one that cannot be
+        read."""
+        source = self.metadata.get(TEMPLATE_KEY) if self._template_source is None else self._template_source
         return ChatTemplate(source, self.tokenizer) if isinstance(source, str) else None
 
     # --- text ----------------------------------------------------------------------------------------------------
@@ -307,11 +321,18 @@ class Model(Handle):
         return Session(self, self._options | options, resolved)
 
     def stream(
-        self, prompt: str | Ids, *, progress: Progress | None = None, **sampling: Unpack[Sampling]
+        self,
+        prompt: str | Ids,
+        *,
+        cache_prompt: bool = True,
+        progress: Progress | None = None,
+        **sampling: Unpack[Sampling],
     ) -> Generator[Piece, None, None]:
         """Write on from a prompt, a token at a time.
 
         prompt: text, in which control tokens count, or token ids, which are taken as they are.
+        cache_prompt: go on from what the last call read, as far as the prompts are alike. Numbers are rounded otherwise then
+            than where all is read at once; False reads it all, so that the same call gives the same text whatever came before.
         progress: called as progress(tokens done, tokens in all) while the prompt is read.
         sampling: see Sampling.
         Raises ContextError where the prompt, and max_tokens where given, do not fit; it says by how many tokens.
@@ -326,7 +347,7 @@ class Model(Handle):
         def pieces() -> Generator[Piece, None, None]:
             session = self._borrow()
             try:
-                session.read(ids, progress=progress)
+                session.read(ids, cache_prompt=cache_prompt, progress=progress)
                 yield from write(session, settings, sampler)
             except (OutOfMemoryError, BackendError):
                 session.close()  # what failed once is not kept
@@ -336,80 +357,77 @@ class Model(Handle):
 
         return pieces()
 
-    def generate(self, prompt: str | Ids, *, progress: Progress | None = None, **sampling: Unpack[Sampling]) -> str:
+    def generate(
+        self,
+        prompt: str | Ids,
+        *,
+        cache_prompt: bool = True,
+        progress: Progress | None = None,
+        **sampling: Unpack[Sampling],
+    ) -> str:
         """What stream writes, as one text."""
-        return "".join(piece.text for piece in self.stream(prompt, progress=progress, **sampling))
+        pieces = self.stream(prompt, cache_prompt=cache_prompt, progress=progress, **sampling)
+        return "".join(piece.text for piece in pieces)
 
     @overload
     def chat(
-        self,
-        messages: Sequence[Message],
-        *,
-        stream: Literal[False] = False,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        chat_template_kwargs: Mapping[str, Any] | None = None,
-        progress: Progress | None = None,
-        **sampling: Unpack[Sampling],
+        self, messages: Iterable[Message], *, stream: Literal[False] = False, **options: Unpack[ChatOptions]
     ) -> str: ...
 
     @overload
     def chat(
-        self,
-        messages: Sequence[Message],
-        *,
-        stream: Literal[True],
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        chat_template_kwargs: Mapping[str, Any] | None = None,
-        progress: Progress | None = None,
-        **sampling: Unpack[Sampling],
+        self, messages: Iterable[Message], *, stream: Literal[True], **options: Unpack[ChatOptions]
     ) -> Generator[Piece, None, None]: ...
 
     @overload
     def chat(
-        self,
-        messages: Sequence[Message],
-        *,
-        stream: bool,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        chat_template_kwargs: Mapping[str, Any] | None = None,
-        progress: Progress | None = None,
-        **sampling: Unpack[Sampling],
+        self, messages: Iterable[Message], *, stream: bool, **options: Unpack[ChatOptions]
     ) -> str | Generator[Piece, None, None]: ...
 
     def chat(
         self,
-        messages: Sequence[Message],
+        messages: Iterable[Message],
         *,
         stream: bool = False,
+        continue_final_message: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        cache_prompt: bool = True,
         progress: Progress | None = None,
         **sampling: Unpack[Sampling],
     ) -> str | Generator[Piece, None, None]:
-        """The model's answer to messages, through its own chat template: text, or pieces with stream=True.
+        """The model's answer to messages, through the chat template: text, or pieces with stream=True.
 
         messages: mappings with "role" ("system", "user", "assistant") and "content" (see Message). Control tokens written
             in them are text.
+        continue_final_message: write on from the end of the last message, such as the beginning of an answer.
         tools: what the model may call, for templates that tell it: JSON schemas. Calls come as text, as the model writes
             them.
         chat_template_kwargs: what else the template is told.
         Raises TemplateError where the model has no template or that refuses the messages; otherwise as stream.
         """
-        prompt = self.chat_prompt(messages, tools=tools, chat_template_kwargs=chat_template_kwargs)
-        pieces = self.stream(prompt, progress=progress, **sampling)
+        prompt = self.chat_prompt(
+            messages,
+            continue_final_message=continue_final_message,
+            tools=tools,
+            chat_template_kwargs=chat_template_kwargs,
+        )
+        pieces = self.stream(prompt, cache_prompt=cache_prompt, progress=progress, **sampling)
         return pieces if stream else "".join(piece.text for piece in pieces)
 
     def chat_prompt(
         self,
-        messages: Sequence[Message],
+        messages: Iterable[Message],
         *,
+        continue_final_message: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """The token ids that chat reads. Raises as chat."""
         if self.chat_template is None:
             raise TemplateError("the model has no chat template: use generate or stream with a prompt of your own")
-        return self.chat_template.encode(messages, tools=tools, **(chat_template_kwargs or {}))
+        variables = {"tools": tools, **(chat_template_kwargs or {})}
+        return self.chat_template.encode(messages, continue_final_message=continue_final_message, **variables)
 
     def _borrow(self) -> Session:
         with self._lock:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import TypedDict, cast, get_args
+import re
+import sys
+from difflib import get_close_matches
+from itertools import takewhile
+from typing import Any, TypedDict, cast, get_args
 
 from longheads.session import KVType, RopeScaling, SessionOptions
 
@@ -16,19 +20,53 @@ class MachineOptions(TypedDict):
     mmap: bool
 
 
-def count(text: str) -> int:
-    """A positive number; k stands for 1024: 131072 or 128k."""
+#: What llama.cpp calls by other names than the commands here.
+_ELSEWHERE = {
+    "--device": ["-ngl", "--gpu-layers", "--n-gpu-layers", "-dev"],
+    "--kv-type": ["-ctk", "--cache-type-k", "-ctv", "--cache-type-v"],
+    "--chat": ["-cnv", "--conversation"],
+    "--no-chat": ["-no-cnv", "--no-conversation"],
+    "--session": ["--prompt-cache", "--prompt-cache-all"],
+    "--repeat": ["--repetitions"],
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Options by their whole names; one that is unknown is told with the one that may be meant."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = list(sys.argv[1:] if args is None else args)
+        if not self._subparsers:  # these know what is theirs
+            for word in takewhile(lambda word: word != "--", words):
+                self._check(word)
+        return super().parse_known_args(words, namespace)
+
+    def _check(self, word: str) -> None:
+        # -n64 is -n 64, but -ngl is not -n gl; what has a space is a text, as for argparse.
+        name, known = word.partition("=")[0], self._option_string_actions
+        if not re.match(r"--|-[a-zA-Z]{2}", word) or name in known or " " in word:
+            return
+        meant = [ours for ours, theirs in _ELSEWHERE.items() if name in theirs and ours in known]
+        meant = meant or get_close_matches(name, [option for option in known if option.startswith("--")], 1, 0.75)
+        self.error(f"there is no option {name}" + (f": {meant[0]} may be meant" if meant else ""))
+
+
+def count(text: str, least: int = 1) -> int:
+    """A whole number; k stands for 1024: 131072 or 128k."""
     number = text.lower().removesuffix("k")
-    if not number.isascii() or not number.isdigit() or int(number) < 1:
+    if not re.fullmatch(r"-?[0-9]{1,18}", number) or int(number) < least:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a count: expected a whole number of at least 1, such as 4096 or 4k"
+            f"{text!r} is not a count: expected a whole number of at least {least}, such as 4096 or 4k"
         )
     return int(number) * (1024 if number != text.lower() else 1)
 
 
 def capacity(text: str) -> int | None:
     """A count; 0, as llama.cpp has it, for what is trained."""
-    return None if text == "0" else count(text)
+    return count(text, least=0) or None
 
 
 def add_reading(p: argparse.ArgumentParser, ctx: str = "the trained context") -> None:

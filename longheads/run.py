@@ -17,10 +17,10 @@ from typing import NoReturn
 from longheads import __version__, trace
 from longheads.command import Stopped, check_outputs, check_writable, exit_status, leave, open_model, tell
 from longheads.conversation import Conversation, conversation_about, shared_start
-from longheads.documents import STDIN, read_documents
+from longheads.documents import STDIN, read_documents, read_text
 from longheads.errors import FileError
 from longheads.generate import DEFAULT_MAX_TOKENS, DEFAULTS, Sampling, check_room
-from longheads.options import add_machine, add_reading, count, machine_options, session_options
+from longheads.options import Parser, add_machine, add_reading, count, machine_options, session_options
 from longheads.progress import ProgressBar
 from longheads.prompt import common_prefix
 from longheads.session import Session
@@ -31,8 +31,8 @@ from longheads.writer import Writer
 
 
 def limit(text: str) -> int:
-    """A count, or -1 for no limit."""
-    return -1 if text == "-1" else count(text)
+    """A count; 0 for none, -1 for no limit."""
+    return count(text, least=-1)
 
 
 def bias(text: str) -> tuple[int, float]:
@@ -61,7 +61,7 @@ def unescaped(text: str) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="longheads",
         usage="%(prog)s MODEL [-p TEXT] [-f FILE] [--ctx N] [option ...]",
         description="Ask a LLaMA model in a GGUF file about documents far longer than it was trained to read. "
@@ -82,14 +82,16 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--session", metavar="FILE", type=Path,
                    help="keep the documents in FILE once they are read, and go on from there where it holds them: another "
                         "question costs no reading")
-    g.add_argument("-n", "--max-tokens", "--n-predict", metavar="N", type=limit, default=DEFAULTS["max_tokens"],
-                   help="most tokens to write; -1: as many as fit "
+    g.add_argument("-n", "--max-tokens", "--n-predict", "--predict", metavar="N", type=limit, default=DEFAULTS["max_tokens"],
+                   help="most tokens to write; 0: read only, as for --session; -1: as many as fit "
                         f"(default: {DEFAULT_MAX_TOKENS}, or fewer where no more fit)")
     g.add_argument("-e", "--escape", action=argparse.BooleanOptionalAction, default=True,
                    help=r"read \n, \r, \t, \', \", \\ and \xHH in --prompt, --system and --stop as llama.cpp does "
                         "(default: yes)")
     g.add_argument("--chat", action=argparse.BooleanOptionalAction, default=None,
                    help="use the model's chat template (default: where it has one)")
+    g.add_argument("--chat-template-file", metavar="FILE", type=Path,
+                   help="a jinja2 template in place of the model's")
     g.add_argument("-sys", "--system", "--system-prompt", metavar="TEXT", help="the system message of a chat")
     g.add_argument("--stop", metavar="TEXT", action="append", default=[],
                    help="stop before this text; may be repeated")
@@ -197,14 +199,15 @@ def read_kept(writer: Writer, conversation: Conversation, path: Path) -> None:
 
 
 def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
-    if arguments.system is not None and arguments.chat is False:
-        usage.error("--system is part of a chat: omit --no-chat")
+    for option in ("system", "chat_template_file"):
+        if getattr(arguments, option) is not None and arguments.chat is False:
+            usage.error(f"--{option.replace('_', '-')} is part of a chat: omit --no-chat")
     if bool(arguments.model) == bool(arguments.named_model):
         usage.error("one MODEL is wanted: a GGUF file, or smollm2")
     document = read_documents(arguments.file)
     if document and arguments.prompt and not arguments.file:  # as it may happen in a script, unmeant
         tell(f"note: the document is standard input, {len(document)} characters")
-    interactive = not arguments.prompt and STDIN not in arguments.file and sys.stdin is not None and sys.stdin.isatty()
+    interactive = arguments.max_tokens != 0 and not arguments.prompt and STDIN not in arguments.file and sys.stdin is not None and sys.stdin.isatty()
     if not (interactive or arguments.prompt or document):
         usage.error("there is nothing to read: give a prompt (-p), a document (-f), or a document on standard input")
 
@@ -217,8 +220,11 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
         check_writable(arguments.session, replaced=True)
     stats = Stats()
     began = time.monotonic()
+    template = read_text(arguments.chat_template_file) if arguments.chat_template_file else None
     options = session_options(arguments)
-    with open_model(arguments.model or arguments.named_model, **machine_options(arguments), **options) as model:
+    with open_model(
+        arguments.model or arguments.named_model, chat_template=template, **machine_options(arguments), **options
+    ) as model:
         conversation = conversation_about(model, document, arguments.chat, arguments.system)
         if not interactive:  # a prompt that does not fit is told before memory is set aside for it
             ids = conversation.prompt(arguments.prompt or "")
@@ -237,7 +243,7 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
                 else:
                     writer.write(ids)
             finally:
-                if arguments.stats:
+                if arguments.stats and stats.n_read + stats.n_written:
                     stats.show(model, session)
 
 

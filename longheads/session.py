@@ -25,7 +25,7 @@ from longheads._core import (
     set_number,
 )
 from longheads._handle import Handle
-from longheads.errors import ArgumentError, BusyError, LongHeadsWarning, check
+from longheads.errors import ArgumentError, BusyError, LongHeadsWarning, StateError, check
 from longheads.generate import Piece, Sampler, Sampling, check_room, top_logprobs, with_defaults, write
 from longheads.prompt import common_prefix
 
@@ -107,7 +107,7 @@ def resolve_options(model_handle: Any, options: SessionOptions) -> Any:
         elif name == "far_bias" and value == 0:
             out.far_bias = -1  # 0 is the core's "from the model"
         else:
-            if not isinstance(value, Real):
+            if not isinstance(value, Real) or isinstance(value, bool):
                 raise TypeError(f"{name} is {value!r}, expected {_expected(name)}")
             if value < (0 if name == "far_bias" else 1):
                 raise ArgumentError(f"{name} is {value}, expected {_expected(name)}")
@@ -137,7 +137,7 @@ class Session(Handle):
 
     def __init__(self, model: Model, asked: SessionOptions, options: Any) -> None:
         model_handle = model._pointer
-        self._model = model_handle
+        self._model: Any = model_handle
         self._asked = asked  # what was named, by whoever made the model or the session
         self._options = options  # the core's, resolved
         out = ffi.new("lh_session **")
@@ -151,11 +151,24 @@ class Session(Handle):
 
         self._handle = ffi.gc(out[0], free)
         self._turn_lock = threading.Lock()
-        self.tokenizer: Tokenizer = model.tokenizer
+        self._tokenizer: Tokenizer | None = model.tokenizer
         self.n_vocab: int = model.n_vocab
         self._shape = (model.n_layer, model.n_head)
 
+    def close(self) -> None:
+        """Free the memory, the model's, too, where that is closed and has no other session. Closing twice is fine; a call
+        that runs on another thread ends first."""
+        super().close()
+        self._model = self._tokenizer = None
+
     # --- state ---------------------------------------------------------------------------------------------------
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        if (tokenizer := self._tokenizer) is None:
+            raise StateError(self._closed)
+        return tokenizer
 
     @contextmanager
     def _turn(self) -> Iterator[Any]:
@@ -290,10 +303,11 @@ class Session(Handle):
         with self._turn() as pointer:
             reporting.check(lib.lh_session_fill(pointer, n, seed & (2**64 - 1), reporting.pointer))
 
-    def read(self, ids: Ids, *, progress: Progress | None = None) -> int:
+    def read(self, ids: Ids, *, cache_prompt: bool = True, progress: Progress | None = None) -> int:
         """Make the session hold exactly these ids: what it has in common with them is kept, the rest forgotten or fed.
 
         Without keep_all all are fed where the difference is too far back to rewind to.
+        cache_prompt: False feeds all of them in any case, as into a new session.
         Returns how many ids were fed. Raises as feed.
         """
         wanted = ids_array(ids)
@@ -304,7 +318,7 @@ class Session(Handle):
         with self._turn() as pointer:
             self._check_ids(wanted)
             known = self._ids(pointer)
-            keep = common_prefix(known, wanted)
+            keep = common_prefix(known, wanted) if cache_prompt else 0
             if keep < lib.lh_session_oldest(pointer):
                 keep = 0  # what came before it is not there any more
             check(lib.lh_session_rewind(pointer, len(known) - keep))

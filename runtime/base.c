@@ -48,10 +48,18 @@ lh_status lh_report(const lh_progress *p, uint64_t done, uint64_t total) {
     return lh_error(LH_ERR_STOPPED, "stopped after %llu of %llu", (unsigned long long)done, (unsigned long long)total);
 }
 
+// Larger blocks are mappings of their own: zero without being touched, which keeps a large KV cache free until it is used,
+// and returned to the system at once, where a heap would keep them. A sanitizer watches what comes from the heap alone.
+#ifdef __SANITIZE_ADDRESS__
+#define LARGEST_IN_HEAP SIZE_MAX
+#else
+#define LARGEST_IN_HEAP ((size_t)1 << 20)
+#endif
+
 // Kept in front of the aligned address.
 typedef struct block {
     char *start;
-    size_t bytes;
+    size_t bytes;  // behind that address
 } block;
 _Static_assert(sizeof(block) <= _Alignof(max_align_t), "there is room for it");
 
@@ -72,6 +80,11 @@ bool lh_huge_pages(void) {
     return read && !strstr(line, "[never]");
 }
 
+static void *map(size_t bytes) {
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
 void *lh_alloc(size_t count, size_t size) {
     size_t bytes;
     if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX - 2 * LH_ALIGN) {
@@ -79,8 +92,7 @@ void *lh_alloc(size_t count, size_t size) {
         return NULL;
     }
     bytes = LH_ROUND_UP(LH_MAX(bytes, 1), (size_t)LH_ALIGN);
-    // calloc's fresh pages are zero without being touched, which keeps a large KV cache free until it is used.
-    char *start = calloc(1, bytes + LH_ALIGN);
+    char *start = bytes <= LARGEST_IN_HEAP ? calloc(1, bytes + LH_ALIGN) : map(bytes + LH_ALIGN);
     if (!start) {
         lh_error(LH_ERR_MEMORY, "out of memory: %zu bytes could not be had", bytes);
         return NULL;
@@ -97,7 +109,10 @@ void lh_free(void *p) {
     block b;
     memcpy(&b, (char *)p - sizeof b, sizeof b);
     atomic_fetch_sub_explicit(&allocated, b.bytes, memory_order_relaxed);
-    free(b.start);
+    if (b.bytes <= LARGEST_IN_HEAP)
+        free(b.start);
+    else
+        munmap(b.start, b.bytes + LH_ALIGN);
 }
 
 uint64_t lh_allocated(void) { return atomic_load_explicit(&allocated, memory_order_relaxed); }

@@ -372,11 +372,56 @@ def test_a_prompt_that_does_not_fit(tiny_path):
         ["--no-chat", "--system", "x", "-p", "x"],
         ["--logit-bias", "x", "-p", "x"],
         ["--no-such-option"],
+        ["--no-chat", "--chat-template-file", "x", "-p", "x"],
     ],
 )
 def test_usage(tiny_path, arguments):
     done = run(tiny_path, *arguments, status=2)
     assert done.stdout == "" and "usage: longheads" in done.stderr and len(done.stderr.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "option, meant",
+    [
+        (["-ngl", "99"], ": --device may be meant"),
+        (["-ctk", "q8_0"], ": --kv-type may be meant"),
+        (["-cnv"], ": --chat may be meant"),
+        (["--max-token", "3"], ": --max-tokens may be meant"),
+        (["--window=3", "--widnow=3"], ": --window may be meant"),
+        (["-fa"], ""),
+    ],
+)
+def test_an_option_that_is_none(tiny_path, option, meant):
+    """Not the beginning of another one, or a letter and its value; llama.cpp's names lead to ours."""
+    said = run(tiny_path, "-p", "x", *option, status=2).stderr.splitlines()[-1]
+    name = next(word for word in reversed(option) if word.startswith("-")).partition("=")[0]
+    assert said == f"longheads: error: there is no option {name}{meant}"
+
+
+def test_what_looks_like_an_option_and_is_none(tiny_path):
+    run(tiny_path, "-p", "-x is a text", "-n4", "-c128")
+    assert run("-p", "x", "-n", 4, *GREEDY, "--", tiny_path).stdout == run(tiny_path, "-p", "x", "-n4", *GREEDY).stdout
+
+
+def test_reading_only(tiny_path, tmp_path):
+    """-n 0 writes nothing; what was read is kept for the next time."""
+    document, kept = tmp_path / "document", tmp_path / "kept"
+    document.write_text("The castle stood on a hill. " * 6)
+    asked = [tiny_path, "-f", document, "--session", kept, *GREEDY, "--stats"]
+    done = run(*asked, "-n", 0)
+    assert done.stdout == "" and "generated 0 tokens" in done.stderr
+    n_read = [int(re.search(r"prompt +(\d+) tokens", d.stderr)[1]) for d in (done, run(*asked, "-n", 4, "-p", "x"))]
+    assert n_read[0] > 60 > 20 > n_read[1]
+
+
+def test_a_template_from_a_file(tiny_path, plain_path, tmp_path):
+    template = tmp_path / "template"
+    template.write_text("{% for m in messages %}[{{ m.content }}]{% endfor %}")
+    for model in tiny_path, plain_path:
+        asked = [model, "-n", 6, *GREEDY, "-p"]
+        assert run(*asked, "x", "--chat-template-file", template).stdout == run(*asked, "[x]", "--no-chat").stdout
+    template.write_text("{% for")
+    assert "cannot be read" in one_sentence(run(*asked, "x", "--chat-template-file", template, status=1))
 
 
 def test_the_model_s_name(tiny_path):
@@ -425,7 +470,7 @@ def test_a_full_disk(tiny_path, table):
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, env=buffered, stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE)
-    assert (done.returncode, done.stderr) == (1, b"longheads: [Errno 28] No space left on device\n")
+    assert (done.returncode, done.stderr) == (1, b"longheads: standard output: No space left on device\n")
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

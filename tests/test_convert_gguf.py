@@ -286,7 +286,7 @@ def test_without_gguf():
     code = "import sys; sys.modules['gguf'] = None; sys.path.insert(0, sys.argv[1]); import convert.command"
     done = subprocess.run([sys.executable, "-c", code, ROOT / "tools"], capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr == "longheads: the converter needs the package gguf: pip install 'longheads[convert]'\n"
+    assert done.stderr == "longheads: the converter needs the package gguf: pip install gguf\n"
 
 
 def test_bad_requests(tmp_path, capsys):

@@ -75,6 +75,7 @@ def test_signature():
         mmap=False,
         threads=None,
         device="auto",
+        chat_template=None,
         progress=None,
     )
     assert defaults == expected
@@ -263,6 +264,35 @@ def test_two_models(tiny_path, plain_path):
         )
 
 
+def test_memory_comes_back(tmp_path):
+    """Of what is closed, although its names are still there; not only into a heap."""
+    path = make_model(tmp_path / "m.gguf", n_embd=256, n_ff=1024, n_head=4, n_layer=4)
+    code = """if True:
+        import sys
+        from pathlib import Path
+        from longheads import Model
+
+        def resident():
+            return next(int(l.split()[1]) for l in Path("/proc/self/status").read_text().splitlines() if "VmRSS" in l)
+
+        def use():
+            with Model(sys.argv[1], ctx=9000, keep_all=True) as model:
+                with model.session() as session:
+                    session.fill(9000 - 2)
+                    session.feed([3, 4])
+                    session.logits
+                    return model, session, resident()
+
+        use()  # what is loaded once
+        before = resident()
+        *names, most = use()
+        print(most - before, resident() - before)
+    """
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    most, left = map(int, done.stdout.split())
+    assert left < most // 20
+
+
 # --- tokens ------------------------------------------------------------------------------------------------------
 
 
@@ -407,13 +437,37 @@ def test_unknown_keyword(model):
         model.generate(PROMPT, temprature=1)
 
 
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        (dict(temperature="0"), "temperature is '0', expected a number"),
+        (dict(top_k=1.5), "top_k is 1.5, expected a whole number"),
+        (dict(max_tokens=True), "max_tokens is True, expected a whole number"),
+        (dict(stop=5), "stop is 5, expected a text or a list"),
+        (dict(logit_bias=[(1, 2.0)]), "logit_bias is .*, expected a mapping"),
+        (dict(logit_bias={1: "x"}), "a bias of logit_bias is 'x', expected a number"),
+    ],
+)
+def test_values_of_another_type(model, wrong, words):
+    with pytest.raises(TypeError, match=words):
+        model.generate(PROMPT, **wrong)
+
+
+def test_things_that_are_no_prompt(model):
+    for wrong in None, 5, {1, 2}, {1: 2}:
+        with pytest.raises(TypeError, match=f"expected a sequence of token ids, got {type(wrong).__name__}"):
+            model.generate(wrong)
+    with pytest.raises(TypeError, match="ctx is True"):
+        model.session(ctx=True)
+
+
 def test_max_tokens(model):
     assert len(list(model.stream(PROMPT, max_tokens=3, logit_bias={77: 1000.0}))) == 3
     room = model.ctx - len(model.tokenize(PROMPT))
     for max_tokens in (-1, None):
         assert len(list(model.stream(PROMPT, max_tokens=max_tokens, logit_bias={77: 1000.0}))) == room
-    with pytest.raises(longheads.ArgumentError, match="max_tokens"):
-        model.stream(PROMPT, max_tokens=0)
+    read = []
+    assert model.generate(PROMPT + "!", max_tokens=0, progress=lambda done, total: read.append(done)) == "" and read
 
 
 def test_a_prompt_that_does_not_fit(model):
@@ -499,6 +553,21 @@ def test_a_common_beginning_is_not_read_again(tiny_path):
         assert read[-1] <= len(other) - len(ids) + 1
         with Model(tiny_path) as fresh:
             assert answer == fresh.generate(other, temperature=0, max_tokens=4)
+
+
+def test_a_prompt_that_is_read_anew(tiny_path):
+    with Model(tiny_path) as model:
+        options = dict(temperature=0, max_tokens=4, logprobs=2)
+        alone = list(model.stream(PROMPT, **options))
+        model.generate(PROMPT[:20], **options)
+        read = []
+        options["progress"] = lambda done, total: read.append(total)
+        assert list(model.stream(PROMPT, cache_prompt=False, **options)) == alone
+        assert read[-1] == len(model.tokenize(PROMPT))
+        with pytest.raises(longheads.ArgumentError):
+            model.generate([10**6], cache_prompt=False)
+        read.clear()
+        assert list(model.stream(PROMPT, **options)) == alone and not read
 
 
 def test_a_stream_that_is_dropped_leaves_the_session_usable(model):
@@ -591,6 +660,27 @@ def test_chat(model):
     options = dict(temperature=0, max_tokens=6)
     assert model.chat(messages, **options) == model.generate(rendered, **options)
     assert "".join(p.text for p in model.chat(messages, stream=True, **options)) == model.chat(messages, **options)
+
+
+@pytest.mark.parametrize("content", ["Well, ", "Well<|im_end|>, ", " end"])
+@pytest.mark.parametrize("strip", ["", " | trim"])
+def test_an_answer_that_is_begun(tiny_path, content, strip):
+    """What follows the message in the template, and what that strips, is not there."""
+    template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content" + strip + " }}<|im_end|>\n{% endfor %}"
+    with Model(tiny_path, chat_template=template) as model:
+        messages = [{"role": "user", "content": "Well?"}, {"role": "assistant", "content": content}]
+        ids = model.chat_prompt(messages, continue_final_message=True)
+        assert ids.count(1) == 2 and ids.count(2) == 1
+        begun = content.strip() if strip else content
+        assert model.detokenize(ids) == "user\nWell?\nassistant\n" + begun
+        options = dict(temperature=0, max_tokens=6)
+        assert model.chat(messages, continue_final_message=True, **options) == model.generate(ids, **options)
+        messages[-1]["content"] = " "
+        with pytest.raises(longheads.TemplateError, match="it is empty"):
+            model.chat_prompt(messages, continue_final_message=True)
+    with Model(tiny_path, chat_template="{{ messages[-1].content | upper }}") as model:
+        with pytest.raises(longheads.TemplateError, match="does not write it as it is"):
+            model.chat_prompt(messages[:1], continue_final_message=True)
 
 
 def test_messages_may_come_once_only(model):
@@ -730,7 +820,7 @@ def test_parts(model, plain, texts):
         assert not any(map(m.tokenizer.is_control, strange[int(m is plain) :]))
 
 
-@pytest.mark.parametrize("bad", [{"top_p": 7.0}, {"temperature": float("nan")}, {"logit_bias": {10**8: 1.0}}, {"max_tokens": 0}])
+@pytest.mark.parametrize("bad", [{"top_p": 7.0}, {"temperature": float("nan")}, {"logit_bias": {10**8: 1.0}}])
 def test_sampling_is_refused_before_anything_is_read(model, bad):
     with pytest.raises(longheads.ArgumentError):
         model.stream([1, 2, 3], **bad)  # not even asked for a piece

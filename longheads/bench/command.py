@@ -23,7 +23,7 @@ from longheads.bench.shapes import default_folder, shape_file
 from longheads.command import check_outputs, exit_status, open_model, tell
 from longheads.errors import ArgumentError, LongHeadsWarning
 from longheads.find import find_model
-from longheads.options import add_machine, add_reading, count, machine_options, session_options
+from longheads.options import Parser, add_machine, add_reading, count, machine_options, session_options
 from longheads.stats import memory_of
 
 TYPE = "Q4_0"
@@ -34,11 +34,11 @@ BELONGS = {"type": "shape", "shape_dir": "shape", "vs_depth": "vs", "vs_flash_at
 
 def depths(text: str) -> list[int]:
     """0,4096,32k, ascending."""
-    return sorted({0 if part.strip() == "0" else count(part.strip()) for part in text.split(",")})
+    return sorted({count(part.strip(), least=0) for part in text.split(",")})
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="longheads.bench",
         description="Measure how fast a model reads and writes, and how that changes with what came before.",
         epilog="A number may end in k, which is 1024: --depth 0,4k,32k,128k.",

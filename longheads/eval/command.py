@@ -23,7 +23,7 @@ from longheads.eval.retrieval import Question, Row, ask_all, ask_over
 from longheads.eval.settings import Setting, add_settings, parse_setting, said_settings
 from longheads.find import find_model
 from longheads.model import Model
-from longheads.options import add_machine, machine_options
+from longheads.options import Parser, add_machine, machine_options
 from longheads.table import table
 
 
@@ -46,7 +46,7 @@ RETRIEVAL: dict[str, Task] = {"passkey": passkey, "needles": needles, "kv": kv, 
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="longheads.eval",
         description="Measure what a model still knows of what it read, under the rules of --setting.",
         epilog="`python -m longheads.eval TASK --help` explains a task. A number may end in k, which is 1024.",

@@ -22,7 +22,7 @@ from typing import NoReturn
 from longheads.command import exit_status, leave, tell
 from longheads.errors import ArgumentError, FileError
 from longheads.find import find_model
-from longheads.options import count
+from longheads.options import Parser, count
 from longheads.progress import ProgressBar
 
 try:
@@ -34,7 +34,7 @@ try:
 except ModuleNotFoundError as error:
     if error.name != "gguf":
         raise
-    sys.exit("longheads: the converter needs the package gguf: pip install 'longheads[convert]'")
+    sys.exit("longheads: the converter needs the package gguf: pip install gguf")
 
 
 def parse_size(text: str) -> int:
@@ -52,7 +52,7 @@ def parse_type(text: str) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="longheads-convert", description="Convert a Hugging Face LLaMA folder, or a GGUF file, to a GGUF file."
     )
     p.add_argument("source", type=Path, metavar="SRC",
