@@ -73,7 +73,7 @@ ISA_FLAGS = {
     "_avx2": ["-mavx2", "-mfma", "-mf16c"],
     "_avx512": _AVX512,
     "_avx512vnni": [*_AVX512, "-mavx512vnni"],
-    "_amx": [*_AVX512, "-mavx512vnni", "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
+    "_amx": [*_AVX512, "-mavx512vnni", "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mamx-int8"],
 }
 
 
@@ -83,8 +83,8 @@ NO_AMX = "-DLH_NO_AMX"
 @functools.cache
 def definitions() -> list[str]:
     """What CMake defines where the compiler is too old."""
-    body = "#include <immintrin.h>\nint main(void) { if (0) _tile_dpbf16ps(0, 1, 2); return 0; }\n"
-    old = platform.machine() in ("x86_64", "AMD64") and not supports(("-mamx-tile", "-mamx-bf16"), body)
+    body = "#include <immintrin.h>\nint main(void) { if (0) { _tile_dpbf16ps(0, 1, 2); _tile_dpbssd(0, 1, 2); } return 0; }\n"
+    old = platform.machine() in ("x86_64", "AMD64") and not supports(("-mamx-tile", "-mamx-bf16", "-mamx-int8"), body)
     return [NO_AMX] if old else []
 
 
@@ -216,7 +216,7 @@ FLAGS_OF: dict[str, set[str]] = {
     "avx2": {"avx2", "fma", "f16c"},
     "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
     "avx512vnni": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
-    "amx": {"avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16"},
+    "amx": {"avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8"},
     "neon": {"asimd"},
 }
 

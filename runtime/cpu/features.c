@@ -42,7 +42,7 @@ static unsigned detect(unsigned wanted) {
         features |= LH_CPU_AVX512;
         if (!(c >> 11 & 1)) return features;
         features |= LH_CPU_AVX512_VNNI;
-        const unsigned tiles = 1u << 24 | 1u << 22, bf16 = 1u << 5;  // and of bfloat16
+        const unsigned tiles = 1u << 25 | 1u << 24 | 1u << 22, bf16 = 1u << 5;  // of bytes and bfloat16
         if ((d & tiles) == tiles && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & bf16) && (wanted & LH_CPU_AMX) &&
             may_use_tiles())
             features |= LH_CPU_AMX;

@@ -146,8 +146,12 @@ static void multiply_amx(const lh_type_traits *traits, const void *panel, const 
 void lh_matmul_kernels_amx(lh_matmul_kernels *k) {
     k->name = "amx";
     k->integer = (lh_panel_kernels){
-        .rows = PAIRS * PAIR, .tokens = PAIR, .weight_size = 2,
+        .rows = PAIRS * PAIR, .tokens = PAIR, .cols = LH_PANEL_COLS,
+        .panel_bytes = PAIRS * PAIR * T_COLS * 2, .tile_bytes = PAIR * T_COLS * 2,
         .pack = pack_quant_amx, .pack_tokens = pack_tokens_amx, .multiply = multiply_amx,
         .plain = true, .begin = begin_amx, .end = end_amx,
     };
+    lh_few_kernels_amx(&k->very_few, &k->few);
+    k->few_tokens = 48;
+    k->stream_tokens = 4;
 }

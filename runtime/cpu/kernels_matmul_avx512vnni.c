@@ -30,6 +30,7 @@ static inline vf weight_words(const int8_t *q, int more) {
 void lh_matmul_kernels_avx512vnni(lh_matmul_kernels *k) {
     k->name = "avx512vnni";
     k->spans = true;
+    k->stream_tokens = 12;
     set_quant_panels(k);
-    lh_dot_kernels_avx512vnni(k->dot);
+    lh_dot_kernels_avx512vnni(k);
 }

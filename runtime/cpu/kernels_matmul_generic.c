@@ -199,16 +199,19 @@ void lh_matmul_kernels_generic(lh_matmul_kernels *k) {
     k->rms_norm = rms_norm;
     k->silu_mul = silu_mul;
     k->quantise = quantise;
+    k->stream_tokens = 3;
     for (int type = 0; type < LH_TYPE_COUNT; type++) {
         const lh_type_traits *traits = lh_type_get(type);
         if (traits) k->dot[type] = traits->scale_len ? dot_quantised : dot_real;
     }
     k->real = (lh_panel_kernels){
-        .rows = ROWS, .tokens = TOKENS, .weight_size = sizeof(float),
+        .rows = ROWS, .tokens = TOKENS, .cols = LH_FLOAT_PANEL_COLS,
+        .panel_bytes = ROWS * 32 * sizeof(float), .tile_bytes = TOKENS * 32 * sizeof(float),
         .pack = pack_real, .pack_tokens = pack_tokens_real, .multiply = multiply_real,
     };
     k->integer = (lh_panel_kernels){
-        .rows = ROWS, .tokens = TOKENS, .weight_size = 1,
+        .rows = ROWS, .tokens = TOKENS, .cols = LH_PANEL_COLS,
+        .panel_bytes = ROWS * (32 + 16), .tile_bytes = TOKENS * sizeof(act_block),
         .pack = pack_quantised, .pack_tokens = pack_tokens_quantised, .multiply = multiply_quantised,
     };
 }

@@ -1,17 +1,13 @@
 // Matrix products of the CPU backend. Few tokens: every thread prepares all of them for itself (that costs less than
 // waiting for another) and streams runs of rows. Many tokens: threads prepare tiles of tokens together, then take
-// panels of rows one by one, so that a panel is unpacked once and used for all tokens while it is in cache.
+// panels of rows, so that a panel is unpacked once and used for all tokens while it is in cache. How many are many is for
+// the kernels to say.
 #include <string.h>
 
 #include "cpu.h"
 #include "prefetch.h"
 #include "spans.h"
 
-// From this many tokens on unpacking a panel pays.
-#define MIN_PANEL_TOKENS 4
-// Columns of a panel at a time: it has to stay in the second-level cache beside a tile of tokens.
-#define INTEGER_COLS 2048
-#define REAL_COLS 512
 // Rows for one call of a dot kernel, so that they are still in cache for the next token.
 #define DOT_ROWS 32
 // Shares of the weights for each thread: enough that a thread which comes late leaves little to wait for.
@@ -29,7 +25,7 @@ static bool is_integer(const lh_tensor *w) { return lh_type_get(w->type)->scale_
 
 static size_t act_row_size(int64_t n_cols, bool integer) {
     size_t n = LH_ROUND_UP((size_t)n_cols, 256);  // keeps every part aligned
-    return n * sizeof(float) + (integer ? n + n / 32 * 2 * sizeof(float) + n / 16 * 2 * sizeof(float) : 0);
+    return n * sizeof(float) + (integer ? 2 * n + n / 32 * 2 * sizeof(float) + n / 16 * 2 * sizeof(float) : 0);
 }
 
 static lh_act_row act_row_in(void *memory, int64_t n_cols, bool integer) {
@@ -42,6 +38,7 @@ static lh_act_row act_row_in(void *memory, int64_t n_cols, bool integer) {
         row.sum16 = row.sum32 + n / 32;
         row.q_sum = (int32_t *)(row.sum16 + n / 16);
         row.q = (int8_t *)(row.q_sum + n / 16);
+        row.halves = row.q + n;
     }
     return row;
 }
@@ -79,19 +76,34 @@ typedef struct stream_job {
     int64_t share;     // of these
 } stream_job;
 
+// Rows are unpacked once for several tokens where there is a kernel for that: a token is filled up to as many.
+static void dot_tokens(const lh_matmul_kernels *k, const lh_tensor *w, int64_t row, int64_t n_rows, const lh_act_row *acts,
+                       int32_t n, float *out) {
+    int32_t t = 0;
+    for (; k->dots[w->type] && t + 1 < n; t += LH_DOT_TOKENS) {
+        lh_act_row four[LH_DOT_TOKENS];
+        float room[LH_DOT_TOKENS * DOT_ROWS];
+        int32_t some = LH_MIN(n - t, LH_DOT_TOKENS);
+        for (int32_t i = 0; i < LH_DOT_TOKENS; i++) four[i] = acts[t + LH_MIN(i, some - 1)];
+        k->dots[w->type](w, row, n_rows, four, room);
+        memcpy(out + t * n_rows, room, (size_t)(some * n_rows) * sizeof *out);
+    }
+    for (; t < n; t++) k->dot[w->type](w, row, n_rows, &acts[t], out + t * n_rows);
+}
+
 static void stream_rows(const stream_job *job, int i, const lh_act_row *rows, int64_t first, int64_t end) {
     const lh_project *p = job->p;
     const lh_tensor *w = p->w[i];
-    lh_dot_fn dot = job->cpu->matmul.dot[w->type];
     for (int64_t r = first; r < end; r += DOT_ROWS) {
         int64_t n_rows = LH_MIN(end - r, DOT_ROWS);
+        float out[LH_MOST_STREAMED * DOT_ROWS];
+        dot_tokens(&job->cpu->matmul, w, r, n_rows, rows, p->n, out);
         for (int32_t t = 0; t < p->n; t++) {
-            float out[DOT_ROWS];
-            dot(w, r, n_rows, &rows[t], out);
             float *y = p->y[i] + t * y_stride(p, i) + r;
             const float *bias = p->bias[i] ? p->bias[i] + r : NULL;
             for (int64_t j = 0; j < n_rows; j++) {
-                float value = bias ? out[j] + bias[j] : out[j];
+                float value = out[t * n_rows + j];
+                if (bias) value += bias[j];
                 y[j] = p->add ? y[j] + value : value;
             }
         }
@@ -123,10 +135,13 @@ static void run_share(const stream_job *job, int64_t piece, char *scratch) {
     char *memory = scratch + LH_ALIGN;
     const stream_job *prepared;
     memcpy(&prepared, scratch, sizeof prepared);
-    lh_act_row rows[MIN_PANEL_TOKENS];
-    for (int32_t t = 0; t < job->p->n; t++, memory += act_row_size(job->p->n_cols, job->integer))
-        rows[t] = prepared == job ? row_of(job->p, t, job->integer, memory)
-                                : prepare_row(&job->cpu->matmul, job->p, t, job->integer, memory);
+    lh_act_row rows[LH_MOST_STREAMED];
+    const lh_matmul_kernels *k = &job->cpu->matmul;
+    for (int32_t t = 0; t < job->p->n; t++, memory += act_row_size(job->p->n_cols, job->integer)) {
+        bool again = prepared == job;
+        rows[t] = again ? row_of(job->p, t, job->integer, memory) : prepare_row(k, job->p, t, job->integer, memory);
+        if (!again && job->integer && k->arrange) k->arrange(job->p->n_cols, &rows[t]);
+    }
     memcpy(scratch, &job, sizeof job);
     for (int i = 0; i < job->p->n_out; i++) {
         int64_t n = job->p->w[i]->n_rows;
@@ -159,15 +174,8 @@ static lh_status stream(lh_cpu *c, const lh_project *p, bool integer) {
 
 // --- many tokens -----------------------------------------------------------------------------------------------
 
-static size_t panel_size(const lh_panel_kernels *k, bool integer, int64_t n_cols) {
-    size_t scales = integer ? (size_t)n_cols / 16 * 2 * sizeof(float) : 0;  // at most: runs of 16, with mins
-    return (size_t)k->rows * ((size_t)n_cols * (size_t)k->weight_size + scales);
-}
-
-static size_t tile_size(const lh_panel_kernels *k, bool integer, int64_t n_cols) {
-    // At most, for 32 columns: a scale, and two kinds of sums for one run of 32 and two of 16.
-    size_t scales = integer ? (size_t)n_cols / 32 * 7 * sizeof(float) : 0;
-    return LH_ROUND_UP((size_t)k->tokens * ((size_t)n_cols * (size_t)k->weight_size + scales), (size_t)LH_ALIGN);
+static size_t bytes_of(int64_t n_cols, int32_t bytes) {
+    return LH_ROUND_UP((size_t)n_cols, (size_t)256) / 32 * (size_t)bytes;
 }
 
 // Integer or float: the kernels, and all tokens laid out for them.
@@ -184,6 +192,7 @@ typedef struct panel_job {
     const lh_project *p;
     side sides[2];             // [is_integer]
     int64_t n_slabs;           // runs of tiles: more than one where there are too few panels for the threads
+    int64_t n_together;        // panels of a piece of work
     int64_t first_panel[4];    // of each matrix, and the end
 } panel_job;
 
@@ -246,16 +255,27 @@ static void prepare_task(void *arg, int64_t piece, int thread) {
 
 static void multiply_task(void *arg, int64_t piece, int thread) {
     const panel_job *job = arg;
-    int64_t panel = piece / job->n_slabs;
+    int64_t share = piece / job->n_slabs, n_threads = lh_threads_count(job->cpu->threads);
+    if (job->n_together > 1) share = share % n_threads * SHARES + share / n_threads;
+    int64_t end = LH_MIN((share + 1) * job->n_together, job->first_panel[job->p->n_out]);
     int i = 0;
-    while (panel >= job->first_panel[i + 1]) i++;
-    multiply_panel(job, i, panel - job->first_panel[i], piece % job->n_slabs, lh_cpu_scratch_of(job->cpu, thread));
+    for (int64_t panel = share * job->n_together; panel < end; panel++) {
+        while (panel >= job->first_panel[i + 1]) i++;
+        multiply_panel(job, i, panel - job->first_panel[i], piece % job->n_slabs, lh_cpu_scratch_of(job->cpu, thread));
+    }
 }
 
 // Which kinds of kernels a projection needs: [is_integer].
 static void kinds_of(const lh_project *p, bool uses[2]) {
     uses[0] = uses[1] = false;
     for (int i = 0; i < p->n_out; i++) uses[is_integer(p->w[i])] = true;
+}
+
+static const lh_panel_kernels *integer_kernels(const lh_matmul_kernels *k, const lh_project *p) {
+    if (p->n > k->few_tokens) return &k->integer;
+    bool one_tile = p->n <= k->very_few.tokens;
+    for (int i = 0; i < p->n_out; i++) one_tile = one_tile && lh_type_get(p->w[i]->type)->scale_len != 16;
+    return one_tile ? &k->very_few : &k->few;
 }
 
 // Everything of the job but the memory of its tiles. *thread_size: bytes that a thread needs; *shared_size: all tiles.
@@ -269,19 +289,21 @@ static void plan_panels(const lh_cpu *c, const lh_project *p, int n_threads, pan
     int64_t least_tiles = INT64_MAX;
     for (int integer = 0; integer < 2; integer++) {
         side *s = &job->sides[integer];
-        s->kernels = integer ? &c->matmul.integer : &c->matmul.real;
-        s->max_cols = LH_MIN(p->n_cols, integer ? INTEGER_COLS : REAL_COLS);
+        s->kernels = integer ? integer_kernels(&c->matmul, p) : &c->matmul.real;
+        s->max_cols = LH_MIN(p->n_cols, s->kernels->cols);
         if (!uses[integer]) continue;
         s->n_tiles = (p->n + s->kernels->tokens - 1) / s->kernels->tokens;
-        s->tile_size = tile_size(s->kernels, integer, p->n_cols);
+        s->tile_size = LH_ROUND_UP(bytes_of(p->n_cols, s->kernels->tile_bytes), (size_t)LH_ALIGN);
         *shared_size += (size_t)s->n_tiles * s->tile_size;
-        *thread_size = LH_MAX(*thread_size, panel_size(s->kernels, integer, s->max_cols));
+        *thread_size = LH_MAX(*thread_size, bytes_of(s->max_cols, s->kernels->panel_bytes));
         least_tiles = LH_MIN(least_tiles, s->n_tiles);
     }
     for (int i = 0; i < p->n_out; i++) job->first_panel[i + 1] = job->first_panel[i] + n_panels(job, i);
     // About four pieces for each thread, so that none waits long for the last.
     int64_t wanted = n_threads == 1 ? 1 : 4 * n_threads, panels = job->first_panel[p->n_out];
     job->n_slabs = LH_MIN(least_tiles, (wanted + panels - 1) / panels);
+    // What a thread takes together lies together, and is fetched ahead, where fetching is what takes long.
+    job->n_together = p->n <= c->matmul.few_tokens ? (panels + SHARES * n_threads - 1) / (SHARES * n_threads) : 1;
 }
 
 static void put_tiles(panel_job *job, char *memory) {
@@ -298,7 +320,8 @@ static lh_status multiply_panels(lh_cpu *c, const lh_project *p) {
     if (!shared) return LH_ERR_MEMORY;
     put_tiles(&job, shared);
     lh_threads_for(c->threads, job.sides[0].n_tiles + job.sides[1].n_tiles, prepare_task, &job);
-    lh_threads_for(c->threads, job.first_panel[p->n_out] * job.n_slabs, multiply_task, &job);
+    int64_t n_shares = job.n_together > 1 ? SHARES * lh_threads_count(c->threads) : job.first_panel[p->n_out];
+    lh_threads_for(c->threads, n_shares * job.n_slabs, multiply_task, &job);
     return LH_OK;
 }
 
@@ -306,14 +329,14 @@ lh_status lh_cpu_project(lh_backend *b, const lh_project *p) {
     lh_cpu *c = (lh_cpu *)b;
     bool uses[2];
     kinds_of(p, uses);
-    return p->n < MIN_PANEL_TOKENS ? stream(c, p, uses[1]) : multiply_panels(c, p);
+    return p->n <= c->matmul.stream_tokens ? stream(c, p, uses[1]) : multiply_panels(c, p);
 }
 
 // --- one thread, one matrix ------------------------------------------------------------------------------------
 
 size_t lh_cpu_multiply_size(const lh_cpu *c, const lh_project *p) {
     stream_job few = {c, p, is_integer(p->w[0]), 1, p->w[0]->n_rows, p->w[0]->n_rows};
-    if (p->n < MIN_PANEL_TOKENS) return stream_size(&few);
+    if (p->n <= c->matmul.stream_tokens) return stream_size(&few);
     panel_job many;
     size_t thread_size, shared_size;
     plan_panels(c, p, 1, &many, &thread_size, &shared_size);
@@ -321,7 +344,7 @@ size_t lh_cpu_multiply_size(const lh_cpu *c, const lh_project *p) {
 }
 
 void lh_cpu_multiply(const lh_cpu *c, const lh_project *p, void *memory) {
-    if (p->n < MIN_PANEL_TOKENS) {
+    if (p->n <= c->matmul.stream_tokens) {
         stream_job job = {c, p, is_integer(p->w[0]), 1, p->w[0]->n_rows, p->w[0]->n_rows};
         memset(memory, 0, LH_ALIGN);
         run_share(&job, 0, memory);

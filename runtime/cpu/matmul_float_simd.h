@@ -178,7 +178,8 @@ static void set_float_kernels(lh_matmul_kernels *k) {
     k->quantise = quantise_simd;
     k->dot[LH_TYPE_F32] = k->dot[LH_TYPE_F16] = k->dot[LH_TYPE_BF16] = dot_float_simd;
     k->real = (lh_panel_kernels){
-        .rows = FLOAT_ROWS, .tokens = FLOAT_TOKENS, .weight_size = sizeof(float),
+        .rows = FLOAT_ROWS, .tokens = FLOAT_TOKENS, .cols = LH_FLOAT_PANEL_COLS,
+        .panel_bytes = FLOAT_ROWS * 32 * sizeof(float), .tile_bytes = FLOAT_TOKENS * 32 * sizeof(float),
         .pack = pack_float_simd, .pack_tokens = pack_tokens_float_simd, .multiply = multiply_float_simd,
     };
 }

@@ -13,11 +13,11 @@
 //
 // A panel is Q_VECS vectors of rows: for every 32 columns 8 words of each row, then scales, then mins. A tile of tokens
 // is laid out to match; its words are broadcast.
+#include "matmul_act_block.h"
 #include "matmul_unpack_simd.h"
 
 #define Q_VECS 2
 #define Q_ROWS (Q_VECS * VN)
-#define Q_WORDS 8
 
 // --- panels ----------------------------------------------------------------------------------------------------
 
@@ -65,35 +65,7 @@ static void pack_quant_simd(const lh_tensor *w, int64_t row, int64_t col, int64_
         }
 }
 
-// --- tiles of tokens -------------------------------------------------------------------------------------------
-
-// 32 activations of each token of a tile.
-typedef struct act_block {
-    int32_t words[Q_WORDS][Q_TOKENS];
-    float scale[Q_TOKENS];
-    int32_t q_sum32[Q_TOKENS], q_sum16[2][Q_TOKENS];  // sums of q
-    float sum32[Q_TOKENS], sum16[2][Q_TOKENS];        // times the scale
-} act_block;
-_Static_assert(sizeof(act_block) == Q_TOKENS * (Q_WORDS * 4 + 7 * 4), "tile_size of matmul.c counts on it");
-
-static void pack_tokens_quant_simd(const lh_act_row *row, int64_t n_cols, int32_t t, void *tile) {
-    act_block *to = tile;
-    for (int64_t b = 0; b < n_cols / LH_ACT_BLOCK; b++, to++) {
-        int32_t words[Q_WORDS] = {0}, sum[2] = {0, 0};
-        if (row) {
-            memcpy(words, row->q + b * LH_ACT_BLOCK, sizeof words);
-            memcpy(sum, row->q_sum + 2 * b, sizeof sum);
-        }
-        LH_UNROLL for (int i = 0; i < Q_WORDS; i++) to->words[i][t] = words[i];
-        to->scale[t] = row ? row->scale[b] : 0;
-        to->q_sum32[t] = sum[0] + sum[1];
-        to->sum32[t] = row ? row->sum32[b] : 0;
-        for (int h = 0; h < 2; h++) {
-            to->q_sum16[h][t] = sum[h];
-            to->sum16[h][t] = row ? row->sum16[2 * b + h] : 0;
-        }
-    }
-}
+// --- products --------------------------------------------------------------------------------------------------
 
 // The register tile: whole numbers over a run that shares a scale, floats over the panel.
 LH_INLINE void multiply_tile(int scale_len, bool has_min, int bits, const char *panel, const act_block *act,
@@ -174,7 +146,8 @@ static void multiply_quant_simd(const lh_type_traits *traits, const void *panel,
 // The panels' entry of a table.
 static void set_quant_panels(lh_matmul_kernels *k) {
     k->integer = (lh_panel_kernels){
-        .rows = Q_ROWS, .tokens = Q_TOKENS, .weight_size = 1,
+        .rows = Q_ROWS, .tokens = Q_TOKENS, .cols = LH_PANEL_COLS,
+        .panel_bytes = Q_ROWS * (32 + 16), .tile_bytes = sizeof(act_block),
         .pack = pack_quant_simd, .pack_tokens = pack_tokens_quant_simd, .multiply = multiply_quant_simd,
     };
 }

@@ -21,14 +21,17 @@ static const tile_config whole_tiles = {
 
 // Others in this process may have configured tiles on this thread, and count on that. The intrinsics of GCC 12 tell the
 // compiler of the first 8 bytes only.
+static inline void save_tiles(tile_config *before) { __asm__ volatile("sttilecfg %0" : "=m"(*before)); }
+static inline void set_tiles(const tile_config *config) { __asm__ volatile("ldtilecfg %0" : : "m"(*config)); }
+
 static inline void begin_tiles(tile_config *before) {
-    __asm__ volatile("sttilecfg %0" : "=m"(*before));
-    __asm__ volatile("ldtilecfg %0" : : "m"(whole_tiles));
+    save_tiles(before);
+    set_tiles(&whole_tiles);
 }
 
 static inline void end_tiles(const tile_config *before) {
     if (before->palette == 0) __asm__ volatile("tilerelease");
-    else __asm__ volatile("ldtilecfg %0" : : "m"(*before));
+    else set_tiles(before);
 }
 
 // GCC does not know that loads of tiles read memory: what was written before is written.

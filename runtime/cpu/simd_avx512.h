@@ -9,7 +9,7 @@ typedef __m512 vf;
 #define VN 16        // floats in a vector
 #define BLOCK_ROWS 6  // a register tile: 6 x 4 accumulators and 5 operands of 32 registers
 #define BLOCK_VECS 4
-#define FEW_ROWS 3    // up to so many a panel costs attention more than it saves
+#define FEW_ROWS 8    // up to so many a panel costs attention more than it saves
 // Measured where two threads of a core share 16 lines on their way to the first-level cache: fetched into it, 4 KB
 // ahead, weights of 8 bits came at 60% of what they come at this way, weights of 4 bits at 75%.
 #define FETCH_AHEAD 3584

@@ -195,7 +195,7 @@ static void test_attend(const char *name, const lh_attention_kernels *k, int32_t
         k->attend(&t, scratch);
     }
     // Scores of factors that are rounded as there; their powers of two and the values are rounded, too.
-    bool bfloat = strcmp(name, "amx") == 0 && rows > 3 && type != LH_KV_F32;
+    bool bfloat = strcmp(name, "amx") == 0 && rows > 8 && type != LH_KV_F32;
     double unit = bfloat ? 0x1.62e42fefa39efp-1 : 1, tolerance = bfloat ? BFLOAT_TOLERANCE / TOLERANCE : 1 + size * dim / 20;
     for (int32_t i = 0; i < rows; i++) {
         double most = -INFINITY, total = 0, *weight = lh_alloc(2 * (size_t)n_keys, sizeof *weight);

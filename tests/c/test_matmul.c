@@ -28,7 +28,8 @@ static void compare_quantised(const lh_matmul_kernels *k, const lh_matmul_kernel
     lh_act_row rows[2];
     for (int i = 0; i < 2; i++) {
         float *s = sums + 6 * blocks * i;
-        rows[i] = (lh_act_row){plain, q + n * i, s, (int32_t *)(s + blocks), s + 3 * blocks, s + 5 * blocks};
+        rows[i] = (lh_act_row){.x = plain, .q = q + n * i, .scale = s, .q_sum = (int32_t *)(s + blocks), .sum16 = s + 3 * blocks,
+                               .sum32 = s + 5 * blocks};
         (i == 0 ? generic : k)->quantise(plain, n, &rows[i]);
     }
     bool same = memcmp(q, q + n, (size_t)n) == 0;
@@ -127,7 +128,7 @@ static void run_case(test_case *c, lh_backend *b, unsigned features, bool spans)
         else memset(c->p.y[i], 0xff, size);  // NaN: what is not written is seen
     }
     if (lh_cpu_project(b, &c->p) != LH_OK) FAIL("%s: %s", label, lh_last_error());
-    bool bfloat = k->integer.plain && c->p.n >= 4;  // fewer tokens meet the weights as they lie
+    bool bfloat = k->integer.plain && c->p.n > LH_MAX(k->stream_tokens, k->few_tokens);
     float *plain = malloc((size_t)c->p.n_cols * 2 * sizeof(float)), *quantised = plain + c->p.n_cols;
     for (int32_t t = 0; t < c->p.n; t++) {
         kernel_prologue(k, &generic, c, t, label, plain, quantised);
@@ -170,7 +171,7 @@ static void one_matrix(lh_type type, int64_t n_rows, int64_t n_cols, int32_t n, 
 }
 
 static void shapes_of_type(lh_type type) {
-    static const int32_t tokens[] = {1, 2, 3, 4, 5, 6, 7, 13, 64, 257};
+    static const int32_t tokens[] = {1, 2, 3, 4, 5, 6, 7, 8, 13, 16, 33, 64, 257};
     static const int64_t rows[] = {1, 15, 16, 17, 31, 32, 33, 100};
     int64_t block = lh_type_get(type)->block_len;
     int variant = 0;
@@ -181,8 +182,8 @@ static void shapes_of_type(lh_type type) {
     static const int64_t cols[] = {1, 172, 288, 576, 608, 1536, 2080, 4352};
     for (size_t i = 0; i < sizeof cols / sizeof *cols; i++) {
         if (cols[i] % block || (few_shapes && cols[i] == 1536)) continue;
-        static const int32_t few[] = {1, 3, 4, 7, 13};
-        for (size_t j = 0; j < 5; j += few_shapes ? 2 : 1, variant++)
+        static const int32_t few[] = {1, 3, 4, 7, 13, 20, 50};
+        for (size_t j = 0; j < 7; j += few_shapes ? 2 : 1, variant++)
             one_matrix(type, rows[variant % 8], cols[i], few[j], variant, RANDOM);
         one_matrix(type, 33, cols[i], 3, variant++, EXTREME);
         one_matrix(type, 33, cols[i], 8, variant++, EXTREME);
@@ -208,7 +209,9 @@ static void several_matrices(void) {
 static void hostile_values(lh_type type) {
     const int64_t n_rows = 40, n_cols = 512;
     const lh_type_traits *traits = lh_type_get(type);
-    for (int32_t n = 1; n < 12; n += 5) {
+    static const int32_t tokens[] = {1, 2, 6, 11, 60};
+    for (int i_tokens = 0; i_tokens < 5; i_tokens++) {
+        int32_t n = tokens[i_tokens];
         test_case c = make_case(1, &type, &n_rows, n_cols, n, 0, false, false, RANDOM);
         uint8_t *row = (uint8_t *)c.w[0].data + 3 * c.w[0].row_size;
         for (size_t i = 0; i < c.w[0].row_size; i += (size_t)traits->block_size)
@@ -272,10 +275,11 @@ static void tiles_of_others(void) {
     if (!(lh_cpu_features() & LH_CPU_AMX)) return;
     const lh_type type = LH_TYPE_Q8_0;
     const int64_t n_rows = 32;
-    for (int theirs = 0; theirs < 2; theirs++) {
+    for (int turn = 0; turn < 6; turn++) {
+        const int32_t tokens[] = {7, 32, 64}, theirs = turn % 2;
         // Palette; bytes of a line, and lines, of tiles 0 and 1.
         uint8_t config[64] = {[0] = 1, [16] = 12, [18] = 64, [48] = 3, [49] = 16}, after[64];
-        test_case c = make_case(1, &type, &n_rows, 64, 32, 0, false, false, RANDOM);
+        test_case c = make_case(1, &type, &n_rows, 64, tokens[turn / 2], 0, false, false, RANDOM);
         c.p.w[0] = &c.w[0];
         lh_matmul_kernels_select(lh_cpu_features(), &((lh_cpu *)backends[0])->matmul);
         if (theirs) __asm__ volatile("ldtilecfg %0" : : "m"(config));
