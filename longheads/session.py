@@ -278,6 +278,15 @@ class Session(Handle):
         reporting = Reporting(progress)
         reporting.check(lib.lh_session_feed(pointer, ids_pointer(ids), len(ids), reporting.pointer))
 
+    def feed_logits(self, ids: Ids, *, progress: Progress | None = None) -> NDArray[np.float32]:
+        """Read token ids as feed does, and give the logits that follow each: (n, n_vocab) float32."""
+        array_, reporting = ids_array(ids), Reporting(progress)
+        logits = np.empty((len(array_), self.n_vocab), np.float32)
+        out = ffi.cast("float *", logits.ctypes.data)
+        with self._turn() as pointer:
+            reporting.check(lib.lh_session_feed_logits(pointer, ids_pointer(array_), len(array_), out, reporting.pointer))
+        return logits
+
     def score(self, ids: Ids, *, progress: Progress | None = None) -> NDArray[np.float32]:
         """Read token ids as feed does, and say how likely each was.
 

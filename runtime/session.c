@@ -232,28 +232,41 @@ static lh_status tell_in_batch(void *reading, int32_t layers) {
     return tell(r, r->done + (int64_t)r->n * layers / r->session->model->config.n_layer);
 }
 
-// One batch, n <= options.batch. logprobs: NULL, or (n) where logprobs[i] scores ids[i]. r: NULL: nobody is told.
-static lh_status run_batch(lh_session *s, const int32_t *ids, int32_t n, bool want_logits, float *logprobs, lh_reading *r) {
+// What is wanted of every token of a text; NULL: nothing.
+typedef struct wanted {
+    float *logprobs;  // (n): [i] scores ids[i]
+    float *logits;    // (n, n_vocab): [i] follow ids[i]
+} wanted;
+
+static lh_status score_rows(lh_session *s, const int32_t *ids, int32_t n, float before, float *logprobs) {
     int32_t n_vocab = s->model->config.n_vocab;
-    float before = logprobs && s->has_logits ? lh_log_softmax(s->logits, n_vocab, ids[0]) : NAN;
+    logprobs[0] = before;
+    for (int32_t row = 0; row < n - 1; row += LH_LOGITS_ROWS) {
+        int32_t rows = LH_MIN(n - 1 - row, LH_LOGITS_ROWS);
+        LH_TRY(lh_forward_logits(&s->forward, row, rows, s->rows));
+        for (int32_t i = 0; i < rows; i++)
+            logprobs[row + i + 1] = lh_log_softmax(s->rows + (size_t)i * n_vocab, n_vocab, ids[row + i + 1]);
+    }
+    return LH_OK;
+}
+
+// One batch, n <= options.batch. r: NULL: nobody is told.
+static lh_status run_batch(lh_session *s, const int32_t *ids, int32_t n, bool want_last, wanted w, lh_reading *r) {
+    int32_t n_vocab = s->model->config.n_vocab;
+    float before = w.logprobs && s->has_logits ? lh_log_softmax(s->logits, n_vocab, ids[0]) : NAN;
     memmove(s->ids + s->kv.position, ids, (size_t)n * sizeof *ids);  // what is read again lies there already
     s->has_logits = false;
     const lh_between between = {tell_in_batch, r};
-    lh_status status = lh_forward_layers(&s->forward, &s->longheads, &s->kv, ids, n, logprobs ? 0 : n - 1,
+    lh_status status = lh_forward_layers(&s->forward, &s->longheads, &s->kv, ids, n, w.logprobs || w.logits ? 0 : n - 1,
                                          r ? &between : NULL);
     if (status != LH_OK) lh_session_give_up(s, n);
     LH_TRY(status);
-    if (logprobs) {
-        logprobs[0] = before;
-        for (int32_t row = 0; row < n - 1; row += LH_LOGITS_ROWS) {
-            int32_t rows = LH_MIN(n - 1 - row, LH_LOGITS_ROWS);
-            LH_TRY(lh_forward_logits(&s->forward, row, rows, s->rows));
-            for (int32_t i = 0; i < rows; i++)
-                logprobs[row + i + 1] = lh_log_softmax(s->rows + (size_t)i * n_vocab, n_vocab, ids[row + i + 1]);
-        }
-    }
-    if (!want_logits) return LH_OK;
-    LH_TRY(lh_forward_logits(&s->forward, n - 1, 1, s->logits));
+    if (w.logprobs) LH_TRY(score_rows(s, ids, n, before, w.logprobs));
+    for (int32_t row = 0; w.logits && row < n; row += LH_LOGITS_ROWS)
+        LH_TRY(lh_forward_logits(&s->forward, row, LH_MIN(n - row, LH_LOGITS_ROWS), w.logits + (size_t)row * n_vocab));
+    if (!want_last) return LH_OK;
+    if (w.logits) memcpy(s->logits, w.logits + (size_t)(n - 1) * n_vocab, (size_t)n_vocab * sizeof *s->logits);
+    else LH_TRY(lh_forward_logits(&s->forward, n - 1, 1, s->logits));
     s->has_logits = true;
     return LH_OK;
 }
@@ -269,7 +282,7 @@ static lh_status rewind_to(lh_session *s, int64_t target) {
     lh_status status = LH_OK;
     while (status == LH_OK && s->kv.position < target) {
         int32_t rows = (int32_t)LH_MIN(target - s->kv.position, (int64_t)s->options.batch);
-        status = run_batch(s, s->ids + s->kv.position, rows, false, NULL, NULL);
+        status = run_batch(s, s->ids + s->kv.position, rows, false, (wanted){0}, NULL);
     }
     // Nothing is asked of what was read again: wait for it, so that a failure is this call's.
     if (again && status == LH_OK) status = s->model->backend->ops->read(s->model->backend, NULL, s->forward.x, 0);
@@ -286,24 +299,27 @@ static lh_status restore_last(lh_session *s) {
     if (s->kv.position == 0) return LH_OK;
     int32_t last = s->ids[s->kv.position - 1];
     LH_TRY(rewind_to(s, s->kv.position - 1));
-    lh_status status = run_batch(s, &last, 1, true, NULL, NULL);
+    lh_status status = run_batch(s, &last, 1, true, (wanted){0}, NULL);
     if (status != LH_OK) lh_session_clear(s);  // rather than one token short without a word
     take_kept_logits(s);
     return status;
 }
 
-static lh_status run(lh_session *s, const int32_t *ids, int64_t n, float *logprobs, const lh_progress *progress) {
+static lh_status run(lh_session *s, const int32_t *ids, int64_t n, wanted w, const lh_progress *progress) {
     lh_reading r = {.session = s, .progress = progress, .total = n};
     LH_TRY(check_ids(s, ids, n));
     LH_TRY(lh_reading_tell(&r));
-    if (logprobs && !s->has_logits) LH_TRY(restore_last(s));
+    if (w.logprobs && !s->has_logits) LH_TRY(restore_last(s));
     while (r.done < n) {
         const int32_t *here = ids + r.done;
         r.n = (int32_t)LH_MIN(n - r.done, (int64_t)s->options.batch);
         // Scores of a batch's first id need the logits of the batch before it.
         bool last = r.done + r.n == n;
-        LH_TRY(run_batch(s, here, r.n, logprobs || last, logprobs ? logprobs + r.done : NULL,
-                         progress ? &r : NULL));
+        wanted now = {
+            .logprobs = w.logprobs ? w.logprobs + r.done : NULL,
+            .logits = w.logits ? w.logits + (size_t)r.done * (size_t)s->model->config.n_vocab : NULL,
+        };
+        LH_TRY(run_batch(s, here, r.n, w.logprobs || last, now, progress ? &r : NULL));
         if (last && n > 1) lh_session_keep_logits(s);
         r.done += r.n;
         LH_TRY(lh_reading_tell(&r));
@@ -313,7 +329,14 @@ static lh_status run(lh_session *s, const int32_t *ids, int64_t n, float *logpro
 
 lh_status lh_session_feed(lh_session *s, const int32_t *ids, int64_t n, const lh_progress *progress) {
     LH_TRY(lh_session_enter(s));
-    lh_status status = run(s, ids, n, NULL, progress);
+    lh_status status = run(s, ids, n, (wanted){0}, progress);
+    lh_session_leave(s);
+    return status;
+}
+
+lh_status lh_session_feed_logits(lh_session *s, const int32_t *ids, int64_t n, float *logits, const lh_progress *progress) {
+    LH_TRY(lh_session_enter(s));
+    lh_status status = run(s, ids, n, (wanted){.logits = logits}, progress);
     lh_session_leave(s);
     return status;
 }
@@ -323,7 +346,7 @@ lh_status lh_session_score(lh_session *s, const int32_t *ids, int64_t n, float *
     lh_status status = LH_OK;
     if (!s->rows) s->rows = lh_alloc((size_t)LH_LOGITS_ROWS * s->model->config.n_vocab, sizeof *s->rows);
     if (!s->rows) status = LH_ERR_MEMORY;
-    if (status == LH_OK) status = run(s, ids, n, logprobs, progress);
+    if (status == LH_OK) status = run(s, ids, n, (wanted){.logprobs = logprobs}, progress);
     lh_session_leave(s);
     return status;
 }

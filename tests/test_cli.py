@@ -223,11 +223,11 @@ def test_sampling_options_reach_the_sampler():
 
     said = ["m", "-n", 1, "--temp", 2, "--top-k", 3, "--top-p", 0.4, "--min-p", 0.5, "--typical", 0.6, "-s", 11, "--stop", "x",
             "--repeat-penalty", 7, "--frequency-penalty", 8, "--presence-penalty", 9, "--penalty-last-n", 10,
-            "--logit-bias", "12=13"]  # fmt: skip
+            "--logit-bias", "12=13", "--draft", 14]  # fmt: skip
     assert sampling_of(parser().parse_args(list(map(str, said)))) == {
         "max_tokens": 1, "temperature": 2, "top_k": 3, "top_p": 0.4, "min_p": 0.5, "typical_p": 0.6, "seed": 11,
         "stop": ["x"], "repeat_penalty": 7, "frequency_penalty": 8, "presence_penalty": 9, "penalty_last_n": 10,
-        "logit_bias": {12: 13},
+        "logit_bias": {12: 13}, "prompt_lookup_num_tokens": 14,
     }  # fmt: skip
 
 
@@ -422,6 +422,12 @@ def test_a_template_from_a_file(tiny_path, plain_path, tmp_path):
         assert run(*asked, "x", "--chat-template-file", template).stdout == run(*asked, "[x]", "--no-chat").stdout
     template.write_text("{% for")
     assert "cannot be read" in one_sentence(run(*asked, "x", "--chat-template-file", template, status=1))
+
+
+def test_drafts(tiny_path):
+    asked = [tiny_path, "-p", "The king", "-n", 20, "--temp", 0, "--logit-bias", "77=1000"]
+    assert run(*asked, "--draft", 5).stdout == run(*asked).stdout
+    assert "expected 0 or more" in one_sentence(run(*asked, "--draft", -1, status=1))
 
 
 def test_the_model_s_name(tiny_path):

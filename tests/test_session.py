@@ -500,6 +500,22 @@ def test_model_dropped_first(tiny_path, ids):
     assert np.isfinite(session.logits).all()
 
 
+def test_logits_of_every_token(model, ids):
+    """They are those of a token that is read last, and score says the same of them, in any batches."""
+    text = ids[:150]
+    with model.session(batch=64) as a, model.session() as b:
+        a.feed(text[:7])
+        b.feed(text[:7])
+        logits = a.feed_logits(text[7:])
+        assert logits.shape == (143, a.n_vocab) and (a.logits == logits[-1]).all() and a.position == 150
+        scored = b.score(text[7:])
+        logprobs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        np.testing.assert_allclose(logprobs[np.arange(142), text[8:]], scored[1:], atol=0.05)
+        assert a.feed_logits([]).shape == (0, a.n_vocab)
+        with pytest.raises(longheads.ArgumentError):
+            a.feed_logits([10**6])
+
+
 # --- files -------------------------------------------------------------------------------------------------------
 
 

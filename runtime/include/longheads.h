@@ -176,6 +176,9 @@ LH_API lh_status lh_session_feed(lh_session *s, const int32_t *ids, int64_t n, c
 // As feed; logprobs[i] becomes ln p(ids[i] | everything before it), NaN for the first id of an empty session.
 LH_API lh_status lh_session_score(lh_session *s, const int32_t *ids, int64_t n, float *logprobs,
                                   const lh_progress *progress);
+// As feed; logits (n, n_vocab) become those that follow each id.
+LH_API lh_status lh_session_feed_logits(lh_session *s, const int32_t *ids, int64_t n, float *logits,
+                                        const lh_progress *progress);
 LH_API lh_status lh_session_logits(lh_session *s, const float **out);  // (n_vocab,), valid until the next call
 LH_API int64_t lh_session_position(const lh_session *s);
 // The ids that were read, position of them; valid until the session is loaded or freed.
