@@ -279,14 +279,14 @@ class Reader:
             self.forget()
 
     def _guess(self) -> list[int]:
-        """What followed the last three tokens where they occurred last."""
+        """What followed the last three tokens where they occurred last; again and again, where that reaches the end."""
         most = min(self._next, self._most, self._session.ctx - self._n)
         if most < 1 or self._n < 4:
             return []
         ids, end = self._ids[: self._n], self._ids[self._n - 3 : self._n]
         places = np.flatnonzero(ids[2:-1] == end[2])
         places = places[(ids[places + 1] == end[1]) & (ids[places] == end[0])]
-        return ids[places[-1] + 3 :][:most].tolist() if len(places) else []
+        return np.resize(ids[places[-1] + 3 :], most).tolist() if len(places) else []
 
 
 def write(
