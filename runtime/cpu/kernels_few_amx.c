@@ -20,11 +20,11 @@
 #define COLS 64  // of a tile of weights
 #define TILE (T_SIDE * COLS)
 
-// --- unpacking -------------------------------------------------------------------------------------------------
+// --- weights ---------------------------------------------------------------------------------------------------
 
-// What a panel begins with.
+// What a panel begins with: it has all columns of its rows.
 typedef struct head {
-    _Alignas(LH_ALIGN) const char *later;  // weights to ask for, of this panel's share of memory the second half
+    _Alignas(LH_ALIGN) const char *later;  // the second half of what the next one is made of
     size_t bytes;
 } head;
 
@@ -37,148 +37,31 @@ LH_INLINE float *numbers_in(const void *panel, int64_t n_cols) {
     return (float *)((uintptr_t)panel + sizeof(head) + (size_t)(T_SIDE * line_cols(n_cols)));
 }
 
-// Where columns of a row go, and the numbers of their runs. The next 64 columns are TILE bytes behind.
-typedef struct place {
-    char *q;
-    float *scale, *min;
-} place;
+// As rows are unpacked. While a panel is, half of the next one is asked for.
+#define NEXT_COLS TILE
+#define NEXT_FOUR FOUR_ROWS
+#define ASKED_SHARE 2
+#include "unpack_avx512.h"
 
-LH_INLINE void put_64(char *q, __m512i values, int zero) {
-    _mm512_storeu_si512(q, _mm512_sub_epi8(values, _mm512_set1_epi8((char)zero)));
-}
-
-// Of n runs of a row, filled up to whole fours.
-LH_INLINE void put_numbers(float *to, int n, __m512 v) {
-    _mm_storeu_ps(to, _mm512_castps512_ps128(v));
-    if (n > 4) _mm_storeu_ps(to + FOUR_ROWS, _mm512_extractf32x4_ps(v, 1));
-    if (n > 8) _mm_storeu_ps(to + 2 * FOUR_ROWS, _mm512_extractf32x4_ps(v, 2));
-    if (n > 12) _mm_storeu_ps(to + 3 * FOUR_ROWS, _mm512_extractf32x4_ps(v, 3));
-}
-
-// Four blocks of nibbles, or what is there of two.
-LH_INLINE void put_four(char *q, four_blocks w, int zero, bool all) {
-    const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), other = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
-    put_64(q, _mm512_permutex2var_epi64(w.low, first, w.high), zero);
-    if (all) put_64(q + TILE, _mm512_permutex2var_epi64(w.low, other, w.high), zero);
-}
-
-// n columns of a row, from the beginning of a span on. Half as many bytes are asked for from `later` on.
-LH_INLINE void unpack_fours(four_fn four, legacy f, const char *at, int64_t n, const char *later, const place *to) {
-    char *q = to->q;
-    float *scale = to->scale, *min = to->min;
-    const size_t size = lh_block_size(f.parts);
-    for (int64_t left = n / 32; left > 0; left -= LH_SPAN_BLOCKS, at += LH_SPAN_BLOCKS * size, later += LH_SPAN_BLOCKS * size / 2) {
-        int blocks = (int)LH_MIN(left, LH_SPAN_BLOCKS);
-        lh_block_view view = lh_view_blocks(f.parts, f.span, at, blocks);
-        run_numbers w = legacy_numbers(f, at, blocks);
-        put_numbers(scale, blocks, w.scale);
-        if (f.parts.min) put_numbers(min, blocks, w.min);
-        for (int i = 0; i < blocks; i += 4) {
-            lh_prefetch_second(later + (size_t)i * size / 2, 2 * size);
-            int some = LH_MIN(blocks - i, 4);
-            if (some == 4) put_four(q, four(view, 4), f.zero, true);
-            else put_four(q, four(view, some), f.zero, some > 2);
-            view.weights += 4 * view.weights_step;
-            view.fifth += 4 * view.fifth_step;
-            q += 2 * TILE;
-        }
-        scale += LH_SPAN_BLOCKS * T_SIDE;
-        min += LH_SPAN_BLOCKS * T_SIDE;
-    }
-}
-
-typedef __m512i (*values_fn)(const char *span, int i, bool only_32);
-typedef run_numbers (*numbers_fn)(const char *span, int n_runs);
-
-LH_INLINE void unpack_span(values_fn values, numbers_fn numbers, int run, int zero, bool has_min, int64_t span_cols,
-                           size_t span_size, const char *at, int64_t n, const char *later, const place *to) {
-    char *q = to->q;
-    float *scale = to->scale, *min = to->min;
-    for (int64_t left = n; left > 0; left -= span_cols, at += span_size, later += span_size / 2) {
-        int cols = (int)LH_MIN(left, span_cols);
-        const size_t step = span_size * 64 / (size_t)span_cols;
-        run_numbers w = numbers(at, cols / run);
-        put_numbers(scale, cols / run, w.scale);
-        if (has_min) put_numbers(min, cols / run, w.min);
-        for (int i = 0; i < cols / 64; i++, q += TILE) {
-            lh_prefetch_second(later + (size_t)i * step / 2, step / 2);
-            put_64(q, values(at, i, false), zero);
-        }
-        if (cols % 64) put_64(q, values(at, cols / 64, true), zero);
-        scale += span_cols / run * T_SIDE;
-        min += span_cols / run * T_SIDE;
-    }
-}
-
-typedef void (*unpack_fn)(const lh_tensor *w, const char *at, int64_t n, const char *later, const place *to);
-
-// A copy of the loop for each layout.
-#define DEFINE_FOURS(suffix, four, zero)                                                                       \
-    static void unpack_##suffix(const lh_tensor *w, const char *at, int64_t n, const char *later, const place *to) {        \
-        if (w->spans) unpack_fours(four, (legacy){lh_parts_##suffix, true, zero}, at, n, later, to);           \
-        else unpack_fours(four, (legacy){lh_parts_##suffix, false, zero}, at, n, later, to);                   \
-    }
-DEFINE_FOURS(q4_0, four_nibbles, 8)
-DEFINE_FOURS(q4_1, four_nibbles, 0)
-DEFINE_FOURS(q5_0, four_of_five, 16)
-DEFINE_FOURS(q5_1, four_of_five, 0)
-DEFINE_FOURS(iq4_nl, four_iq4, 128)
-
-LH_INLINE run_numbers of_q8_0(const char *span, int n) { return legacy_numbers((legacy){lh_parts_q8_0, false, 128}, span, n); }
-LH_INLINE run_numbers of_q8_0_span(const char *span, int n) {
-    return legacy_numbers((legacy){lh_parts_q8_0, true, 128}, span, n);
-}
-
-static void unpack_q8_0(const lh_tensor *w, const char *at, int64_t n, const char *later, const place *to) {
-    const int64_t cols = 32 * LH_SPAN_BLOCKS;
-    const size_t size = LH_SPAN_BLOCKS * sizeof(lh_block_q8_0);
-    if (w->spans) unpack_span(values_q8_0_span, of_q8_0_span, 32, 128, false, cols, size, at, n, later, to);
-    else unpack_span(values_q8_0, of_q8_0, 32, 128, false, cols, size, at, n, later, to);
-}
-
-// Eight scales, then eight mins.
-LH_INLINE run_numbers halves_of(__m512 v) {
-    return (run_numbers){v, _mm512_castsi512_ps(_mm512_zextsi256_si512(_mm512_extracti64x4_epi64(_mm512_castps_si512(v), 1)))};
-}
-
-#define DEFINE_K(suffix, numbers, run, zero, has_min)                                                                \
-    LH_INLINE run_numbers of_##suffix(const char *span, int n) {                                                     \
-        (void)n;                                                                                                     \
-        return numbers;                                                                                              \
-    }                                                                                                                \
-    static void unpack_##suffix(const lh_tensor *w, const char *at, int64_t n, const char *later, const place *to) {              \
-        (void)w;                                                                                                     \
-        unpack_span(values_##suffix, of_##suffix, run, zero, has_min, 256, sizeof(lh_block_##suffix), at, n, later, to); \
-    }
-DEFINE_K(q2_k, numbers_q2_k(span), 16, 0, true)
-DEFINE_K(q3_k, numbers_q3_k(span), 16, 4, false)
-DEFINE_K(q4_k, halves_of(numbers_q4_k(span)), 32, 0, true)
-DEFINE_K(q5_k, halves_of(numbers_q5_k(span)), 32, 0, true)
-DEFINE_K(q6_k, numbers_q6_k(span), 16, 32, false)
-DEFINE_K(iq4_xs, ((run_numbers){_mm512_zextps256_ps512(numbers_iq4_xs(span)), _mm512_setzero_ps()}), 32, 128, false)
-
-#define ENTRY(suffix, TYPE, block_len, scale_len, has_min, bits, unpack_block) [LH_TYPE_##TYPE] = unpack_##suffix,
-static const unpack_fn unpack[LH_TYPE_COUNT] = {LH_QUANT_FORMATS(ENTRY)};
-
+// Rows are whole, so that what follows is the next panel's.
 static void pack_few(const lh_tensor *w, int64_t row, int64_t col, int64_t n_cols, void *panel) {
+    (void)col;
     const lh_type_traits *traits = lh_type_get(w->type);
     int64_t n_numbers = numbers_size(n_cols / traits->scale_len);
-    // Rows are whole mostly, and what follows is the next panel's.
-    size_t bytes = (size_t)(n_cols / traits->block_len * traits->block_size), half = bytes / 2;
-    const char *at = (const char *)w->data + (size_t)row * w->row_size + col / traits->block_len * traits->block_size;
-    const char *later = at + T_SIDE * w->row_size;
+    size_t half = w->row_size / 2;
+    const char *at = (const char *)w->data + (size_t)row * w->row_size, *later = at + T_SIDE * w->row_size;
     *(head *)panel = (head){later + T_SIDE * half, T_SIDE * half};
     for (int64_t r = 0; r < T_SIDE; r++, row++, at += w->row_size, later += half) {
         char *q = (char *)panel + sizeof(head) + r * COLS;
         float *scale = numbers_in(panel, n_cols) + r * FOURS, *min = scale + T_SIDE * n_numbers;
         place to = {q, scale, min};
         if (row < w->n_rows) {
-            unpack[w->type](w, at, n_cols, later, &to);
+            unpack_row[w->type](w, at, n_cols, later, &to);
         } else {
             for (int64_t c = 0; c < n_cols; c += COLS, q += TILE) memset(q, 0, COLS);
             for (int64_t i = 0; i < n_numbers; i += FOURS, scale += FOUR_ROWS, min += FOUR_ROWS) {
-                put_numbers(scale, FOURS, _mm512_setzero_ps());
-                if (traits->has_min) put_numbers(min, FOURS, _mm512_setzero_ps());
+                _mm_storeu_ps(scale, _mm_setzero_ps());
+                if (traits->has_min) _mm_storeu_ps(min, _mm_setzero_ps());
             }
         }
     }
@@ -304,7 +187,7 @@ LH_INLINE void multiply_few(shape s, const void *panel, const void *tile, const 
             }
         }
     }
-    vf columns[T_SIDE];  // an array of its own: this one is indexed by variables, and not in registers
+    vf columns[T_SIDE];  // an array of its own: what is indexed by variables is not in registers
     LH_UNROLL for (int r = 0; r < T_SIDE; r++) columns[r] = total[r];
     vf_transpose(columns);
     for (int t = 0; t < out->n_tokens; t++) {
@@ -314,7 +197,6 @@ LH_INLINE void multiply_few(shape s, const void *panel, const void *tile, const 
     }
 }
 
-// Panels have all columns.
 static void multiply_one_run(const lh_type_traits *traits, const void *panel, const void *tile, int64_t col, int64_t n_cols,
                              const lh_tile_out *out) {
     (void)col;

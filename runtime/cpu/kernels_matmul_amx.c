@@ -59,9 +59,10 @@ static void pack_quant_amx(const lh_tensor *w, int64_t row, int64_t col, int64_t
     piece p = {0};
     for (int b = 0; b < 2 * PAIRS && row + b * T_SIDE < w->n_rows; b++) {
         char *to = (char *)panel + (size_t)(b / 2) * (size_t)n_cols / T_COLS * 2 * T_BYTES + b % 2 * T_BYTES;
-        for (int64_t c = 0; c < n_cols; c += PIECE, to += PIECE / T_COLS * 2 * T_BYTES) {
-            int64_t n = LH_MIN(n_cols - c, PIECE);
-            unpack_piece(traits, w, row + b * T_SIDE, col + c, n, &p);
+        const int64_t most = piece_cols(traits);
+        for (int64_t c = 0; c < n_cols; c += most, to += most / T_COLS * 2 * T_BYTES) {
+            int64_t n = LH_MIN(n_cols - c, most);
+            unpack_piece(w, row + b * T_SIDE, col + c, n, &p);
             if (traits->scale_len == 32 && !traits->has_min) pack_piece(&p, n, 32, false, to);
             else if (traits->scale_len == 32) pack_piece(&p, n, 32, true, to);
             else if (!traits->has_min) pack_piece(&p, n, 16, false, to);

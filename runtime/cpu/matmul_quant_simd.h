@@ -46,10 +46,10 @@ static void pack_quant_simd(const lh_tensor *w, int64_t row, int64_t col, int64_
     int shift = Q_SHIFT(traits->bits, traits->has_min), more = shift < 0 ? 0 : 1 << shift;
     piece p = {0};
     for (int v = 0; v < Q_VECS; v++)
-        for (int64_t c = 0; c < n_cols; c += PIECE) {
-            int64_t n = LH_MIN(n_cols - c, PIECE);
+        for (int64_t c = 0; c < n_cols; c += piece_cols(traits)) {
+            int64_t n = LH_MIN(n_cols - c, piece_cols(traits));
             char *to = (char *)panel + (size_t)(c / 32) * block_size;
-            unpack_piece(traits, w, row + v * VN, col + c, n, &p);
+            unpack_piece(w, row + v * VN, col + c, n, &p);
             pack_scales(traits, &p, n, v, to);
             // A square of words at a time: rows become columns.
             for (int64_t first = 0; first < n / 4; first += VN) {
