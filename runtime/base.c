@@ -65,10 +65,9 @@ _Static_assert(sizeof(block) <= _Alignof(max_align_t), "there is room for it");
 
 static atomic_size_t allocated;  // by this process, touched or not
 
-// In pages of 4 KB looking addresses up costs up to a tenth of the time in which weights are read.
-static void ask_for_huge_pages(char *p, size_t bytes) {
+void lh_ask_for_huge_pages(void *p, size_t bytes) {
     size_t before = -(uintptr_t)p % HUGE_PAGE;
-    if (bytes >= before + HUGE_PAGE) madvise(p + before, (bytes - before) / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
+    if (bytes >= before + HUGE_PAGE) madvise((char *)p + before, (bytes - before) / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
 }
 
 bool lh_huge_pages(void) {
@@ -97,7 +96,6 @@ void *lh_alloc(size_t count, size_t size) {
         lh_error(LH_ERR_MEMORY, "out of memory: %zu bytes could not be had", bytes);
         return NULL;
     }
-    if (bytes >= 2 * HUGE_PAGE) ask_for_huge_pages(start, bytes + LH_ALIGN);
     char *p = start + LH_ALIGN - (uintptr_t)start % LH_ALIGN;
     memcpy(p - sizeof(block), &(block){start, bytes}, sizeof(block));
     atomic_fetch_add_explicit(&allocated, bytes, memory_order_relaxed);

@@ -31,11 +31,16 @@ double lh_now(void);
 // Tells of it, and fails where that stops the call. p: may be NULL.
 lh_status lh_report(const lh_progress *p, uint64_t done, uint64_t total);
 
-// Zeroed, LH_ALIGN-aligned; NULL if there is none (lh_error is set) or if count * size overflows. Much memory comes in huge
-// pages where the system has them for the asking.
+// Zeroed, LH_ALIGN-aligned; NULL if there is none (lh_error is set) or if count * size overflows. Much memory is not there
+// before it is written to.
 void *lh_alloc(size_t count, size_t size);
-bool lh_huge_pages(void);  // does it?
 void lh_free(void *p);
+
+// Huge pages, where the system has them for the asking. In pages of 4 KB looking addresses up costs up to a tenth of the time
+// in which weights are read. For caches of keys and values they bring nothing: there they would only be filled with zeros
+// for texts that are short.
+bool lh_huge_pages(void);
+void lh_ask_for_huge_pages(void *p, size_t bytes);
 
 uint64_t lh_allocated(void);  // bytes that lh_alloc gave and lh_free did not take
 

@@ -60,6 +60,7 @@ static lh_status cpu_reserve(lh_backend *b, size_t bytes) {
     lh_cpu *c = (lh_cpu *)b;
     if (!lh_huge_pages() || bytes > MOST_COPIED || bytes > lh_memory_available() / 2) return LH_OK;
     c->weights = lh_alloc(1, bytes);
+    if (c->weights) lh_ask_for_huge_pages(c->weights, bytes);
     c->weights_size = c->weights ? bytes : 0;
     return LH_OK;
 }
