@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Set
+from numbers import Integral, Real
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,6 +25,7 @@ __all__ = [
     "path_bytes",
     "set_number",
     "text_bytes",
+    "whole",
 ]
 
 Ids: TypeAlias = Iterable[int] | NDArray[np.integer]
@@ -61,18 +63,28 @@ def _report_to_python(arg: Any, done: int, total: int) -> bool:
     return ffi.from_handle(arg).report(done, total)
 
 
+def whole(value: Any, name: str) -> int:
+    """The number, of at most 64 bits with a sign; name: what the caller knows it as. Raises TypeError, ArgumentError."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}, expected a whole number")
+    if not -(2**63) <= value < 2**64:
+        raise ArgumentError(f"{name} is {value}, which is out of range")
+    return int(value)
+
+
 def set_number(struct: Any, field: str, value: float, name: str | None = None) -> None:
     """Set a field of a struct of the core's; name: what the caller knows it as. Raises ArgumentError where it is beyond
     the field's bits, TypeError where it is no such number."""
+    kind = ffi.typeof(struct)
+    fields = dict((kind.item if kind.kind == "pointer" else kind).fields)
+    if fields[field].type.cname not in ("float", "double"):
+        whole(value, name or field)
+    elif not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name or field} is {value!r}, expected a number")
     try:
         setattr(struct, field, value)
     except OverflowError:
         raise ArgumentError(f"{name or field} is {value}, which is out of range") from None
-    except TypeError:
-        kind = ffi.typeof(struct)
-        fields = dict((kind.item if kind.kind == "pointer" else kind).fields)
-        whole = fields[field].type.cname not in ("float", "double")
-        raise TypeError(f"{name or field} is {value!r}, expected a {'whole ' if whole else ''}number") from None
 
 
 def path_bytes(path: StrPath) -> bytes:

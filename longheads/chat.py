@@ -65,7 +65,7 @@ class ChatTemplate:
             for name, token in (("bos", tokenizer.bos), ("eos", tokenizer.eos))
         }
 
-    def render(self, messages: Sequence[Message], **variables: Any) -> str:
+    def render(self, messages: Sequence[Message], variables: Mapping[str, Any] | None = None) -> str:
         """The prompt as text.
 
         variables: what else the template is told, beside bos_token, eos_token and add_generation_prompt=True.
@@ -73,14 +73,18 @@ class ChatTemplate:
         """
         known = {"add_generation_prompt": True, "tools": None, "documents": None, **self._tokens}
         try:
-            return self._template.render(known | variables | {"messages": messages})
+            return self._template.render(known | dict(variables or {}) | {"messages": messages})
         except TemplateError:
             raise
         except Exception as error:  # a template is a program that came with a file: it may fail in any way
             raise TemplateError(f"the chat template fails: {error}") from None
 
     def encode(
-        self, messages: Iterable[Message], *, continue_final_message: bool = False, **variables: Any
+        self,
+        messages: Iterable[Message],
+        variables: Mapping[str, Any] | None = None,
+        *,
+        continue_final_message: bool = False,
     ) -> list[int]:
         """The prompt as token ids. Control tokens count where the template writes them, never where a message or a
         variable does.
@@ -90,18 +94,18 @@ class ChatTemplate:
         """
         pattern = self._tokenizer.control_pattern
         said = [_broken({**m, "content": ""}, pattern) | {"content": _text_of(m)} for m in _checked(messages)]
-        variables = _broken(variables, pattern)
+        told: dict[str, Any] = _broken(variables or {}, pattern)
         if not continue_final_message:
-            return encode_parts(self._tokenizer, self._parts(said, variables))
-        variables = {"add_generation_prompt": False} | variables
-        parts = self._parts(said, variables)
-        end = self._end_of_last(said, "".join(part.text for part in parts), variables)
+            return encode_parts(self._tokenizer, self._parts(said, told))
+        told = {"add_generation_prompt": False} | told
+        parts = self._parts(said, told)
+        end = self._end_of_last(said, "".join(part.text for part in parts), told)
         return encode_parts(self._tokenizer, _up_to(parts, end))
 
     def _end_of_last(self, messages: Sequence[dict[str, Any]], text: str, variables: dict[str, Any]) -> int:
         """Where the last message's content, which the template may have stripped, ends in the text."""
         mark, content = _mark(), messages[-1]["content"]
-        before, found, _ = self.render([*messages[:-1], {**messages[-1], "content": mark}], **variables).partition(mark)
+        before, found, _ = self.render([*messages[:-1], {**messages[-1], "content": mark}], variables).partition(mark)
         if not content.strip():
             raise TemplateError("the last message cannot be continued: it is empty")
         for said in (content, content.strip()):
@@ -112,7 +116,7 @@ class ChatTemplate:
     def _parts(self, messages: Sequence[dict[str, Any]], variables: dict[str, Any]) -> list[Part]:
         """The prompt, in parts that are the template's and parts that are the messages'."""
         pattern = self._tokenizer.control_pattern
-        text = self.render(messages, **variables)
+        text = self.render(messages, variables)
         if not any(pattern.search(message["content"]) for message in messages):
             return [Part(text, True)]
 
@@ -120,13 +124,13 @@ class ChatTemplate:
         for contents in ([m["content"] for m in messages], [m["content"].strip() for m in messages]):
             marks = [_mark() for _ in messages]
             marked = [{**m, "content": mark} for m, mark in zip(messages, marks)]
-            frame = self.render(marked, **variables)
+            frame = self.render(marked, variables)
             parts = _fill(frame, dict(zip(marks, contents)))
             if "".join(part.text for part in parts) == text:
                 return parts
 
         # The template does more with contents than insert them: break the tokens up before it sees them.
-        return [Part(self.render(_broken(messages, pattern), **variables), True)]
+        return [Part(self.render(_broken(messages, pattern), variables), True)]
 
 
 def _broken(value: Any, pattern: re.Pattern[str]) -> Any:
@@ -150,7 +154,7 @@ def _text_of(message: Message) -> str | None:
 
 
 def _checked(messages: Iterable[Message]) -> list[Message]:
-    if isinstance(messages, (str, bytes, Mapping)):
+    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Iterable):
         raise TypeError(
             f"expected a list of messages, got {type(messages).__name__}: write [{{'role': 'user', 'content': ...}}]"
         )

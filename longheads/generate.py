@@ -234,11 +234,6 @@ class Reader:
         self._guesses: list[int] = []  # read, and not yet confirmed
         self._rows: NDArray[np.float32] | None = None  # logits that follow the last token, and its guesses
 
-    @property
-    def position(self) -> int:
-        """Tokens read, without guesses."""
-        return self._session.position - len(self._guesses)
-
     def sample(self, sampler: Sampler, n_top: int) -> tuple[int, float, list[tuple[int, float]] | None]:
         """The next token, its log-probability, and those of the n_top likeliest."""
         if self._rows is None:
@@ -252,31 +247,28 @@ class Reader:
         if self._most:
             self._ids[self._n] = token
         self._n += 1
+        session = self._session
+        if session._guesses < len(self._guesses):  # somebody used the session meanwhile
+            self._guesses = []
+        right, tried = session._lookups
         if self._guesses and self._guesses[0] == token:
             del self._guesses[0]
+            session._guesses -= 1
+            session._lookups = right + 1, tried
             self._rows = cast(NDArray[np.float32], self._rows)[1:]
             return
         if self._guesses:
             self._next = self.FEWEST
         elif self._rows is not None:  # all were right
             self._next = 2 * self._next + 1
-        self.forget()
         guesses = self._guess()
-        self._rows = self._session.feed_logits([token, *guesses]) if guesses else None
-        if not guesses:
-            self._session.feed([token])
+        if guesses:
+            self._rows = session.feed_logits([token, *guesses])  # which takes back what was guessed before
+            session._guesses, session._lookups = len(guesses), (right, tried + len(guesses))
+        else:
+            session.feed([token])
+            self._rows = None
         self._guesses = guesses
-
-    def forget(self) -> None:
-        """Take the guesses back."""
-        if self._guesses:
-            self._session.rewind(len(self._guesses))
-            self._guesses = []
-
-    def leave(self, position: int) -> None:
-        """Forget the guesses, where nobody else has used the session, or closed it."""
-        if self._guesses and self._session._handle is not None and self.position == position:
-            self.forget()
 
     def _guess(self) -> list[int]:
         """What followed the last three tokens where they occurred last; again and again, where that reaches the end."""
@@ -314,23 +306,20 @@ def write(
     limit = min(DEFAULT_MAX_TOKENS if limit is None else limit if limit >= 0 else room, room)
 
     reader = Reader(session, known, settings["prompt_lookup_num_tokens"] or 0)
-    try:
-        for n in range(1, limit + 1):
-            token, logprob, top = reader.sample(sampler, settings["logprobs"] or 0)
-            ended = token in last or tokenizer.is_end(token)
-            text = stops.push(detokenizer.flush() if ended else detokenizer.push(token))
-            if not stops.stopped and (ended or n == limit):
-                text += stops.push(detokenizer.flush())
-            finish = "stop" if ended or stops.stopped else "length" if n == limit else None
-            if finish and not stops.stopped:
-                text += stops.flush()
-            yield Piece(text, token, logprob, top, finish)
-            if finish == "stop" or (finish and not go_on):
-                return
-            sampler.accept(ids_array([token]))
-            if reader.position != position:
-                raise StateError("the session was used elsewhere while it was writing: give each stream its own session")
-            reader.feed(token)
-            position += 1
-    finally:
-        reader.leave(position)
+    for n in range(1, limit + 1):
+        token, logprob, top = reader.sample(sampler, settings["logprobs"] or 0)
+        ended = token in last or tokenizer.is_end(token)
+        text = stops.push(detokenizer.flush() if ended else detokenizer.push(token))
+        if not stops.stopped and (ended or n == limit):
+            text += stops.push(detokenizer.flush())
+        finish = "stop" if ended or stops.stopped else "length" if n == limit else None
+        if finish and not stops.stopped:
+            text += stops.flush()
+        yield Piece(text, token, logprob, top, finish)
+        if finish == "stop" or (finish and not go_on):
+            return
+        sampler.accept(ids_array([token]))
+        if session.position != position:
+            raise StateError("the session was used elsewhere while it was writing: give each stream its own session")
+        reader.feed(token)
+        position += 1

@@ -156,6 +156,9 @@ class Model(Handle):
             rope_scaling=rope_scaling,
             rope_scale=rope_scale,
         )
+        for name, text in ("device", device), ("chat_template", chat_template):
+            if not isinstance(text, str | None):
+                raise TypeError(f"{name} is {text!r}, expected a text")
         device_name = ffi.new("char[]", text_bytes("auto" if device is None else device))
         reporting = Reporting(progress)
         model_options = ffi.new(
@@ -426,8 +429,11 @@ class Model(Handle):
         """The token ids that chat reads. Raises as chat."""
         if self.chat_template is None:
             raise TemplateError("the model has no chat template: use generate or stream with a prompt of your own")
-        variables = {"tools": tools, **(chat_template_kwargs or {})}
-        return self.chat_template.encode(messages, continue_final_message=continue_final_message, **variables)
+        given = {} if chat_template_kwargs is None else chat_template_kwargs
+        if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+            raise TypeError(f"chat_template_kwargs is {given!r:.80}, expected a mapping of names to values")
+        variables = {"tools": tools, **given}
+        return self.chat_template.encode(messages, variables, continue_final_message=continue_final_message)
 
     def _borrow(self) -> Session:
         with self._lock:

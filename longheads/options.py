@@ -25,7 +25,8 @@ _ELSEWHERE = {
     "--device": ["-ngl", "--gpu-layers", "--n-gpu-layers", "-dev"],
     "--kv-type": ["-ctk", "--cache-type-k", "-ctv", "--cache-type-v"],
     "--chat": ["-cnv", "--conversation"],
-    "--no-chat": ["-no-cnv", "--no-conversation"],
+    "--no-chat": ["-no-cnv", "--no-cnv", "--no-conversation"],
+    "--output": ["--outfile"],
     "--session": ["--prompt-cache", "--prompt-cache-all"],
     "--repeat": ["--repetitions"],
 }

@@ -11,6 +11,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -119,9 +120,11 @@ def parser() -> argparse.ArgumentParser:
                    help="tokens that penalties look back at; -1: all (default: %(default)s)")
     g.add_argument("--logit-bias", metavar="ID=X", type=bias, action="append", default=[],
                    help="add X to the logit of a token; may be repeated")
-    g.add_argument("--draft", "--draft-max", metavar="N", type=limit, default=DEFAULTS["prompt_lookup_num_tokens"],
+    g.add_argument("--draft", "--draft-max", metavar="N", type=partial(count, least=0),
+                   default=DEFAULTS["prompt_lookup_num_tokens"],
                    help="where the last three tokens occurred before, guess that up to N follow as they did there, and check "
-                        "them at once: faster where an answer repeats what was read (default: 0, off)")
+                        "them at once: faster where an answer repeats what was read, from numbers that are rounded otherwise "
+                        "(default: 0, off)")
     g.add_argument("-s", "--seed", metavar="N", type=int,
                    help="the same seed gives the same text; -1, the default: another each time")
 

@@ -23,6 +23,7 @@ from longheads._core import (
     lib,
     path_bytes,
     set_number,
+    whole,
 )
 from longheads._handle import Handle
 from longheads.errors import ArgumentError, BusyError, LongHeadsWarning, StateError, check
@@ -99,7 +100,7 @@ def resolve_options(model_handle: Any, options: SessionOptions) -> Any:
         if value is None:
             continue  # the core's default, or from the model
         if name in _NAMED:
-            if value not in _NAMED[name]:
+            if not isinstance(value, str) or value not in _NAMED[name]:
                 raise ArgumentError(f"{name} is {value!r}, expected {' or '.join(map(repr, _NAMED[name]))}")
             setattr(out, name, _NAMED[name][value])
         elif name in ("keep_all", "kv_offload"):
@@ -151,6 +152,8 @@ class Session(Handle):
 
         self._handle = ffi.gc(out[0], free)
         self._turn_lock = threading.Lock()
+        self._guesses = 0  # tokens at the end that a stream has read and not confirmed: whoever comes next takes them back
+        self._lookups = (0, 0)
         self._tokenizer: Tokenizer | None = model.tokenizer
         self.n_vocab: int = model.n_vocab
         self._shape = (model.n_layer, model.n_head)
@@ -181,7 +184,11 @@ class Session(Handle):
         # Ctrl-C cannot come between the two halves of `with`, as it can between acquire() and try. Where two threads
         # both found it free, one waits.
         with self._turn_lock:
-            yield self._pointer
+            pointer = self._pointer
+            if self._guesses:
+                guesses, self._guesses = self._guesses, 0
+                check(lib.lh_session_rewind(pointer, guesses))
+            yield pointer
 
     @property
     def ctx(self) -> int:
@@ -216,7 +223,7 @@ class Session(Handle):
     @property
     def position(self) -> int:
         """Tokens read so far."""
-        return lib.lh_session_position(self._pointer)
+        return lib.lh_session_position(self._pointer) - self._guesses
 
     @property
     def oldest(self) -> int:
@@ -237,6 +244,11 @@ class Session(Handle):
         many the GPU had a copy of, and how many it had to fetch."""
         out = self._stats()
         return out.cache_hits, out.cache_misses
+
+    @property
+    def lookups(self) -> tuple[int, int]:
+        """Of the tokens that prompt_lookup_num_tokens guessed: how many were right, and how many there were."""
+        return self._lookups
 
     def _stats(self) -> Any:
         out = ffi.new("lh_session_stats *")
@@ -306,11 +318,11 @@ class Session(Handle):
         Their keys and values are random. Their ids are 0, as which they are read where they must be read again (see
         rewind). The same seed gives the same state, in whatever pieces. Raises as feed.
         """
-        if n < 0:
+        if whole(n, "n") < 0:
             raise ArgumentError(f"{n} tokens cannot be filled in: expected 0 or more")
         reporting = Reporting(progress)
         with self._turn() as pointer:
-            reporting.check(lib.lh_session_fill(pointer, n, seed & (2**64 - 1), reporting.pointer))
+            reporting.check(lib.lh_session_fill(pointer, n, whole(seed, "seed") & (2**64 - 1), reporting.pointer))
 
     def read(self, ids: Ids, *, cache_prompt: bool = True, progress: Progress | None = None) -> int:
         """Make the session hold exactly these ids: what it has in common with them is kept, the rest forgotten or fed.
@@ -343,7 +355,7 @@ class Session(Handle):
         the logits at the end of the text that was read last, more than a token at once, come back as they were.
         """
         with self._turn() as pointer:
-            check(lib.lh_session_rewind(pointer, n))
+            check(lib.lh_session_rewind(pointer, whole(n, "n")))
 
     # --- what follows --------------------------------------------------------------------------------------------
 

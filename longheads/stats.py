@@ -40,6 +40,9 @@ class Stats:
         def speed(n: int, seconds: float) -> str:
             return f"{n} tokens in {seconds:.2f} s" + (f", {n / seconds:.1f} tokens/s" if n and seconds else "")
 
+        right, guessed = session.lookups
+        if guessed:
+            print(f"guesses   {right} of {guessed} right", file=sys.stderr)
         found, fetched = session.chunk_hits
         if found or fetched:
             print(f"chunks    {found / (found + fetched):.1%} found on the GPU, {fetched} fetched", file=sys.stderr)
