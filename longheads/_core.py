@@ -75,9 +75,7 @@ def whole(value: Any, name: str) -> int:
 def set_number(struct: Any, field: str, value: float, name: str | None = None) -> None:
     """Set a field of a struct of the core's; name: what the caller knows it as. Raises ArgumentError where it is beyond
     the field's bits, TypeError where it is no such number."""
-    kind = ffi.typeof(struct)
-    fields = dict((kind.item if kind.kind == "pointer" else kind).fields)
-    if fields[field].type.cname not in ("float", "double"):
+    if not isinstance(getattr(struct, field), float):
         whole(value, name or field)
     elif not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name or field} is {value!r}, expected a number")

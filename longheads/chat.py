@@ -105,9 +105,9 @@ class ChatTemplate:
     def _end_of_last(self, messages: Sequence[dict[str, Any]], text: str, variables: dict[str, Any]) -> int:
         """Where the last message's content, which the template may have stripped, ends in the text."""
         mark, content = _mark(), messages[-1]["content"]
-        before, found, _ = self.render([*messages[:-1], {**messages[-1], "content": mark}], variables).partition(mark)
         if not content.strip():
             raise TemplateError("the last message cannot be continued: it is empty")
+        before, found, _ = self.render([*messages[:-1], {**messages[-1], "content": mark}], variables).partition(mark)
         for said in (content, content.strip()):
             if found and text.startswith(before + said):
                 return len(before + said)

@@ -224,12 +224,9 @@ class Reader:
 
     FEWEST = 3  # guesses: with the token before them as many as are read for little more than one
 
-    def __init__(self, session: Session, known: NDArray[np.int32], most: int) -> None:
-        """known: what the session has read. most: guesses at a time; 0: none."""
+    def __init__(self, session: Session, most: int) -> None:
+        """most: guesses at a time; 0: none."""
         self._session, self._most = session, most
-        self._ids = np.empty(session.ctx if most else 0, np.int32)
-        self._ids[: len(known)] = known if most else []
-        self._n = len(known)  # of them, without guesses
         self._next = self.FEWEST  # guesses
         self._guesses: list[int] = []  # read, and not yet confirmed
         self._rows: NDArray[np.float32] | None = None  # logits that follow the last token, and its guesses
@@ -244,9 +241,6 @@ class Reader:
 
     def feed(self, token: int) -> None:
         """Read a token, which may have been guessed."""
-        if self._most:
-            self._ids[self._n] = token
-        self._n += 1
         session = self._session
         if session._guesses < len(self._guesses):  # somebody used the session meanwhile
             self._guesses = []
@@ -261,21 +255,22 @@ class Reader:
             self._next = self.FEWEST
         elif self._rows is not None:  # all were right
             self._next = 2 * self._next + 1
-        guesses = self._guess()
+        guesses = self._guess(token) if self._most else []
         if guesses:
-            self._rows = session.feed_logits([token, *guesses])  # which takes back what was guessed before
+            self._rows = session.feed_logits([token, *guesses])
             session._guesses, session._lookups = len(guesses), (right, tried + len(guesses))
         else:
             session.feed([token])
             self._rows = None
         self._guesses = guesses
 
-    def _guess(self) -> list[int]:
-        """What followed the last three tokens where they occurred last; again and again, where that reaches the end."""
-        most = min(self._next, self._most, self._session.ctx - self._n)
-        if most < 1 or self._n < 4:
+    def _guess(self, token: int) -> list[int]:
+        """What followed the last two tokens and this one where they occurred last; again and again, where that reaches the
+        end."""
+        ids = np.append(self._session.ids, np.int32(token))  # asking takes back what was guessed before
+        most, end = min(self._next, self._most, self._session.ctx - len(ids)), ids[-3:]
+        if most < 1 or len(ids) < 4:
             return []
-        ids, end = self._ids[: self._n], self._ids[self._n - 3 : self._n]
         places = np.flatnonzero(ids[2:-1] == end[2])
         places = places[(ids[places + 1] == end[1]) & (ids[places] == end[0])]
         return np.resize(ids[places[-1] + 3 :], most).tolist() if len(places) else []
@@ -305,7 +300,7 @@ def write(
         raise ContextError(f"the context of {session.ctx} tokens is full: nothing more can be written, raise ctx")
     limit = min(DEFAULT_MAX_TOKENS if limit is None else limit if limit >= 0 else room, room)
 
-    reader = Reader(session, known, settings["prompt_lookup_num_tokens"] or 0)
+    reader = Reader(session, settings["prompt_lookup_num_tokens"] or 0)
     for n in range(1, limit + 1):
         token, logprob, top = reader.sample(sampler, settings["logprobs"] or 0)
         ended = token in last or tokenizer.is_end(token)

@@ -214,7 +214,8 @@ def run(arguments: argparse.Namespace, usage: argparse.ArgumentParser) -> None:
     document = read_documents(arguments.file)
     if document and arguments.prompt and not arguments.file:  # as it may happen in a script, unmeant
         tell(f"note: the document is standard input, {len(document)} characters")
-    interactive = arguments.max_tokens != 0 and not arguments.prompt and STDIN not in arguments.file and sys.stdin is not None and sys.stdin.isatty()
+    someone = STDIN not in arguments.file and sys.stdin is not None and sys.stdin.isatty()
+    interactive = someone and not arguments.prompt and arguments.max_tokens != 0
     if not (interactive or arguments.prompt or document):
         usage.error("there is nothing to read: give a prompt (-p), a document (-f), or a document on standard input")
 

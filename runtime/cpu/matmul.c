@@ -116,10 +116,10 @@ static size_t stream_size(const stream_job *job) {
 }
 
 // Threads take pieces in turn. So that what one of them takes lies together, as far as that goes, and what was fetched
-// ahead is its own, shares are dealt to them like cards.
-static int64_t first_row(const stream_job *job, int64_t piece) {
-    int64_t n_threads = LH_MAX(job->n_shares / SHARES, 1);
-    return (piece % n_threads * SHARES + piece / n_threads) * job->share;
+// ahead is its own, shares are dealt to them like cards: which one is a piece?
+static int64_t share_of(int64_t piece, int64_t n_shares) {
+    int64_t n_threads = LH_MAX(n_shares / SHARES, 1);
+    return piece % n_threads * SHARES + piece / n_threads;
 }
 
 static void fetch_head(const lh_project *p, int64_t row) {
@@ -129,7 +129,7 @@ static void fetch_head(const lh_project *p, int64_t row) {
 }
 
 static void run_share(const stream_job *job, int64_t piece, char *scratch) {
-    int64_t first = first_row(job, piece), end = first + job->share;
+    int64_t first = share_of(piece, job->n_shares) * job->share, end = first + job->share;
     if (first >= job->n_rows) return;
     fetch_head(job->p, first);
     char *memory = scratch + LH_ALIGN;
@@ -255,8 +255,8 @@ static void prepare_task(void *arg, int64_t piece, int thread) {
 
 static void multiply_task(void *arg, int64_t piece, int thread) {
     const panel_job *job = arg;
-    int64_t share = piece / job->n_slabs, n_threads = lh_threads_count(job->cpu->threads);
-    if (job->n_together > 1) share = share % n_threads * SHARES + share / n_threads;
+    int64_t share = piece / job->n_slabs;
+    if (job->n_together > 1) share = share_of(share, SHARES * lh_threads_count(job->cpu->threads));
     int64_t end = LH_MIN((share + 1) * job->n_together, job->first_panel[job->p->n_out]);
     int i = 0;
     for (int64_t panel = share * job->n_together; panel < end; panel++) {
